@@ -1,0 +1,4 @@
+//! The daemon of Roost.
+
+pub mod image;
+pub mod runtime;

@@ -1,0 +1,3 @@
+//! containerd, by its services.
+
+pub mod client;

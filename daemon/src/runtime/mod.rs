@@ -1,0 +1,3 @@
+//! What runs replicas.
+
+pub mod containerd;

@@ -1,0 +1,3 @@
+//! The reverse proxy of Roost.
+
+pub mod function;
