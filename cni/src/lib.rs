@@ -1,1 +1,38 @@
-//! placeholder
+//! A CNI runtime: it gives each replica a network namespace with an address, and takes both back.
+//!
+//! Owns the network namespaces, the runs of the CNI plugins and the cache that tells what they made. Never knows what runs
+//! in a namespace, never speaks HTTP, never touches a link, an address or a rule of its own accord where a plugin can: what
+//! the network looks like is decided by the conflist. (Two exceptions: `lo` inside a new namespace, and the hardware address
+//! of the bridge, which is pinned; see `link`.)
+//!
+//! The life of an attachment:
+//!
+//! ```text
+//!          attach                                             detach, collect
+//!   ∅ ──▶ attaching ── namespace, ADD 1 … ADD n ──▶ attached ─────▶ detaching ── DEL n … DEL 1, namespace ──▶ ∅
+//!             │                                                         ▲   └─ a DEL fails: stays, can be tried again
+//!             └── a step fails, or a crash is found by `collect` ───────┘
+//! ```
+//!
+//! Each state is on disk before its first act, so whatever a crash leaves behind is known to the next process.
+//!
+//! [`Network`] reads top to bottom as that life. [`Conflist`] is the configuration; everything else is private.
+
+mod cache;
+mod chain;
+mod conflist;
+mod error;
+mod id;
+mod ipam;
+mod link;
+mod mounts;
+mod namespaces;
+mod network;
+mod plugin;
+mod result;
+mod turns;
+
+pub use conflist::{Conflist, Overrides, Version};
+pub use error::{Error, PluginError};
+pub use network::{Attachment, Network, Options, Settings};
+pub use plugin::Command;

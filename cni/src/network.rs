@@ -1,0 +1,419 @@
+//! The life of an attachment: made, checked, undone, collected after a crash.
+//!
+//! Owns the order in which namespace, plugins and cache are touched. Never decides who needs an attachment. The state diagram is
+//! in the crate's documentation.
+//!
+//! Each operation runs in a task of its own: a caller that stops waiting does not stop it halfway. One operation at a time for one
+//! id; different ids go in parallel.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
+
+use crate::cache::{Cache, Record, State};
+use crate::chain::Chain;
+use crate::namespaces::Namespaces;
+use crate::plugin::{Command, Plugins};
+use crate::turns::Turns;
+use crate::{Conflist, Error, PluginError, id, link, result};
+
+/// How many attachments are collected at a time. The plugins queue for the iptables lock anyway.
+const COLLECT_AT_ONCE: usize = 4;
+
+/// What a network is made of.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The plugins and their settings.
+    pub conflist: Conflist,
+    /// Where the plugins are, first one first.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// Where is noted what is attached. On a tmpfs: neither namespaces nor addresses outlive a reboot.
+    pub cache_dir: PathBuf,
+    /// Where the namespaces are mounted. Becomes a mount point. Nothing else may be in it: strays are removed.
+    pub netns_dir: PathBuf,
+}
+
+/// What the runtime tells the plugins about one attachment.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Options {
+    /// Runtime settings by capability (`portMappings`, `bandwidth`, …). Each plugin sees those its `capabilities` ask for.
+    pub capabilities: Map<String, Value>,
+    /// `CNI_ARGS`. Plugins refuse a key they do not know unless `IgnoreUnknown` is `1`.
+    pub args: Vec<(String, String)>,
+}
+
+/// A network namespace with an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Chosen by the caller.
+    pub id: String,
+    /// The file that stands for the namespace.
+    pub netns: PathBuf,
+    /// Where the host reaches what listens inside.
+    pub address: IpAddr,
+}
+
+/// The network of a host. Cheap to clone; all clones are the same network.
+///
+/// Of one cache directory there must be one network at a time.
+#[derive(Clone)]
+pub struct Network {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    conflist: Conflist,
+    plugins: Plugins,
+    cache: Arc<Cache>,
+    namespaces: Namespaces,
+    turns: Arc<Turns>,
+    /// Has a chain gone through? The first one goes alone: it makes what all share (bridge, its address, the firewall's chains), and
+    /// the plugins do not agree among each other who makes it.
+    made: Mutex<bool>,
+}
+
+impl Network {
+    /// Checks that every plugin is installed and makes the directories.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let Settings { conflist, plugin_dirs, cache_dir, netns_dir } = settings;
+        let plugins = Plugins::new(plugin_dirs);
+        require_plugins(&conflist, &plugins)?;
+        let cache = Arc::new(Cache::open(cache_dir)?);
+        let namespaces = Namespaces::prepare(&netns_dir)?;
+        let turns = Arc::default();
+        Ok(Self {
+            shared: Arc::new(Shared { conflist, plugins, cache, namespaces, turns, made: Mutex::new(false) }),
+        })
+    }
+
+    /// Makes a namespace and attaches it. A failure undoes everything, in reverse.
+    pub async fn attach(&self, id: &str) -> Result<Attachment, Error> {
+        self.attach_with(id, Options::default()).await
+    }
+
+    /// The same, with something to tell the plugins.
+    pub async fn attach_with(&self, id: &str, options: Options) -> Result<Attachment, Error> {
+        validate_args(&options)?;
+        self.in_turn(id, move |shared, id| async move { shared.attach(id, options).await }).await
+    }
+
+    /// Asks the plugins whether the attachment is as it was made. Nothing is asked if the conflist disables it, or its version does
+    /// not know it.
+    pub async fn check(&self, id: &str) -> Result<(), Error> {
+        self.in_turn(id, |shared, id| async move { shared.check(&id).await }).await
+    }
+
+    /// Undoes an attachment, complete or not. There need not be one.
+    ///
+    /// Goes on when a plugin fails. Then the namespace and the record stay, because the plugin needs both to try again: call it
+    /// again, or leave it to [`collect`](Self::collect).
+    pub async fn detach(&self, id: &str) -> Result<(), Error> {
+        self.in_turn(id, |shared, id| async move { shared.detach(&id).await.map(drop) }).await
+    }
+
+    /// All complete attachments, from the cache, by id.
+    pub async fn attachments(&self) -> Result<Vec<Attachment>, Error> {
+        self.shared.attachments().await
+    }
+
+    /// Cleans up after a crash: undoes every attachment that is not in `keep` or is only half there, removes namespaces that nothing
+    /// is known of, and tells whose those were.
+    ///
+    /// Call it before the first `attach`, or have in `keep` everything that is being attached. It goes through to the end even if
+    /// some of it fails.
+    pub async fn collect(&self, keep: &HashSet<String>) -> Result<Vec<String>, Error> {
+        let (shared, keep) = (Arc::clone(&self.shared), keep.clone());
+        in_own_task("collect", async move { shared.collect(&keep).await }).await
+    }
+
+    /// Runs an operation on one attachment when it is its turn. The turn is taken here and given to the task, so that what a caller
+    /// asks for later comes later, even if it stopped waiting for this.
+    async fn in_turn<T, F>(&self, id: &str, act: impl FnOnce(Arc<Shared>, String) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        id::validate(id)?;
+        let turn = self.shared.turns.take(id).await;
+        let act = act(Arc::clone(&self.shared), id.to_owned());
+        in_own_task(id, async move {
+            let done = act.await;
+            drop(turn);
+            done
+        })
+        .await
+    }
+}
+
+async fn in_own_task<T: Send + 'static>(
+    what: &str,
+    act: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(act).await.unwrap_or_else(|_| Err(Error::CutShort { what: what.to_owned() }))
+}
+
+impl Shared {
+    async fn attach(&self, id: String, options: Options) -> Result<Attachment, Error> {
+        if self.read(&id).await?.is_some() {
+            return Err(Error::AlreadyAttached { id });
+        }
+        let conflist = self.conflist.clone();
+        let mut record =
+            Record { id, state: State::Attaching, added: 0, address: None, conflist, options, result: None };
+        self.write(&record).await?;
+        match self.build(&mut record).await {
+            Ok(address) => Ok(Attachment { netns: self.namespaces.path(&record.id), id: record.id, address }),
+            Err(cause) => {
+                if let Err(error) = self.tear_down(&mut record).await {
+                    tracing::warn!(id = record.id, %error, "what a failed attach made is not fully undone");
+                }
+                Err(cause)
+            }
+        }
+    }
+
+    /// Namespace, then plugin after plugin; each step is noted before the next.
+    async fn build(&self, record: &mut Record) -> Result<IpAddr, Error> {
+        self.namespaces.create(&record.id).await?;
+        let mut made = self.made.lock().await;
+        if *made {
+            drop(made);
+            self.add_all(record).await
+        } else {
+            let address = self.add_all(record).await?;
+            self.pin_bridge().await;
+            *made = true;
+            Ok(address)
+        }
+    }
+
+    async fn add_all(&self, record: &mut Record) -> Result<IpAddr, Error> {
+        let netns = self.namespaces.path(&record.id);
+        let plugins = record.conflist.plugins().len();
+        loop {
+            let chain = Chain::new(&self.plugins, record, Some(&netns));
+            let result =
+                chain.add_next().await.map_err(|source| Error::Plugin { id: record.id.clone(), source })?;
+            record.added += 1;
+            let last = record.added == plugins;
+            if last {
+                record.address = Some(self.address(record, &result)?);
+                record.state = State::Attached;
+            }
+            record.result = Some(result);
+            self.write(record).await?;
+            if let Some(address) = record.address {
+                return Ok(address);
+            }
+        }
+    }
+
+    fn address(&self, record: &Record, result: &Value) -> Result<IpAddr, Error> {
+        result::address(result).map_err(|problem| {
+            let plugin = record.conflist.plugins().last().map(|p| p.kind.clone()).unwrap_or_default();
+            let source = PluginError::Result { plugin, command: Command::Add, problem };
+            Error::Plugin { id: record.id.clone(), source }
+        })
+    }
+
+    /// The network works without; it is only less steady when replicas go. See [`link`].
+    async fn pin_bridge(&self) {
+        let Some(bridge) = self.conflist.bridge().map(str::to_owned) else { return };
+        let name = bridge.clone();
+        let pinned = spawn_blocking(move || link::pin_address(&name)).await;
+        if let Err(error) = pinned.unwrap_or_else(|panicked| Err(panicked.into())) {
+            tracing::warn!(bridge, %error, "the bridge's hardware address cannot be pinned");
+        }
+    }
+
+    async fn check(&self, id: &str) -> Result<(), Error> {
+        let Some(record) = self.read(id).await?.filter(|record| record.state == State::Attached) else {
+            return Err(Error::NotAttached { id: id.to_owned() });
+        };
+        let netns = self.namespaces.path(id);
+        if !self.namespaces.exists(id) {
+            let source = std::io::ErrorKind::NotFound.into();
+            return Err(Error::Namespace { path: netns, step: "find", source });
+        }
+        if record.conflist.check_disabled() || !record.conflist.version().knows_check() {
+            return Ok(());
+        }
+        let chain = Chain::new(&self.plugins, &record, Some(&netns));
+        chain.check().await.map_err(|source| Error::Plugin { id: id.to_owned(), source })
+    }
+
+    /// Tells whether there was anything.
+    async fn detach(&self, id: &str) -> Result<bool, Error> {
+        match self.read(id).await {
+            Ok(Some(mut record)) => self.tear_down(&mut record).await.map(|()| true),
+            Ok(None) => {
+                let stray = self.namespaces.list()?.iter().any(|name| name == id);
+                self.namespaces.remove(id).await?;
+                Ok(stray)
+            }
+            Err(error) => {
+                tracing::warn!(id, %error, "undone by the network's present configuration instead");
+                self.tear_down(&mut self.presumed(id)).await.map(|()| true)
+            }
+        }
+    }
+
+    /// What the record probably said: all plugins of today, no result.
+    fn presumed(&self, id: &str) -> Record {
+        let conflist = self.conflist.clone();
+        let added = conflist.plugins().len();
+        let (state, options) = (State::Detaching, Options::default());
+        Record { id: id.to_owned(), state, added, address: None, conflist, options, result: None }
+    }
+
+    /// The reverse of `build`.
+    async fn tear_down(&self, record: &mut Record) -> Result<(), Error> {
+        record.state = State::Detaching;
+        self.write(record).await?;
+        let netns = self.namespaces.path(&record.id);
+        // Plugins give the address back without it; a path that is no namespace they refuse.
+        let netns = Some(netns.as_path()).filter(|_| self.namespaces.exists(&record.id));
+        let failures = Chain::new(&self.plugins, record, netns).del().await;
+        if !failures.is_empty() {
+            return Err(Error::Detach { id: record.id.clone(), failures });
+        }
+        self.namespaces.remove(&record.id).await?;
+        let id = record.id.clone();
+        self.with_cache(move |cache| cache.remove(&id)).await
+    }
+
+    async fn attachments(&self) -> Result<Vec<Attachment>, Error> {
+        let mut attachments = Vec::new();
+        for id in self.with_cache(Cache::ids).await? {
+            match self.read(&id).await {
+                Ok(Some(Record { state: State::Attached, address: Some(address), .. })) => {
+                    attachments.push(Attachment { netns: self.namespaces.path(&id), id, address });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(id, %error, "an attachment is left out; it can still be detached");
+                }
+            }
+        }
+        attachments.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(attachments)
+    }
+
+    async fn collect(self: Arc<Self>, keep: &HashSet<String>) -> Result<Vec<String>, Error> {
+        let mut ids = self.with_cache(Cache::ids).await?;
+        ids.extend(self.namespaces.list()?);
+        ids.sort();
+        ids.dedup();
+
+        let mut collected = Collected::default();
+        let mut tasks = JoinSet::new();
+        for id in ids {
+            if tasks.len() == COLLECT_AT_ONCE {
+                collected.take(tasks.join_next().await);
+            }
+            let (shared, kept) = (Arc::clone(&self), keep.contains(&id));
+            tasks.spawn(async move { (id.clone(), shared.collect_one(&id, kept).await) });
+        }
+        while !tasks.is_empty() {
+            collected.take(tasks.join_next().await);
+        }
+        if keep.is_empty() {
+            // Nothing is in use, so nothing is being written.
+            self.with_cache(Cache::remove_unfinished).await?;
+        }
+        collected.finish()
+    }
+
+    async fn collect_one(&self, id: &str, kept: bool) -> Result<bool, Error> {
+        let _turn = self.turns.take(id).await;
+        // Someone in `keep` that is only half there would never work; a namespace without a record may be another's work.
+        if kept {
+            match self.read(id).await {
+                Ok(Some(record)) if record.state != State::Attached => {}
+                _ => return Ok(false),
+            }
+        }
+        self.detach(id).await
+    }
+
+    async fn read(&self, id: &str) -> Result<Option<Record>, Error> {
+        let id = id.to_owned();
+        self.with_cache(move |cache| cache.read(&id)).await
+    }
+
+    async fn write(&self, record: &Record) -> Result<(), Error> {
+        let record = record.clone();
+        self.with_cache(move |cache| cache.write(&record)).await
+    }
+
+    /// The disk may be slow: it gets a thread that may wait.
+    async fn with_cache<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Cache) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let cache = Arc::clone(&self.cache);
+        let done = spawn_blocking(move || act(&cache)).await;
+        done.unwrap_or_else(|_| Err(Error::CutShort { what: "network cache".into() }))
+    }
+}
+
+/// Whose turn it was in a collection, and whether there was anything to undo.
+type One = (String, Result<bool, Error>);
+
+/// What a collection has done so far.
+#[derive(Default)]
+struct Collected {
+    ids: Vec<String>,
+    failures: Vec<Error>,
+}
+
+impl Collected {
+    fn take(&mut self, done: Option<Result<One, JoinError>>) {
+        match done {
+            Some(Ok((id, Ok(true)))) => self.ids.push(id),
+            Some(Ok((_, Err(error)))) => self.failures.push(error),
+            Some(Err(_)) => self.failures.push(Error::CutShort { what: "collect".into() }),
+            Some(Ok((_, Ok(false)))) | None => {}
+        }
+    }
+
+    fn finish(mut self) -> Result<Vec<String>, Error> {
+        if !self.failures.is_empty() {
+            return Err(Error::Collect { failures: self.failures });
+        }
+        self.ids.sort();
+        Ok(self.ids)
+    }
+}
+
+fn require_plugins(conflist: &Conflist, plugins: &Plugins) -> Result<(), Error> {
+    for (place, plugin) in conflist.plugins().iter().enumerate() {
+        let named = [(Some(&plugin.kind), "type"), (plugin.ipam.as_ref(), "ipam.type")];
+        for (name, key) in named {
+            if let Some(name) = name
+                && plugins.find(name).is_none()
+            {
+                let (key, plugin, dirs) =
+                    (format!("plugins[{place}].{key}"), name.clone(), plugins.dirs().to_vec());
+                return Err(Error::PluginMissing { key, plugin, dirs });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `CNI_ARGS` has no way to escape its separators.
+fn validate_args(options: &Options) -> Result<(), Error> {
+    let unsafe_part = |part: &String| part.is_empty() || part.contains([';', '=', '\0']);
+    match options.args.iter().find(|(key, value)| unsafe_part(key) || unsafe_part(value)) {
+        Some((key, _)) => Err(Error::InvalidArgument { key: key.clone() }),
+        None => Ok(()),
+    }
+}
