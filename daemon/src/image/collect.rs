@@ -1,0 +1,75 @@
+//! Which images nothing uses any more.
+//!
+//! Owns the decision, by the records alone. An image is kept for a while after its last use, so that going back to
+//! the version before is quick; when that use ended is written on the record, so that a restart forgets nothing.
+//! What was imported, or named by somebody else, stays until a person removes it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::record::{Origin, Record};
+
+/// What to do with one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Keep,
+    /// It is unused since now: say so on it.
+    Mark,
+    /// It is used again: take the mark away.
+    Unmark,
+    Remove,
+}
+
+/// What to do with `record`, when the images `in_use` are used and an unused one is kept for `keep`.
+pub(super) fn decide(record: &Record, in_use: &HashSet<String>, keep: Duration, now: Timestamp) -> Verdict {
+    if record.origin != Origin::Pulled {
+        return Verdict::Keep;
+    }
+    let used = in_use.contains(&record.manifest) || in_use.contains(&record.target);
+    match (used, record.unused_since) {
+        (true, None) => Verdict::Keep,
+        (true, Some(_)) => Verdict::Unmark,
+        (false, since) => {
+            // A clock that was set back makes the time negative: then it is kept.
+            let unused = now.duration_since(since.unwrap_or(now));
+            match (Duration::try_from(unused), since) {
+                (Ok(unused), _) if unused >= keep => Verdict::Remove,
+                (_, Some(_)) => Verdict::Keep,
+                (_, None) => Verdict::Mark,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest::Descriptor;
+    use super::*;
+
+    #[test]
+    fn only_what_was_pulled_and_is_unused_long_enough_goes() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let ago = |seconds: i64| Some(Timestamp::from_second(1_000_000 - seconds).unwrap());
+        let hour = Duration::from_secs(3600);
+        let table = [
+            (Origin::Pulled, true, None, hour, Verdict::Keep),
+            (Origin::Pulled, true, ago(9999), hour, Verdict::Unmark),
+            (Origin::Pulled, false, None, hour, Verdict::Mark),
+            (Origin::Pulled, false, ago(3599), hour, Verdict::Keep),
+            (Origin::Pulled, false, ago(3600), hour, Verdict::Remove),
+            (Origin::Pulled, false, ago(-60), hour, Verdict::Keep),
+            (Origin::Pulled, false, None, Duration::ZERO, Verdict::Remove),
+            (Origin::Imported, false, ago(9999), hour, Verdict::Keep),
+            (Origin::Foreign, false, None, Duration::ZERO, Verdict::Keep),
+        ];
+        for (origin, used, unused_since, keep, verdict) in table {
+            let target = Descriptor { digest: "index".to_owned(), ..Descriptor::default() };
+            let mut record = Record::new("a".to_owned(), &target, origin, "manifest", 0);
+            record.unused_since = unused_since;
+            let in_use = HashSet::from([if used { "manifest" } else { "other" }.to_owned()]);
+            assert_eq!(decide(&record, &in_use, keep, now), verdict, "{origin:?} {used} {unused_since:?}");
+        }
+    }
+}
