@@ -1,4 +1,5 @@
 //! The daemon of Roost.
 
 pub mod image;
+pub mod logs;
 pub mod runtime;
