@@ -1,2 +1,51 @@
-//! placeholder
-fn main() {}
+//! `roost`: what a person types.
+//!
+//! It talks to the HTTP API of a daemon and to nothing else: no containerd, no state on the host but the saved login.
+//! Read on from here: [`args`] says what may be typed, [`config`] finds the daemon, [`client`] speaks to it, and each
+//! verb is one file below [`commands`]. [`output`] is the only place that writes to the terminal.
+
+mod api;
+mod args;
+mod client;
+mod commands;
+mod config;
+mod duration;
+mod failure;
+mod image;
+mod name;
+mod output;
+mod stack;
+mod terminal;
+
+use std::process::ExitCode;
+
+use args::{Cli, Verb};
+use clap::Parser;
+use commands as verb;
+use output::Output;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(shown) => return output::usage(&shown),
+    };
+    let mut out = Output::new(cli.global.json);
+    let result = run(&cli, &mut out);
+    out.finish(result)
+}
+
+fn run(cli: &Cli, out: &mut Output) -> anyhow::Result<()> {
+    let global = &cli.global;
+    match &cli.verb {
+        Verb::Deploy(args) => verb::deploy::run(args, global, out),
+        Verb::List(args) => verb::list::run(args, global, out),
+        Verb::Describe(args) => verb::describe::run(args, global, out),
+        Verb::Remove(args) => verb::remove::run(args, global, out),
+        Verb::Invoke(args) => verb::invoke::run(args, global, out),
+        Verb::Logs(args) => verb::logs::run(args, global, out),
+        Verb::Image(args) => verb::image::run(args, global, out),
+        Verb::Login(args) => verb::login::run(args, global, out),
+        Verb::Logout => verb::logout::run(global, out),
+        Verb::Version(args) => verb::version::run(args, global, out),
+    }
+}

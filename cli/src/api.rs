@@ -1,0 +1,177 @@
+//! The objects of the HTTP API, as far as people look at them. What we do not know is passed over, so an older or
+//! newer daemon, and any other OpenFaaS host, is understood as far as it goes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Names and texts.
+pub(crate) type Map = BTreeMap<String, String>;
+
+/// What a person wants to run: the body of a deploy. Fields that were not given are not sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Deployment {
+    pub(crate) service: String,
+    pub(crate) image: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) env_process: Option<String>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub(crate) env_vars: Map,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) constraints: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) secrets: Vec<String>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub(crate) labels: Map,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub(crate) annotations: Map,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limits: Option<Resources>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests: Option<Resources>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) read_only_root_filesystem: bool,
+}
+
+/// Quantities in Kubernetes' notation: `128Mi`, `100m`, `0.5`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Resources {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu: Option<String>,
+}
+
+/// A function as the daemon sees it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) image: String,
+    pub(crate) env_process: String,
+    pub(crate) env_vars: Map,
+    pub(crate) secrets: Vec<String>,
+    pub(crate) labels: Option<Map>,
+    pub(crate) annotations: Option<Map>,
+    pub(crate) limits: Option<Resources>,
+    pub(crate) requests: Option<Resources>,
+    pub(crate) read_only_root_filesystem: bool,
+    pub(crate) invocation_count: f64,
+    pub(crate) replicas: u64,
+    pub(crate) available_replicas: u64,
+    pub(crate) created_at: String,
+    pub(crate) usage: Option<Usage>,
+    /// Ours: what the function is doing right now. Other hosts do not send it.
+    pub(crate) status: Option<Status>,
+}
+
+/// What a function uses right now, all replicas together.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Usage {
+    /// Thousandths of a core.
+    pub(crate) cpu: f64,
+    pub(crate) total_memory_bytes: f64,
+}
+
+/// What a function is doing, in words and numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Status {
+    pub(crate) phase: String,
+    pub(crate) message: String,
+    pub(crate) revision: String,
+    pub(crate) image: Option<Fetched>,
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) last_exit: Option<String>,
+}
+
+/// How much of an image is here, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Fetched {
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+}
+
+/// One replica of a function.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Replica {
+    pub(crate) id: String,
+    pub(crate) phase: String,
+    pub(crate) revision: String,
+    pub(crate) address: Option<String>,
+    pub(crate) started_at: Option<String>,
+    pub(crate) restarts: u64,
+}
+
+/// An image on the daemon's host.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Image {
+    pub(crate) name: String,
+    pub(crate) digest: String,
+    pub(crate) size: u64,
+    pub(crate) created_at: String,
+    pub(crate) imported: bool,
+    pub(crate) in_use: bool,
+}
+
+/// A line of a function's log.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct LogRecord {
+    pub(crate) instance: String,
+    pub(crate) timestamp: String,
+    pub(crate) text: String,
+}
+
+/// Who answers at the other end.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Info {
+    pub(crate) provider: Provider,
+    pub(crate) version: Version,
+    pub(crate) arch: String,
+}
+
+/// What runs the functions.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Provider {
+    pub(crate) provider: String,
+    pub(crate) orchestration: String,
+    pub(crate) version: Version,
+}
+
+/// A version and the commit it was built from.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Version {
+    pub(crate) release: String,
+    pub(crate) sha: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_sends_only_what_was_given() {
+        let bare = Deployment { service: "a".into(), image: "b".into(), ..Deployment::default() };
+        assert_eq!(serde_json::to_string(&bare).unwrap(), r#"{"service":"a","image":"b"}"#);
+    }
+
+    #[test]
+    fn null_maps_and_unknown_fields_are_understood() {
+        let text = r#"{"name":"a","image":"b","labels":null,"annotations":null,"createdAt":"x","news":1}"#;
+        let function: Function = serde_json::from_str(text).unwrap();
+        assert!(function.labels.is_none() && function.status.is_none());
+    }
+}

@@ -1,0 +1,94 @@
+//! What may be typed: the options that every verb takes, and the table of verbs.
+//!
+//! The arguments of one verb stand in that verb's own file.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{deploy, describe, image, invoke, list, login, logs, remove, version};
+
+const EXAMPLES: &str = "\
+Examples:
+  roost deploy echo --image docker.io/library/echo:1.0
+  roost deploy hello --binary ./target/x86_64-unknown-linux-musl/release/hello
+  roost deploy -f stack.yaml
+  roost invoke echo -d hi
+  roost logs echo -f
+
+The daemon is found in this order: --gateway, the stack file's gateway, OPENFAAS_URL or ROOST_URL,
+/etc/roost/roostd.toml (or the file named by ROOST_CONFIG) when it may be read, the saved login,
+http://127.0.0.1:8080.
+
+Exit codes: 0 done, 1 it failed, 2 the command line is wrong.";
+
+/// Deploy functions, look at them, talk to them.
+#[derive(Debug, Parser)]
+#[command(name = "roost", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// The options that every verb takes.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Global {
+    /// URL of the daemon
+    #[arg(short, long, global = true, value_name = "URL", display_order = 100)]
+    pub(crate) gateway: Option<String>,
+    /// Namespace of the functions
+    #[arg(short, long, global = true, value_name = "NAMESPACE", display_order = 101)]
+    pub(crate) namespace: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long, global = true, display_order = 102)]
+    pub(crate) json: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Deploy functions: from an image, a stack file, or one static binary
+    Deploy(deploy::DeployArgs),
+    /// List the functions
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Show all there is to know about one function
+    Describe(describe::DescribeArgs),
+    /// Remove functions
+    #[command(visible_aliases = ["rm", "delete"])]
+    Remove(remove::RemoveArgs),
+    /// Call a function and print what it answers
+    Invoke(invoke::InvokeArgs),
+    /// Print what a function wrote to stdout and stderr
+    #[command(visible_alias = "log")]
+    Logs(logs::LogsArgs),
+    /// Build, import, list and remove images
+    #[command(visible_alias = "images")]
+    Image(image::ImageArgs),
+    /// Save the password of a daemon
+    Login(login::LoginArgs),
+    /// Forget the password of a daemon
+    Logout,
+    /// Print the version of this program and of the daemon
+    Version(version::VersionArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_table_of_arguments_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_stand_behind_the_verb() {
+        let cli = Cli::try_parse_from(["roost", "list", "-g", "http://h:1", "-n", "dev", "--json"]).unwrap();
+        assert_eq!(cli.global.gateway.as_deref(), Some("http://h:1"));
+        assert_eq!(cli.global.namespace.as_deref(), Some("dev"));
+        assert!(cli.global.json);
+    }
+}

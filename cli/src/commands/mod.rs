@@ -1,0 +1,23 @@
+//! The verbs, one a file: arguments → requests → what is shown.
+
+pub(crate) mod deploy;
+pub(crate) mod describe;
+pub(crate) mod image;
+mod image_build;
+pub(crate) mod invoke;
+pub(crate) mod list;
+pub(crate) mod login;
+pub(crate) mod logout;
+pub(crate) mod logs;
+pub(crate) mod remove;
+pub(crate) mod version;
+mod wait;
+
+use crate::args::Global;
+use crate::client::Client;
+use crate::config;
+
+/// The daemon that the global options mean.
+fn connect(global: &Global) -> anyhow::Result<Client> {
+    Ok(Client::new(&config::find(global.gateway.as_deref(), None)?))
+}
