@@ -124,9 +124,7 @@ pub(super) fn send(
     // The sender owns the stream, so the line is drawn from inside it.
     let live = Output::new(out.json);
     let sent = Sent { inner: archive, total: size.unwrap_or(0), done: 0, out: live };
-    let images = client.import(name, namespace, Payload::Stream(Box::new(sent), size));
-    out.clear();
-    Ok(images?)
+    Ok(client.import(name, namespace, Payload::Stream(Box::new(sent), size))?)
 }
 
 /// Shows how much was sent.
@@ -141,8 +139,20 @@ impl Read for Sent {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.done += count as u64;
-        self.out.progress(format!("Sending {}", output::share(self.done, self.total)));
+        if count == 0 || self.done == self.total {
+            // The daemon unpacks now; that line must not be left out for coming too soon.
+            self.out.clear();
+            self.out.progress("Importing");
+        } else {
+            self.out.progress(format!("Sending {}", output::share(self.done, self.total)));
+        }
         Ok(count)
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.out.clear();
     }
 }
 

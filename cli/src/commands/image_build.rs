@@ -41,10 +41,10 @@ pub(crate) struct BuildArgs {
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
     /// User it runs as: a name or number, with or without a group
-    #[arg(long, value_name = "USER[:GROUP]", default_value = "")]
+    #[arg(long, value_name = "USER[:GROUP]", default_value = "", hide_default_value = true)]
     user: String,
     /// Directory it starts in
-    #[arg(long, value_name = "/PATH", default_value = "")]
+    #[arg(long, value_name = "/PATH", default_value = "", hide_default_value = true)]
     workdir: String,
     /// TCP port it listens on; may be repeated
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]

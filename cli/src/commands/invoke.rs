@@ -42,7 +42,7 @@ pub(crate) struct InvokeArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     query: Vec<String>,
     /// Path below the function
-    #[arg(long, value_name = "/PATH", default_value = "")]
+    #[arg(long, value_name = "/PATH", default_value = "", hide_default_value = true)]
     path: String,
     /// Type of what is sent
     #[arg(long, value_name = "TYPE")]
