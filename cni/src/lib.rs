@@ -1,9 +1,8 @@
 //! A CNI runtime: it gives each replica a network namespace with an address, and takes both back.
 //!
 //! Owns the network namespaces, the runs of the CNI plugins and the cache that tells what they made. Never knows what runs
-//! in a namespace, never speaks HTTP, never touches a link, an address or a rule of its own accord where a plugin can: what
-//! the network looks like is decided by the conflist. (Two exceptions: `lo` inside a new namespace, and the hardware address
-//! of the bridge, which is pinned; see `link`.)
+//! in a namespace, never speaks HTTP, never makes a link, an address or a rule itself: what the network looks like is decided by
+//! the conflist and done by the plugins. (Only `lo` inside a new namespace is set up here.)
 //!
 //! The life of an attachment:
 //!

@@ -1,17 +1,12 @@
-//! The two things about links that no plugin does for us: `lo` up inside a new namespace, and a bridge whose hardware address
-//! stays.
+//! The one thing about links that no plugin of the chain does for us: `lo` up inside a new namespace.
 //!
-//! Owns a small piece of rtnetlink: one request, one acknowledgement. Never makes or removes a link.
-//!
-//! Why the address is pinned: a bridge takes the lowest hardware address of its ports. When the port it was taken from goes,
-//! the address changes, and every other namespace sends to the old one until its neighbour entry expires, half a minute later.
-//! An address that was set once is kept by the kernel.
+//! Owns a small piece of rtnetlink: one request, one acknowledgement. (The `loopback` plugin would do it too, for the price of one
+//! more process on the way to an answer.) Never makes or removes a link.
 
 use std::io;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
@@ -22,43 +17,22 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
 const IFF_UP: u32 = 1;
-const IFLA_ADDRESS: u16 = 1;
 /// The length of `nlmsghdr`, in bytes.
 const HEADER: usize = 16;
 
 /// Sets an interface of the calling thread's network namespace up.
 pub(crate) fn set_up(name: &str) -> io::Result<()> {
-    change(&request(if_nametoindex(name)?, IFF_UP, None))
+    change(&request(if_nametoindex(name)?))
 }
 
-/// Makes a bridge keep the hardware address it has now.
-pub(crate) fn pin_address(name: &str) -> io::Result<()> {
-    let address = hardware_address(name)?;
-    change(&request(if_nametoindex(name)?, 0, Some(address)))
-}
-
-fn hardware_address(name: &str) -> io::Result<[u8; 6]> {
-    getifaddrs()?
-        .filter(|interface| interface.interface_name == name)
-        .find_map(|interface| interface.address?.as_link_addr()?.addr())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{name} has no hardware address")))
-}
-
-/// An RTM_NEWLINK message that sets the flags in `up` and, if given, the hardware address.
-fn request(index: u32, up: u32, address: Option<[u8; 6]>) -> Vec<u8> {
-    let mut body = Vec::with_capacity(28);
+/// An RTM_NEWLINK message that sets the flag "up".
+fn request(index: u32) -> Vec<u8> {
+    let mut body = Vec::with_capacity(16);
     // ifinfomsg: family and padding, type, index, flags, the mask of the flags that are meant.
     body.extend([0; 4]);
     body.extend(index.to_ne_bytes());
-    body.extend(up.to_ne_bytes());
-    body.extend(up.to_ne_bytes());
-    if let Some(address) = address {
-        // rtattr: length without the padding, type, value; padded to four bytes.
-        body.extend(10u16.to_ne_bytes());
-        body.extend(IFLA_ADDRESS.to_ne_bytes());
-        body.extend(address);
-        body.extend([0; 2]);
-    }
+    body.extend(IFF_UP.to_ne_bytes());
+    body.extend(IFF_UP.to_ne_bytes());
     let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
     let mut message = Vec::with_capacity(HEADER + body.len());
     message.extend(length.to_ne_bytes());
@@ -100,12 +74,11 @@ mod tests {
     #[test]
     fn an_unknown_interface_is_an_error() {
         assert!(set_up("no-such-link").is_err());
-        assert!(pin_address("no-such-link").is_err());
     }
 
     #[test]
     fn the_kernel_answers_for_an_index_that_does_not_exist() {
-        let error = change(&request(0x7fff_fff0, 0, None)).unwrap_err();
+        let error = change(&request(0x7fff_fff0)).unwrap_err();
         // Without the right to change links the refusal comes first.
         let code = error.raw_os_error();
         assert!(code == Some(Errno::ENODEV as i32) || code == Some(Errno::EPERM as i32), "{error}");

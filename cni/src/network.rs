@@ -22,7 +22,7 @@ use crate::chain::Chain;
 use crate::namespaces::Namespaces;
 use crate::plugin::{Command, Plugins};
 use crate::turns::Turns;
-use crate::{Conflist, Error, PluginError, id, link, result};
+use crate::{Conflist, Error, PluginError, id, result};
 
 /// How many attachments are collected at a time. The plugins queue for the iptables lock anyway.
 const COLLECT_AT_ONCE: usize = 4;
@@ -188,7 +188,6 @@ impl Shared {
             self.add_all(record).await
         } else {
             let address = self.add_all(record).await?;
-            self.pin_bridge().await;
             *made = true;
             Ok(address)
         }
@@ -221,16 +220,6 @@ impl Shared {
             let source = PluginError::Result { plugin, command: Command::Add, problem };
             Error::Plugin { id: record.id.clone(), source }
         })
-    }
-
-    /// The network works without; it is only less steady when replicas go. See [`link`].
-    async fn pin_bridge(&self) {
-        let Some(bridge) = self.conflist.bridge().map(str::to_owned) else { return };
-        let name = bridge.clone();
-        let pinned = spawn_blocking(move || link::pin_address(&name)).await;
-        if let Err(error) = pinned.unwrap_or_else(|panicked| Err(panicked.into())) {
-            tracing::warn!(bridge, %error, "the bridge's hardware address cannot be pinned");
-        }
     }
 
     async fn check(&self, id: &str) -> Result<(), Error> {
