@@ -2,6 +2,7 @@
 //!
 //! Owns the naming rules. Never knows what a name stands for.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -59,6 +60,13 @@ macro_rules! label {
                     // A name comes from outside and goes into an answer and a log: no more of it than helps.
                     Err(InvalidName { what: $what, text: text.chars().take(80).collect() })
                 }
+            }
+        }
+
+        // A map keyed by names is asked with the text of a request, without an allocation.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
             }
         }
 

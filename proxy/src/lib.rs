@@ -1,3 +1,66 @@
-//! The reverse proxy of Roost.
+//! The reverse proxy of Roost: sockets in, replicas out.
+//!
+//! Owns every byte between a client and a function. Knows no containerd, no disk and no configuration file: whoever
+//! embeds it publishes endpoints ([`Upstream::publish`]) and hands over listeners ([`Server::serve`]).
+//!
+//! # The life of a request
+//!
+//! ```text
+//!  client ──► server          accept; a task per connection; header, idle and stall limits
+//!               │
+//!               ▼
+//!             handler         identify   which path is this, is it canonical, who calls     ──► 301, fallback
+//!               │             admit      is the method one of ours                          ──► 405
+//!               │             route  ⟲   the upstream, from an immutable table              ──► 404
+//!               │             claim  ⟲   an endpoint and its in-flight count, in one step   ──► 503
+//!               │               └─ none ready: the waiting room, first come first served
+//!               │             forward    headers, a pooled connection, the response head    ──► 500, 502
+//!               │             finish
+//!               ▼
+//!             ┌─────────────────────────┬─────────────────────────────────┐
+//!             │ 2xx–5xx                 │ 101                             │
+//!             │ body: streams, holds    │ tunnel: both sockets, byte for  │
+//!             │ the claim to its end    │ byte, holds the claim to its end│
+//!             └─────────────────────────┴─────────────────────────────────┘
+//!               last byte, error or cancel: in-flight −1, counters, one access-log event
+//! ```
+//!
+//! `⟲` is a snapshot read: no lock is held, nothing is asked of anybody. `──►` is how the request ends early.
+//!
+//! # What holds
+//!
+//! * A claim is released once the last byte has moved, or by dropping it: cancelling a request is dropping its future.
+//! * An endpoint that was withdrawn takes no new claim, whichever snapshot the caller holds ([`Endpoint`]).
+//! * A request that may have reached a function is never sent again ([`forward`](self)).
+//! * A body that broke off never looks whole to the client ([`body`](self)).
 
+mod access_log;
+mod balance;
+mod body;
+mod client;
+mod endpoint;
+mod error;
+mod forward;
 pub mod function;
+mod handler;
+mod headers;
+mod metrics;
+mod path;
+mod pool;
+mod route;
+mod server;
+mod tunnel;
+mod upstream;
+mod waiting;
+
+pub use body::{BoxError, ResponseBody};
+pub use endpoint::Endpoint;
+pub use error::{Error, Side};
+pub use handler::Fallback;
+pub use metrics::Load;
+pub use route::{RouteTable, Routes};
+pub use server::{Drained, Server, Settings};
+pub use upstream::{Claim, Timeouts, Upstream, UpstreamLimits};
+
+/// How we name ourselves to functions (`User-Agent`) and to clients (`X-Served-By`).
+pub(crate) const PRODUCT: &str = concat!("roost/", env!("CARGO_PKG_VERSION"));

@@ -1,0 +1,351 @@
+//! Bodies on their way through, and what hangs on their ends.
+//!
+//! Owns the end of a request: whoever polls a body to its end, or drops it, releases the claim, returns the connection
+//! and closes the record. A body that broke off ends in an error, never in an end of stream, so that hyper resets the
+//! stream or closes the connection short of its length. Never buffers: one frame in, one frame out.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::debug;
+
+use crate::access_log::Record;
+use crate::client::Busy;
+use crate::pool::Connection;
+use crate::upstream::Claim;
+
+/// Any error.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("no byte moved for {0:?}")]
+    Idle(Duration),
+    #[error("the client's body broke off")]
+    Client(#[source] hyper::Error),
+    #[error("the function's body broke off")]
+    Function(#[source] hyper::Error),
+}
+
+/// One request at one replica: the claim, and when a byte last moved in either direction.
+///
+/// Shared by the two bodies; the claim is released when both are done.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    claim: Claim,
+    began: Instant,
+    /// Milliseconds from `began` to the last byte.
+    moved: AtomicU64,
+}
+
+impl Exchange {
+    pub(crate) fn new(claim: Claim) -> Self {
+        Self { claim, began: Instant::now(), moved: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    pub(crate) fn into_claim(self) -> Claim {
+        self.claim
+    }
+
+    fn touch(&self) {
+        let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(milliseconds, Ordering::Relaxed);
+    }
+
+    fn last_moved(&self) -> Instant {
+        self.began + Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+}
+
+/// Fires when nothing moved for a while. Set anew when it fires, not at each byte.
+#[derive(Debug)]
+pub(crate) struct IdleTimer {
+    limit: Option<Duration>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl IdleTimer {
+    /// `sleep` is any timer that is at hand, wherever it is set to.
+    pub(crate) fn new(limit: Option<Duration>, sleep: Option<Pin<Box<Sleep>>>) -> Self {
+        Self { limit, sleep }
+    }
+
+    /// `Ready` with the limit when `last_moved` is that long ago.
+    pub(crate) fn poll_idle(
+        &mut self,
+        cx: &mut Context<'_>,
+        last_moved: impl Fn() -> Instant,
+    ) -> Poll<Duration> {
+        let Some(limit) = self.limit else { return Poll::Pending };
+        loop {
+            let due = last_moved() + limit;
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if sleep.deadline() > due {
+                sleep.as_mut().reset(due);
+            }
+            ready!(sleep.as_mut().poll(cx));
+            if Instant::now() >= due {
+                return Poll::Ready(limit);
+            }
+            sleep.as_mut().reset(due);
+        }
+    }
+}
+
+/// The client's body on its way to a function.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    inner: Incoming,
+    /// `None` when there is no body: then nothing hangs on it.
+    exchange: Option<Arc<Exchange>>,
+    idle: IdleTimer,
+}
+
+impl RequestBody {
+    pub(crate) fn new(inner: Incoming, exchange: &Arc<Exchange>, idle: Option<Duration>) -> Self {
+        let exchange = (!inner.is_end_stream()).then(|| Arc::clone(exchange));
+        Self { inner, exchange, idle: IdleTimer::new(idle, None) }
+    }
+
+    /// The body, if it was not sent.
+    pub(crate) fn into_inner(self) -> Incoming {
+        self.inner
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                if let Some(exchange) = &this.exchange {
+                    exchange.touch();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Broken::Client)))
+            }
+            Poll::Pending => match &this.exchange {
+                Some(exchange) => this
+                    .idle
+                    .poll_idle(cx, || exchange.last_moved())
+                    .map(|limit| Some(Err(Broken::Idle(limit)))),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A function's body on its way to the client, with all that ends when it ends.
+#[derive(Debug)]
+pub(crate) struct FunctionBody {
+    inner: Incoming,
+    idle: IdleTimer,
+    /// Gone once the body has ended.
+    lease: Option<Lease>,
+    record: Record,
+}
+
+/// What a body holds until its end.
+#[derive(Debug)]
+struct Lease {
+    connection: Connection,
+    exchange: Arc<Exchange>,
+}
+
+impl FunctionBody {
+    pub(crate) fn new(
+        inner: Incoming,
+        connection: Connection,
+        exchange: Arc<Exchange>,
+        idle: IdleTimer,
+        record: Record,
+    ) -> Self {
+        let mut body = Self { inner, idle, lease: Some(Lease { connection, exchange }), record };
+        if body.inner.is_end_stream() {
+            body.end();
+        }
+        body
+    }
+
+    /// The last byte was read: the connection can serve another request.
+    fn end(&mut self) {
+        if let Some(Lease { connection, exchange }) = self.lease.take() {
+            connection.rest();
+            drop(exchange);
+        }
+    }
+
+    /// Cuts the connection, if this was not the end.
+    fn fail(&mut self, broken: Broken) -> Broken {
+        self.record.broken = Some(match broken {
+            Broken::Idle(_) => "idle",
+            Broken::Client(_) => "client",
+            Broken::Function(_) => "function",
+        });
+        if let Some(lease) = self.lease.take() {
+            let claim = lease.exchange.claim();
+            debug!(function = %claim.upstream().key(), replica = %claim.endpoint().id(), %broken, "an answer broke off");
+        }
+        broken
+    }
+}
+
+impl FunctionBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(lease) = &self.lease {
+                    lease.exchange.touch();
+                }
+                if let Some(data) = frame.data_ref() {
+                    self.record.sent += data.len() as u64;
+                }
+                // Nobody asks a body of known length again after its last byte.
+                if self.inner.is_end_stream() {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(self.fail(Broken::Function(error))))),
+            Poll::Ready(None) => {
+                self.end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let Some(lease) = &self.lease else { return Poll::Pending };
+                let limit = ready!(self.idle.poll_idle(cx, || lease.exchange.last_moved()));
+                Poll::Ready(Some(Err(self.fail(Broken::Idle(limit)))))
+            }
+        }
+    }
+}
+
+impl Drop for FunctionBody {
+    fn drop(&mut self) {
+        if self.lease.is_some() {
+            self.record.broken.get_or_insert("client");
+        }
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub struct ResponseBody {
+    kind: Kind,
+    busy: Option<Busy>,
+}
+
+enum Kind {
+    Full(Full<Bytes>),
+    Function(FunctionBody),
+    Boxed(UnsyncBoxBody<Bytes, BoxError>),
+}
+
+impl ResponseBody {
+    /// No bytes.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::full(Bytes::new())
+    }
+
+    /// These bytes.
+    #[must_use]
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self { kind: Kind::Full(Full::new(bytes.into())), busy: None }
+    }
+
+    /// Whatever `body` yields.
+    #[must_use]
+    pub fn boxed<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self { kind: Kind::Boxed(body.map_err(Into::into).boxed_unsync()), busy: None }
+    }
+
+    pub(crate) fn function(body: FunctionBody) -> Self {
+        Self { kind: Kind::Function(body), busy: None }
+    }
+
+    /// Keeps the client's connection busy until this body is done.
+    pub(crate) fn while_busy(mut self, busy: Busy) -> Self {
+        self.busy = Some(busy);
+        self
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(match &mut self.kind {
+            Kind::Full(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Function(body) => body.poll_frame(cx).map_err(Into::into),
+            Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
+        });
+        if let (Some(Err(_)), Some(busy)) = (&frame, &self.busy) {
+            busy.broke_off();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Full(body) => body.is_end_stream(),
+            Kind::Function(body) => body.inner.is_end_stream(),
+            Kind::Boxed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Full(body) => body.size_hint(),
+            Kind::Function(body) => body.inner.size_hint(),
+            Kind::Boxed(body) => body.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "Full",
+            Self::Function(_) => "Function",
+            Self::Boxed(_) => "Boxed",
+        })
+    }
+}

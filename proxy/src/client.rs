@@ -1,0 +1,288 @@
+//! The client's side of a connection: its socket, with limits on silence.
+//!
+//! Owns the timers of a connection that has no request: keep-alive, and how long a request head may take. Also a write
+//! that makes no progress, and the last moments of the socket. Never reads HTTP: what a request is, the server says by
+//! counting ([`Busy`]).
+//!
+//! ```text
+//!   quiet ──first byte──► head ──request──► busy ──last byte of the answer──► quiet
+//!     │ keep_alive          │ header_timeout   │ stall: a write pends
+//!     ▼                     ▼                  ▼
+//!   closed                closed             closed
+//! ```
+//!
+//! One timer serves all three, and is set when it fires, not when something moves: a busy connection never touches it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The first bytes of HTTP/2 without an upgrade.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2";
+
+/// After our last byte: how long, and for how many bytes, we go on reading. Closing a socket with unread bytes in it
+/// resets the connection, and the reset may overtake the answer.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 << 20;
+
+/// The limits of a client's connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// From the first byte of a request to the end of its head.
+    pub(crate) header: Duration,
+    /// Between two requests.
+    pub(crate) keep_alive: Duration,
+    /// A write that makes no progress.
+    pub(crate) stall: Duration,
+}
+
+/// What the tasks of one connection tell its socket.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    /// Begun, ever.
+    begun: AtomicU64,
+    /// Ended, ever. Equal to `begun`: the connection is not busy.
+    ended: AtomicU64,
+    /// Close with a reset, so that the client cannot take what it has for the whole.
+    reset: AtomicBool,
+    /// The connection's place among those allowed, for as long as the socket is in use.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A request that is going on. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    requests: Arc<Requests>,
+    /// The end of the connection is the only end of body that this client knows.
+    http10: bool,
+}
+
+impl Requests {
+    pub(crate) fn new(permit: OwnedSemaphorePermit) -> Arc<Self> {
+        Arc::new(Self {
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            reset: AtomicBool::new(false),
+            _permit: permit,
+        })
+    }
+
+    pub(crate) fn begin(self: &Arc<Self>, version: http::Version) -> Busy {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Busy { requests: Arc::clone(self), http10: version < http::Version::HTTP_11 }
+    }
+}
+
+impl Busy {
+    /// The answer broke off. HTTP/1.1 and 2 mark the end of a body; HTTP/1.0 may take any end for it but a reset.
+    pub(crate) fn broke_off(&self) {
+        if self.http10 {
+            self.requests.reset.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.requests.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A client's socket.
+#[derive(Debug)]
+pub(crate) struct ClientSocket {
+    io: TokioIo<TcpStream>,
+    requests: Arc<Requests>,
+    limits: Limits,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// `Requests::begun` as it was when last looked at: a difference means that a head was read to its end.
+    seen: u64,
+    /// HTTP/2 sends frames that belong to no request: no byte begins a head there.
+    http2: Option<bool>,
+    quiet_since: Instant,
+    head_since: Option<Instant>,
+    stalled_since: Option<Instant>,
+    lingering: Option<Linger>,
+}
+
+#[derive(Debug)]
+struct Linger {
+    until: Instant,
+    bytes_left: usize,
+}
+
+impl ClientSocket {
+    pub(crate) fn new(stream: TcpStream, requests: Arc<Requests>, limits: Limits) -> Self {
+        Self {
+            io: TokioIo::new(stream),
+            requests,
+            limits,
+            timer: None,
+            seen: 0,
+            http2: None,
+            quiet_since: Instant::now(),
+            head_since: None,
+            stalled_since: None,
+            lingering: None,
+        }
+    }
+
+    /// The socket alone, once it is no longer HTTP.
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+        // It may be upgraded for hours: the timer is not needed there.
+        self.timer = None;
+        self.io.inner_mut()
+    }
+
+    /// Is a request going on? Also notices requests that came and went since the last look.
+    fn busy(&mut self) -> bool {
+        let begun = self.requests.begun.load(Ordering::Relaxed);
+        if begun != self.seen {
+            self.seen = begun;
+            self.head_since = None;
+            self.quiet_since = Instant::now();
+        }
+        begun != self.requests.ended.load(Ordering::Relaxed)
+    }
+
+    /// Bytes came: if no request is going on, they begin one.
+    fn note_read(&mut self, bytes: &[u8]) {
+        let http2 = *self.http2.get_or_insert_with(|| bytes.starts_with(HTTP2_PREFACE));
+        if !http2 && !bytes.is_empty() && !self.busy() {
+            self.head_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// `Ready` with an error once `due` has passed; else the task is woken then.
+    fn poll_limit(&mut self, cx: &mut Context<'_>, due: Instant, what: &'static str) -> Poll<io::Error> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.deadline() > due {
+            timer.as_mut().reset(due);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= due {
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            timer.as_mut().reset(due);
+        }
+    }
+
+    fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.busy() {
+            return Poll::Pending;
+        }
+        match self.head_since {
+            Some(since) => self.poll_limit(cx, since + self.limits.header, "the request head took too long"),
+            None => self.poll_limit(cx, self.quiet_since + self.limits.keep_alive, "no request came"),
+        }
+    }
+
+    fn note_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled_since = None;
+            self.quiet_since = Instant::now();
+            return written;
+        }
+        let since = *self.stalled_since.get_or_insert_with(Instant::now);
+        self.poll_limit(cx, since + self.limits.stall, "the client does not read").map(Err)
+    }
+
+    /// Reads and forgets until the client closes too, for a short while.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.lingering.as_ref().map_or_else(Instant::now, |linger| linger.until);
+        let mut scratch = [0; 4096];
+        while let Some(linger) = &mut self.lingering {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(self.io.inner_mut()).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    match linger.bytes_left.checked_sub(buffer.filled().len()) {
+                        Some(left) => linger.bytes_left = left,
+                        None => return Poll::Ready(()),
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.poll_limit(cx, until, "linger").map(drop),
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Read for ClientSocket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        // SAFETY: the buffer is only handed to `ReadBuf`, which never un-initializes a byte.
+        let mut window = ReadBuf::uninit(unsafe { buffer.as_mut() });
+        match Pin::new(this.io.inner_mut()).poll_read(cx, &mut window) {
+            Poll::Ready(Ok(())) => {
+                let bytes = window.filled();
+                this.note_read(bytes);
+                let length = bytes.len();
+                // SAFETY: these are the bytes that were just filled.
+                unsafe { buffer.advance(length) };
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => this.poll_quiet(cx).map(Err),
+        }
+    }
+}
+
+impl Write for ClientSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.note_write(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
+        self.note_write(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        Write::is_write_vectored(&self.io)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Write::poll_flush(Pin::new(&mut self.io), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingering.is_none() {
+            ready!(Pin::new(self.io.inner_mut()).poll_shutdown(cx))?;
+            self.lingering = Some(Linger { until: Instant::now() + LINGER, bytes_left: LINGER_BYTES });
+        }
+        self.poll_linger(cx).map(Ok)
+    }
+}
+
+impl Drop for ClientSocket {
+    fn drop(&mut self) {
+        if self.requests.reset.load(Ordering::Relaxed) {
+            // Without this the close would look like the end of the body.
+            if let Err(error) = SockRef::from(self.io.inner()).set_linger(Some(Duration::ZERO)) {
+                tracing::debug!(%error, "a truncated answer cannot be reset");
+            }
+        }
+    }
+}

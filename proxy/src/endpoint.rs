@@ -1,0 +1,136 @@
+//! One replica as the proxy sees it: an address, a count of claims, a pool of connections.
+//!
+//! Owns the rule that makes withdrawing safe: the count and the `closed` bit are one atomic. A caller that looked at an
+//! old set of endpoints either gets its claim before the bit is set, and is counted, or fails, and looks again. So once
+//! an endpoint is closed, its count only falls.
+//!
+//! ```text
+//!   open ──close()──► draining (claims > 0) ──last release──► drained
+//!     ▲                                                         │
+//!     └───────────────────── open() ────────────────────────────┘   published again
+//! ```
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::sync::Notify;
+
+use crate::function::ReplicaId;
+use crate::pool::{Connection, Pool};
+
+/// The bit of the state that refuses new claims; the bits below count claims.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// The address of one replica, and what is going on there.
+#[derive(Debug)]
+pub struct Endpoint {
+    id: ReplicaId,
+    address: SocketAddr,
+    /// The `Host` of requests, written once.
+    host: HeaderValue,
+    /// `CLOSED` and the count of claims.
+    state: AtomicUsize,
+    /// Woken each time the count falls to zero.
+    idle: Notify,
+    pool: Arc<Pool>,
+}
+
+impl Endpoint {
+    /// The replica `id` that listens at `address`.
+    #[must_use]
+    pub fn new(id: ReplicaId, address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            address,
+            host: HeaderValue::try_from(address.to_string()).expect("an address is visible ASCII"),
+            state: AtomicUsize::new(0),
+            idle: Notify::new(),
+            pool: Arc::default(),
+        })
+    }
+
+    /// Which replica this is.
+    #[must_use]
+    pub fn id(&self) -> &ReplicaId {
+        &self.id
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Claims held now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.state.load(Ordering::Acquire) & !CLOSED
+    }
+
+    /// Resolves when no claim is left. After [`close`](Self::close), or after the endpoint was published no more, none
+    /// can come.
+    pub async fn drained(&self) {
+        loop {
+            let mut woken = pin!(self.idle.notified());
+            // Registered before the look, so that a release in between is not missed.
+            woken.as_mut().enable();
+            if self.in_flight() == 0 {
+                return;
+            }
+            woken.await;
+        }
+    }
+
+    /// Takes no new claim and drops idle connections. Claims that are held run on.
+    pub fn close(&self) {
+        self.state.fetch_or(CLOSED, Ordering::AcqRel);
+        self.pool.keep(false);
+    }
+
+    /// Takes claims (again).
+    pub(crate) fn open(&self) {
+        self.pool.keep(true);
+        self.state.fetch_and(!CLOSED, Ordering::AcqRel);
+    }
+
+    /// The count of claims, `None` when no new one is taken.
+    pub(crate) fn load(&self) -> Option<usize> {
+        let state = self.state.load(Ordering::Acquire);
+        (state & CLOSED == 0).then_some(state)
+    }
+
+    /// Counts one more claim, unless closed. Every `true` needs a [`release`](Self::release).
+    pub(crate) fn try_claim(&self) -> bool {
+        self.state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+                (state & CLOSED == 0).then_some(state + 1)
+            })
+            .is_ok()
+    }
+
+    pub(crate) fn release(&self) {
+        let before = self.state.fetch_sub(1, Ordering::AcqRel);
+        debug_assert_ne!(before & !CLOSED, 0, "released more than was claimed");
+        if before & !CLOSED == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    pub(crate) fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    /// A connection that was used before.
+    pub(crate) fn reuse(&self) -> Option<Connection> {
+        self.pool.take()
+    }
+
+    /// A new connection, within `limit`.
+    pub(crate) async fn connect(&self, limit: Duration) -> std::io::Result<Connection> {
+        Connection::open(&self.pool, self.address, limit).await
+    }
+}

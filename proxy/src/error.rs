@@ -1,0 +1,186 @@
+//! What can go wrong on the way to a function, and the only mapping of it to HTTP.
+//!
+//! Owns the statuses and texts of the platform's own answers. Never logs, never retries: the side says who is to blame,
+//! the callers decide.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::{Response, StatusCode};
+
+use crate::body::ResponseBody;
+use crate::function::{FunctionKey, ReplicaId};
+
+/// Marks an answer of the platform, as opposed to one of the function.
+const X_OPENFAAS_INTERNAL: HeaderName = HeaderName::from_static("x-openfaas-internal");
+
+/// When a client that was turned away may come again, in seconds.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// Where an error comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The client.
+    Downstream,
+    /// The function.
+    Upstream,
+    /// This host: its limits, or what it was told to run.
+    Host,
+}
+
+/// Why a request got no answer from a function.
+///
+/// The text is for the client: one line, no addresses, nothing of the request but the name it asked for.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// There is no such function (any more).
+    #[error("error finding function {name}: no such function on this host")]
+    UnknownFunction {
+        /// `NAME.NAMESPACE` as the client asked for it.
+        name: String,
+    },
+    /// No connection could be made, so nothing was sent.
+    #[error("Can't reach service for: {}. Connecting to replica {replica} failed: {cause}", .function.name)]
+    Connect {
+        /// The function.
+        function: FunctionKey,
+        /// The last replica tried.
+        replica: ReplicaId,
+        /// What the system said.
+        cause: Arc<io::Error>,
+    },
+    /// The connection ended before an answer came. The function may have seen the request.
+    #[error("Can't reach service for: {}. Replica {replica} {what}", .function.name)]
+    NoAnswer {
+        /// The function.
+        function: FunctionKey,
+        /// The replica that had the request.
+        replica: ReplicaId,
+        /// What it did, to continue "the replica …".
+        what: &'static str,
+    },
+    /// No response head within the request limit.
+    #[error("function {function} did not answer within its request limit of {limit:?}")]
+    RequestTimeout {
+        /// The function.
+        function: FunctionKey,
+        /// The limit.
+        limit: Duration,
+    },
+    /// So many requests are waiting for the function already.
+    #[error("function {function} has no ready replica, and {capacity} requests are waiting already")]
+    WaitingRoomFull {
+        /// The function.
+        function: FunctionKey,
+        /// How many may wait.
+        capacity: usize,
+    },
+    /// No replica became ready in time.
+    #[error("function {function} had no ready replica within the waiting limit of {limit:?}")]
+    WaitingTimeout {
+        /// The function.
+        function: FunctionKey,
+        /// The limit.
+        limit: Duration,
+    },
+    /// It is known that there will be no replica for now.
+    #[error("function {function} is not available: {reason}")]
+    Unavailable {
+        /// The function.
+        function: FunctionKey,
+        /// Why, in the words of whoever knows.
+        reason: Arc<str>,
+    },
+    /// The client stopped in the middle of its request body.
+    #[error("the request body stalled for {limit:?}")]
+    ClientStalled {
+        /// The idle limit.
+        limit: Duration,
+    },
+    /// The client's request body broke off.
+    #[error("the request body broke off")]
+    ClientGone,
+}
+
+impl Error {
+    /// Who is to blame.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        match self {
+            Self::ClientStalled { .. } | Self::ClientGone => Side::Downstream,
+            Self::Connect { .. } | Self::NoAnswer { .. } | Self::RequestTimeout { .. } => Side::Upstream,
+            Self::UnknownFunction { .. }
+            | Self::WaitingRoomFull { .. }
+            | Self::WaitingTimeout { .. }
+            | Self::Unavailable { .. } => Side::Host,
+        }
+    }
+
+    /// The status for the client. A failed handshake of a tunnel has always been a 502, a failed call a 500.
+    #[must_use]
+    pub fn status(&self, tunnel: bool) -> StatusCode {
+        match self {
+            Self::UnknownFunction { .. } => StatusCode::NOT_FOUND,
+            Self::Connect { .. } | Self::NoAnswer { .. } if tunnel => StatusCode::BAD_GATEWAY,
+            Self::Connect { .. } | Self::NoAnswer { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::RequestTimeout { .. } => StatusCode::BAD_GATEWAY,
+            Self::WaitingRoomFull { .. } | Self::WaitingTimeout { .. } | Self::Unavailable { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::ClientStalled { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientGone => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The answer for the client; `tunnel` when it asked for an upgrade.
+    pub(crate) fn response(&self, tunnel: bool) -> Response<ResponseBody> {
+        // A reason comes from outside and may have more than one line; ours has exactly one.
+        let text = self.to_string().replace(['\r', '\n'], " ") + "\n";
+        let mut response = Response::new(ResponseBody::full(text));
+        *response.status_mut() = self.status(tunnel);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(X_OPENFAAS_INTERNAL, HeaderValue::from_static("proxy"));
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_the_status_of_the_contract() {
+        let function: FunctionKey = FunctionKey::from_route("echo").unwrap();
+        let replica: ReplicaId = "echo-1".parse().unwrap();
+        let limit = Duration::from_secs(1);
+        let refused = Arc::new(io::Error::from(io::ErrorKind::ConnectionRefused));
+        for (error, call, tunnel) in [
+            (Error::UnknownFunction { name: "x.y".into() }, 404, 404),
+            (
+                Error::Connect { function: function.clone(), replica: replica.clone(), cause: refused },
+                500,
+                502,
+            ),
+            (Error::NoAnswer { function: function.clone(), replica, what: "left" }, 500, 502),
+            (Error::RequestTimeout { function: function.clone(), limit }, 502, 502),
+            (Error::WaitingRoomFull { function: function.clone(), capacity: 1 }, 503, 503),
+            (Error::WaitingTimeout { function: function.clone(), limit }, 503, 503),
+            (Error::Unavailable { function, reason: "two\nlines".into() }, 503, 503),
+            (Error::ClientStalled { limit }, 408, 408),
+            (Error::ClientGone, 400, 400),
+        ] {
+            assert_eq!(error.status(false).as_u16(), call, "{error}");
+            assert_eq!(error.status(true).as_u16(), tunnel, "{error}");
+            let response = error.response(false);
+            assert_eq!(response.headers()[X_OPENFAAS_INTERNAL], "proxy");
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), call == 503, "{error}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Listeners in, requests out: accept loops, one task a connection, the limits of a connection, the graceful end.
+//!
+//! Owns the tasks. A panic in one ends that connection and no more. Never looks into a request.
+//!
+//! ```text
+//!   serving ──shutdown()──► draining ──all done──────► stopped
+//!                              │                          ▲
+//!                              └──deadline: cut the rest──┘
+//! ```
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::client::{ClientSocket, Limits, Requests};
+use crate::handler::{Fallback, Handler};
+use crate::route::Routes;
+use crate::tunnel::Tunnels;
+
+/// How long to wait after `accept` failed for want of descriptors or memory. There is no event for "some are free".
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long tasks that were told to end at once may take to.
+const CUT_GRACE: Duration = Duration::from_secs(5);
+
+/// Requests that one HTTP/2 connection may have open.
+const MAX_HTTP2_STREAMS: u32 = 256;
+
+/// How a server treats its clients.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// From the first byte of a request to the end of its head.
+    pub header_timeout: Duration,
+    /// How long a connection may be open without a request.
+    pub keep_alive: Duration,
+    /// How long a client may leave what we send unread.
+    pub stall_timeout: Duration,
+    /// The largest request head, in bytes.
+    pub max_header_bytes: usize,
+    /// Connections and tunnels open at once; more wait in the backlog.
+    pub max_connections: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
+            stall_timeout: Duration::from_secs(300),
+            max_header_bytes: 1 << 20,
+            max_connections: 65_536,
+        }
+    }
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections and tunnels that had not ended by the deadline.
+    pub cut: usize,
+}
+
+/// The proxy's listeners and connections. Clones share them.
+#[derive(Clone)]
+pub struct Server(Arc<Shared>);
+
+struct Shared {
+    settings: Settings,
+    handler: Arc<Handler>,
+    http: auto::Builder<Tracked>,
+    permits: Arc<Semaphore>,
+    tracker: TaskTracker,
+    /// Accept no more, finish what is open.
+    stop: CancellationToken,
+    /// End now.
+    cut: CancellationToken,
+}
+
+impl Server {
+    /// A server for the functions of `routes`; `fallback` answers every other path.
+    #[must_use]
+    pub fn new(settings: Settings, routes: Routes, fallback: Fallback) -> Self {
+        let (tracker, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let tunnels = Tunnels::new(tracker.clone(), cut.clone());
+        Self(Arc::new(Shared {
+            handler: Arc::new(Handler { routes, fallback, tunnels }),
+            http: http(&settings, &tracker),
+            permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
+            settings,
+            tracker,
+            stop,
+            cut,
+        }))
+    }
+
+    /// Accepts connections until [`shutdown`](Self::shutdown). May run for several listeners at once.
+    pub async fn serve(&self, listener: TcpListener) {
+        let shared = &self.0;
+        loop {
+            // The permit first: a connection that cannot be served stays in the backlog.
+            let accepted = tokio::select! {
+                biased;
+                () = shared.stop.cancelled() => return,
+                accepted = accept(&listener, &shared.permits) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer, permit)) => {
+                    shared.tracker.spawn(connection(Arc::clone(shared), stream, peer, permit));
+                }
+                Err(error) if is_of_one_connection(&error) => {
+                    debug!(%error, "a connection ended before it began");
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept connections");
+                    tokio::select! {
+                        () = shared.stop.cancelled() => return,
+                        () = sleep(ACCEPT_PAUSE) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Accepts no more connections, lets requests and tunnels finish for up to `deadline`, then cuts the rest.
+    pub async fn shutdown(&self, deadline: Duration) -> Drained {
+        let shared = &self.0;
+        shared.stop.cancel();
+        shared.tracker.close();
+        if timeout(deadline, shared.tracker.wait()).await.is_ok() {
+            return Drained { cut: 0 };
+        }
+        let cut = shared.tracker.len();
+        shared.cut.cancel();
+        if timeout(CUT_GRACE, shared.tracker.wait()).await.is_err() {
+            warn!(left = shared.tracker.len(), "connections do not end");
+        }
+        Drained { cut }
+    }
+
+    /// Tasks that serve connections and tunnels now.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.0.tracker.len()
+    }
+}
+
+/// HTTP/1 and HTTP/2 (known beforehand, without TLS), with our limits.
+fn http(settings: &Settings, tracker: &TaskTracker) -> auto::Builder<Tracked> {
+    let mut http = auto::Builder::new(Tracked(tracker.clone()));
+    // hyper counts an idle connection's wait as reading a head; `ClientSocket` tells the two apart.
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(settings.max_header_bytes.max(8192));
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_HTTP2_STREAMS)
+        .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
+    http
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, peer, permit))
+}
+
+/// Did one client fail, as opposed to this host?
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::NotConnected
+    )
+}
+
+/// Serves one connection to its end.
+async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    let requests = Requests::new(permit);
+    let limits = Limits {
+        header: shared.settings.header_timeout,
+        keep_alive: shared.settings.keep_alive,
+        stall: shared.settings.stall_timeout,
+    };
+    let socket = ClientSocket::new(stream, Arc::clone(&requests), limits);
+    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+        let busy = requests.begin(request.version());
+        let handler = Arc::clone(&shared.handler);
+        async move {
+            let response = handler.handle(request, peer).await;
+            Ok::<_, Infallible>(response.map(|body| body.while_busy(busy)))
+        }
+    });
+    let mut served = pin!(shared.http.serve_connection_with_upgrades(socket, service));
+    let mut stop = pin!(shared.stop.cancelled());
+    let mut cut = pin!(shared.cut.cancelled());
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = served.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%peer, %error, "a connection ended early");
+                }
+                return;
+            }
+            () = cut.as_mut() => return,
+            () = stop.as_mut(), if !stopping => {
+                stopping = true;
+                served.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Starts the tasks of HTTP/2 streams where a shutdown can wait for them.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Tracked
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}

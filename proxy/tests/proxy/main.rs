@@ -1,0 +1,17 @@
+//! The proxy between real clients and real functions, over loopback sockets.
+//!
+//! Most tests hold both ends in one hand: they write as the client, read as the function, and the other way round, so
+//! what is asserted is what was on the wire, in the order in which it was there.
+
+#![allow(clippy::unwrap_used, reason = "the support of tests is a test")]
+
+mod connections;
+mod headers;
+mod limits;
+mod multiplexed;
+mod routing;
+mod shutdown;
+mod streaming;
+mod support;
+mod tunnels;
+mod waiting;
