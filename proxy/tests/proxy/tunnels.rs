@@ -37,6 +37,7 @@ async fn a_websocket_talks_through_the_proxy() {
     upstream.publish(vec![endpoint.clone()]);
     let echo = tokio::spawn(async move {
         let (stream, _) = function.accept().await.unwrap();
+        #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
         let choose = |request: &Request, mut response: Response| {
             assert_eq!(request.uri(), "/room?id=1");
             response.headers_mut().insert("sec-websocket-protocol", "chat".parse().unwrap());
