@@ -134,3 +134,54 @@ impl Endpoint {
         Connection::open(&self.pool, self.address, limit).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+
+    fn endpoint() -> Arc<Endpoint> {
+        Endpoint::new("f-1".parse().unwrap(), "127.0.0.1:1".parse().unwrap())
+    }
+
+    #[test]
+    fn who_looked_before_the_close_and_claims_after_it_gets_nothing() {
+        let endpoint = endpoint();
+        assert_eq!(endpoint.load(), Some(0));
+        endpoint.close();
+        assert!(!endpoint.try_claim());
+        assert_eq!((endpoint.load(), endpoint.in_flight()), (None, 0));
+        endpoint.open();
+        assert!(endpoint.try_claim());
+        endpoint.close();
+        assert_eq!(endpoint.in_flight(), 1, "what is held is still counted");
+    }
+
+    #[test]
+    fn once_closed_and_without_claims_an_endpoint_stays_so() {
+        let (endpoint, stop) = (endpoint(), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        if endpoint.try_claim() {
+                            endpoint.release();
+                        }
+                    }
+                });
+            }
+            for _ in 0..2_000 {
+                endpoint.close();
+                while endpoint.in_flight() > 0 {
+                    thread::yield_now();
+                }
+                assert!((0..100).all(|_| endpoint.in_flight() == 0), "a claim came after the close");
+                endpoint.open();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(endpoint.in_flight(), 0);
+    }
+}

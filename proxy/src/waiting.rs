@@ -147,6 +147,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
+    use tokio::sync::Barrier;
+
     use super::*;
 
     type Room = WaitingRoom<usize, &'static str>;
@@ -228,43 +230,42 @@ mod tests {
         assert!(matches!(room.enter(9, || None), Entry::Place(_)));
     }
 
-    /// Threads enter while another makes things available one at a time: whoever found none must be woken.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    /// In each round one caller comes and one thing is made, at the same moment: the caller must get it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_wake_up_is_lost_between_looking_and_queueing() {
         const ROUNDS: usize = 20_000;
         let room = Arc::new(Room::new());
         let available = Arc::new(AtomicUsize::new(0));
+        let start = Arc::new(Barrier::new(2));
         let take = |available: &AtomicUsize| {
             available.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).ok()
         };
-        let callers: Vec<_> = (0..3)
-            .map(|_| {
-                let (room, available) = (Arc::clone(&room), Arc::clone(&available));
-                tokio::spawn(async move {
-                    for _ in 0..ROUNDS {
-                        match room.enter(usize::MAX, || take(&available)) {
-                            Entry::Served(_) => {}
-                            Entry::Place(place) => drop(place.await.unwrap()),
-                            _ => panic!("never full, never refused"),
-                        }
+        let caller = {
+            let (room, available, start) = (Arc::clone(&room), Arc::clone(&available), Arc::clone(&start));
+            tokio::spawn(async move {
+                for _ in 0..ROUNDS {
+                    start.wait().await;
+                    match room.enter(usize::MAX, || take(&available)) {
+                        Entry::Served(_) => {}
+                        Entry::Place(place) => drop(place.await.unwrap()),
+                        _ => panic!("never full, never refused"),
                     }
-                })
+                }
             })
-            .collect();
+        };
         let maker = {
             let (room, available) = (Arc::clone(&room), Arc::clone(&available));
             tokio::spawn(async move {
-                for _ in 0..3 * ROUNDS {
+                for _ in 0..ROUNDS {
+                    start.wait().await;
                     available.fetch_add(1, Ordering::AcqRel);
                     room.serve(|| (), || take(&available));
-                    tokio::task::yield_now().await;
                 }
             })
         };
         tokio::time::timeout(Duration::from_secs(60), async {
-            for task in callers.into_iter().chain([maker]) {
-                task.await.unwrap();
-            }
+            caller.await.unwrap();
+            maker.await.unwrap();
         })
         .await
         .expect("a caller waits for ever");

@@ -19,25 +19,17 @@ async fn a_head_over_the_limit_is_a_431_and_one_below_passes() {
     let proxy = Proxy::start().await;
     let head = |size: usize| format!("GET /x HTTP/1.1\r\nhost: h\r\nx-big: {}\r\n\r\n", "x".repeat(size));
     assert_eq!(proxy.ask(&head(900 << 10)).await.answer().await.head.status(), 200);
-    let mut wire = proxy.connect().await;
-    let (mut reads, mut writes) = wire.stream.split();
-    let big = head(64 << 20);
-    // Writing goes on while the answer comes, and may end in an error once the proxy has had enough.
-    let write = async {
-        let wrote = tokio::io::AsyncWriteExt::write_all(&mut writes, big.as_bytes()).await;
-        drop(wrote);
-    };
-    let mut answer = [0; 12];
-    let read = async { tokio::io::AsyncReadExt::read_exact(&mut reads, &mut answer).await.unwrap() };
-    within(async { tokio::join!(write, read) }).await;
-    assert_eq!(&answer, b"HTTP/1.1 431");
+    // All of it is taken, though it is answered long before: a reset would reach the client before the answer.
+    let mut wire = proxy.ask(&head(4 << 20)).await;
+    assert_eq!(wire.head().await.status(), 431);
+    assert_eq!(wire.ended().await, b"");
     drop(wire);
     until(|| proxy.server.open() == 0).await;
 }
 
 #[tokio::test]
 async fn half_a_head_is_closed_in_time_however_it_trickles() {
-    let proxy = Proxy::with(quick()).await;
+    let proxy = Proxy::with(Settings { keep_alive: 10 * DEADLINE, ..quick() }).await;
     let mut wire = proxy.ask("GET / HTTP/1.1\r\n").await;
     let (mut reads, mut writes) = wire.stream.split();
     let trickle = async {
