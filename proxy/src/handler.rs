@@ -7,22 +7,22 @@ use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, TRANSFER_ENCODING};
+use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Sleep, sleep};
-use uuid::Uuid;
 
 use crate::access_log::Record;
 use crate::body::{FunctionBody, IdleTimer, ResponseBody};
+use crate::call::{Call, CallIds};
 use crate::error::Error;
 use crate::forward::{self, Answer};
-use crate::headers::{self, Call, X_CALL_ID};
+use crate::headers;
 use crate::path::{self, FunctionPath, Target};
 use crate::route::{Routes, split};
 use crate::tunnel::{Tunnel, Tunnels};
@@ -37,6 +37,7 @@ pub type Fallback = Arc<
 
 /// Answers requests.
 pub(crate) struct Handler {
+    pub(crate) ids: CallIds,
     pub(crate) routes: Routes,
     pub(crate) fallback: Fallback,
     pub(crate) tunnels: Tunnels,
@@ -55,7 +56,7 @@ impl Handler {
             Target::Other => (self.fallback)(request, peer).await,
             Target::Function(_) if !is_admitted(request.method()) => status(StatusCode::METHOD_NOT_ALLOWED),
             Target::Function(path) => {
-                let call = identify(request.headers());
+                let call = self.ids.identify(request.headers());
                 let Some(upstream) = self.routes.find(path.segment()) else {
                     return refuse(&unknown(path.segment()), &call, false);
                 };
@@ -136,17 +137,6 @@ impl Handler {
         response
             .map(|body| ResponseBody::function(FunctionBody::new(body, connection, exchange, idle, record)))
     }
-}
-
-/// Who calls, and when.
-fn identify(headers: &HeaderMap) -> Call {
-    let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let id = headers.get(X_CALL_ID).filter(|id| !id.is_empty()).cloned().unwrap_or_else(|| {
-        let mut text = Uuid::encode_buffer();
-        HeaderValue::from_str(Uuid::new_v4().hyphenated().encode_lower(&mut text))
-            .expect("a UUID is visible ASCII")
-    });
-    Call { id, start: u64::try_from(start.as_nanos()).unwrap_or(u64::MAX) }
 }
 
 fn is_admitted(method: &Method) -> bool {

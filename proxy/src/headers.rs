@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{StatusCode, Version};
 
 use crate::PRODUCT;
+use crate::call::Call;
 
 pub(crate) const X_CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
 const X_START_TIME: HeaderName = HeaderName::from_static("x-start-time");
@@ -32,15 +33,6 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     TRANSFER_ENCODING,
     UPGRADE,
 ];
-
-/// What a call is known by, on both sides.
-#[derive(Debug, Clone)]
-pub(crate) struct Call {
-    /// The client's, or a new one.
-    pub(crate) id: HeaderValue,
-    /// When it came, in nanoseconds of Unix time.
-    pub(crate) start: u64,
-}
 
 /// Does the client ask to change the protocol of this connection?
 ///

@@ -37,6 +37,7 @@
 mod access_log;
 mod balance;
 mod body;
+mod call;
 mod client;
 mod endpoint;
 mod error;

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::handler::{Fallback, Handler};
 use crate::route::Routes;
@@ -97,7 +98,7 @@ impl Server {
         let (tracker, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let tunnels = Tunnels::new(tracker.clone(), cut.clone());
         Self(Arc::new(Shared {
-            handler: Arc::new(Handler { routes, fallback, tunnels }),
+            handler: Arc::new(Handler { ids: CallIds::default(), routes, fallback, tunnels }),
             http: http(&settings, &tracker),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             settings,
