@@ -1,0 +1,96 @@
+//! Keeps starts off a shim that is about to end.
+//!
+//! Replicas of a namespace share one shim process. It ends when the last of its containers is deleted; a
+//! container that is created in that moment finds a shim that still listens but no longer serves, and fails.
+//! So a deletion that may be the last one has the namespace to itself; creations, and deletions that leave
+//! others behind, run side by side. The same order keeps the control group of a namespace from being removed
+//! under a replica that is just being put there.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use roost_proxy::function::{Namespace, ReplicaId};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+/// The gates of all namespaces. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Gates {
+    // Never held over an await: it only guards two small maps.
+    namespaces: Arc<Mutex<HashMap<Namespace, Gate>>>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    order: Arc<RwLock<()>>,
+    /// Replicas known to be in the shim. One too few costs a little time; one too many (a shim that died with all
+    /// its replicas) is taken out when that replica is stopped.
+    settled: HashSet<ReplicaId>,
+}
+
+/// A deletion under way.
+#[derive(Debug)]
+pub(super) enum Leaving {
+    /// Others stay.
+    OneOfSeveral(#[expect(dead_code, reason = "held")] OwnedRwLockReadGuard<()>),
+    /// Perhaps nobody stays.
+    Last(#[expect(dead_code, reason = "held")] OwnedRwLockWriteGuard<()>),
+}
+
+impl Gates {
+    /// Waits until a replica can be created in `namespace`; it can while the guard lives.
+    pub(super) async fn enter(&self, namespace: &Namespace) -> OwnedRwLockReadGuard<()> {
+        let order = self.with(namespace, |gate| gate.order.clone());
+        order.read_owned().await
+    }
+
+    /// The replica `id` is in the shim.
+    pub(super) fn settle(&self, namespace: &Namespace, id: &ReplicaId) {
+        self.with(namespace, |gate| gate.settled.insert(id.clone()));
+    }
+
+    /// Waits until the replica `id` can be deleted.
+    pub(super) async fn leave(&self, namespace: &Namespace, id: &ReplicaId) -> Leaving {
+        let (order, others) = self.with(namespace, |gate| {
+            gate.settled.remove(id);
+            (gate.order.clone(), !gate.settled.is_empty())
+        });
+        if others {
+            Leaving::OneOfSeveral(order.read_owned().await)
+        } else {
+            Leaving::Last(order.write_owned().await)
+        }
+    }
+
+    fn with<T>(&self, namespace: &Namespace, act: impl FnOnce(&mut Gate) -> T) -> T {
+        // A panic elsewhere cannot leave these maps half-changed.
+        let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        act(namespaces.entry(namespace.clone()).or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_one_leaves_alone_and_others_side_by_side() {
+        let gates = Gates::default();
+        let namespace = Namespace::default();
+        let (one, two): (ReplicaId, ReplicaId) = ("a-1".parse().unwrap(), "a-2".parse().unwrap());
+        gates.settle(&namespace, &one);
+        gates.settle(&namespace, &two);
+
+        let entering = gates.enter(&namespace).await;
+        let first = gates.leave(&namespace, &one).now_or_never().expect("another one stays");
+        assert!(matches!(first, Leaving::OneOfSeveral(_)));
+        assert!(gates.leave(&namespace, &two).now_or_never().is_none(), "the last one waits for the start");
+        drop((entering, first));
+
+        let last = gates.leave(&namespace, &two).await;
+        assert!(matches!(last, Leaving::Last(_)));
+        assert!(gates.enter(&namespace).now_or_never().is_none(), "a start waits for the last one");
+        assert!(gates.enter(&"other".parse().unwrap()).now_or_never().is_some());
+    }
+}

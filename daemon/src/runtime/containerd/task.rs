@@ -1,0 +1,170 @@
+//! Tasks: the processes of containers. One function for each call, with its errors named.
+//!
+//! ```text
+//!            create          start                    kill / exit            delete
+//! (nothing) ───────▶ created ───────▶ running ◀─▶ paused ───────▶ stopped ───────▶ (nothing)
+//! ```
+
+use std::time::Duration;
+
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::{
+    CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, ResumeTaskRequest,
+    StartRequest, WaitRequest,
+};
+use containerd_client::types::Mount;
+use containerd_client::types::v1::{Process, Status};
+use jiff::Timestamp;
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+use tonic::transport::Channel;
+
+use super::Error;
+use super::client::Scope;
+use super::error::Kind;
+
+/// How long a task that was killed may take to be deletable.
+const DELETE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long to wait between two attempts to delete. containerd publishes the exit before it takes note of it
+/// itself; there is no event for the latter.
+const DELETE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How a task's first process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) code: u32,
+    pub(super) at: Timestamp,
+}
+
+/// The tasks of one scope.
+#[derive(Debug, Clone)]
+pub(super) struct Tasks {
+    scope: Scope,
+}
+
+impl Tasks {
+    pub(super) fn new(scope: &Scope) -> Self {
+        Self { scope: scope.clone() }
+    }
+
+    fn client(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.scope.channel())
+    }
+
+    /// Makes the namespaces and the first process of `id`, which waits for [`Tasks::start`].
+    pub(super) async fn create(&self, id: &str, rootfs: Vec<Mount>, output: String) -> Result<(), Error> {
+        let request = CreateTaskRequest {
+            container_id: id.to_owned(),
+            rootfs,
+            stdout: output.clone(),
+            stderr: output,
+            ..CreateTaskRequest::default()
+        };
+        let created = self.client().create(self.scope.call(request)).await;
+        created.map(drop).map_err(Error::call("create task", id))
+    }
+
+    /// Lets the program of `id` run.
+    pub(super) async fn start(&self, id: &str) -> Result<(), Error> {
+        let request = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
+        self.client().start(self.scope.call(request)).await.map(drop).map_err(Error::call("start task", id))
+    }
+
+    /// Waits for the end of `id`, as long as it takes.
+    pub(super) async fn wait(&self, id: &str) -> Result<Ended, Error> {
+        let request = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
+        let ended = self.client().wait(self.scope.endless(request)).await;
+        let ended = ended.map_err(Error::call("wait for task", id))?.into_inner();
+        Ok(Ended { code: ended.exit_status, at: time(ended.exited_at) })
+    }
+
+    /// The state of `id`.
+    pub(super) async fn get(&self, id: &str) -> Result<Process, Error> {
+        let request = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
+        let got = self.client().get(self.scope.call(request)).await;
+        let got = got.map_err(Error::call("get task", id))?.into_inner();
+        got.process.ok_or_else(|| Error::call("get task", id)(tonic::Status::not_found("no process")))
+    }
+
+    /// The states of all tasks.
+    pub(super) async fn list(&self) -> Result<Vec<Process>, Error> {
+        let request = self.scope.call(ListTasksRequest { filter: String::new() });
+        let listed = self.client().list(request).await;
+        Ok(listed.map_err(Error::call("list", "tasks"))?.into_inner().tasks)
+    }
+
+    /// Sends `signal` to the first process of `id`, or to all of them.
+    pub(super) async fn kill(&self, id: &str, signal: Signal, all: bool) -> Result<(), Error> {
+        let signal = signal as i32 as u32;
+        let request = KillRequest { container_id: id.to_owned(), exec_id: String::new(), signal, all };
+        self.client().kill(self.scope.call(request)).await.map(drop).map_err(Error::call("kill task", id))
+    }
+
+    /// Lets a frozen task go on, so that signals reach it.
+    pub(super) async fn resume(&self, id: &str) -> Result<(), Error> {
+        let request = ResumeTaskRequest { container_id: id.to_owned() };
+        self.client().resume(self.scope.call(request)).await.map(drop).map_err(Error::call("resume task", id))
+    }
+
+    /// Deletes what is left of `id` after its end, killing what is not ended yet.
+    pub(super) async fn delete(&self, id: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + DELETE_DEADLINE;
+        loop {
+            let request = DeleteTaskRequest { container_id: id.to_owned() };
+            let deleted = self.client().delete(self.scope.call(request)).await;
+            let Err(error) = deleted.map_err(Error::call("delete task", id)) else { return Ok(()) };
+            // The last of these is also what comes when the shim has just died: containerd removes its tasks in a
+            // moment, and has no code of its own for it.
+            let worth_a_try =
+                matches!(error.kind(), Some(Kind::FailedPrecondition | Kind::Unavailable | Kind::Other));
+            if !worth_a_try || Instant::now() >= deadline {
+                return Err(error);
+            }
+            // If it fails for a reason that matters, the deletion fails again.
+            if let Err(error) = self.kill(id, Signal::SIGKILL, true).await {
+                tracing::debug!(%error, "the task may have ended meanwhile");
+            }
+            sleep(DELETE_INTERVAL).await;
+        }
+    }
+}
+
+/// Whether the first process of a task runs, frozen or not.
+pub(super) fn runs(process: &Process) -> bool {
+    matches!(process.status(), Status::Running | Status::Paused | Status::Pausing)
+}
+
+/// How a task ended, if it did.
+pub(super) fn ended(process: &Process) -> Option<Ended> {
+    (process.status() == Status::Stopped)
+        .then(|| Ended { code: process.exit_status, at: time(process.exited_at) })
+}
+
+/// A time of containerd's; now, where it has none.
+fn time(time: Option<prost_types::Timestamp>) -> Timestamp {
+    time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok()).unwrap_or_else(Timestamp::now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stopped_task_has_ended() {
+        let process =
+            |status: Status| Process { status: status.into(), exit_status: 3, ..Process::default() };
+        for (status, running, has_ended) in [
+            (Status::Unknown, false, false),
+            (Status::Created, false, false),
+            (Status::Running, true, false),
+            (Status::Pausing, true, false),
+            (Status::Paused, true, false),
+            (Status::Stopped, false, true),
+        ] {
+            let process = process(status);
+            assert_eq!((runs(&process), ended(&process).is_some()), (running, has_ended), "{status:?}");
+        }
+        assert_eq!(ended(&process(Status::Stopped)).map(|ended| ended.code), Some(3));
+    }
+}
