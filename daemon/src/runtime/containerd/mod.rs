@@ -5,7 +5,7 @@
 //! does, and labels on its containers say which are ours. Works with containerd 1.6.20 and later, and asks what it
 //! can do rather than which version it is.
 //!
-//! [`start`], [`stop`] and [`wait`] are the life of a replica; [`spec`] is what runc is told of it.
+//! `start`, `stop` and `wait` are the life of a replica; `spec` is what runc is told of it.
 
 pub mod client;
 pub mod error;
