@@ -268,7 +268,8 @@ impl Images {
         };
         let pinned = reference.pinned(&record.manifest);
         let has_other_name = records.iter().any(|other| {
-            other.manifest == record.manifest && other.name != name && is_same_path(&other.name, &pinned)
+            let is_another = other.name != name && other.name != pinned;
+            is_another && other.manifest == record.manifest && is_same_path(&other.name, &pinned)
         });
         store.forget(&name, has_other_name).await?;
         if !has_other_name {

@@ -241,6 +241,10 @@ impl Pull {
     async fn fetch_on(&self, writer: &mut Writer, layer: &Descriptor) -> Result<(), ImageError> {
         let name = self.reference.to_string();
         let mut arriving = self.registry.blob(&layer.digest, writer.offset()).await?;
+        if let Some(size) = arriving.size.filter(|size| *size != layer.size) {
+            let reason = format!("the registry has {size} bytes, and the manifest says {}", layer.size);
+            return Err(ImageError::invalid(&layer.digest, reason));
+        }
         let mut skip = writer.offset().saturating_sub(arriving.offset);
         while let Some(chunk) = arriving.stream.next().await {
             let chunk = chunk?;

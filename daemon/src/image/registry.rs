@@ -46,6 +46,8 @@ pub(super) struct Registry {
 pub(super) struct Arriving {
     /// Which byte of the blob comes first: a registry that cannot resume begins again at 0.
     pub(super) offset: u64,
+    /// The size of the whole blob, if the registry says it.
+    pub(super) size: Option<u64>,
     pub(super) stream: BoxStream<'static, Result<Bytes, ImageError>>,
 }
 
@@ -179,7 +181,7 @@ impl Registry {
                 }
             })
         });
-        Ok(Arriving { offset, stream: stream.boxed() })
+        Ok(Arriving { offset, size: sized.content_length.map(|left| offset + left), stream: stream.boxed() })
     }
 
     async fn in_time<T>(
@@ -278,19 +280,14 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The TLS failure among the causes of `error`, if that is what it is: another try would fail like this one.
-fn tls_failure(error: &dyn std::error::Error) -> Option<String> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = error.source();
-    while let Some(cause) = next {
-        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return Some(tls.to_string());
-        }
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            return Some(tls.to_string());
-        }
-        next = cause.source();
+fn tls_failure(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(tls.to_string());
     }
-    None
+    // What an I/O error wraps is not among its causes.
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let wrapped = wrapped.map(|wrapped| wrapped as &(dyn std::error::Error + 'static));
+    wrapped.or(error.source()).and_then(tls_failure)
 }
 
 #[cfg(test)]
