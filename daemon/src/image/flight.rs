@@ -15,10 +15,12 @@ use super::progress::Counters;
 
 pub(super) type Work = BoxFuture<'static, Result<ResolvedImage, ImageError>>;
 
+type Flight = (WeakShared<Work>, Arc<Counters>);
+
 /// The pulls under way, by what they fetch.
 #[derive(Default)]
 pub(super) struct Flights {
-    going: Mutex<HashMap<String, (WeakShared<Work>, Arc<Counters>)>>,
+    going: Mutex<HashMap<String, Flight>>,
 }
 
 impl Flights {

@@ -18,6 +18,7 @@ mod error;
 mod finish;
 mod flight;
 mod import;
+mod local;
 mod manifest;
 mod platform;
 mod progress;
@@ -45,7 +46,7 @@ pub use self::reference::Reference;
 
 use self::collect::Verdict;
 use self::flight::Flights;
-use self::manifest::{Configuration, Descriptor, Document, Manifest};
+use self::manifest::{Configuration, Descriptor, Manifest};
 use self::record::{Origin, Record};
 use self::store::{Locks, Store};
 use crate::runtime::containerd::client::Client;
@@ -317,80 +318,6 @@ impl Images {
     fn store(&self, namespace: &Namespace) -> Store {
         let inner = &self.inner;
         Store::new(&inner.client, namespace, inner.snapshotter.clone(), inner.locks.clone())
-    }
-
-    /// What is on this host under `reference`, if its documents are complete.
-    async fn here(
-        &self,
-        store: &Store,
-        reference: &Reference,
-    ) -> Result<Option<(Record, Image)>, ImageError> {
-        let pinned = reference.digest().map(|digest| reference.pinned(digest));
-        for name in std::iter::once(reference.to_string()).chain(pinned) {
-            if let Some(record) = store.record(&name).await?
-                && let Some(image) = self.load(store, &record).await?
-            {
-                return Ok(Some((record, image)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Reads the documents that a record leads to; `None` if one is missing or cannot be used.
-    async fn load(&self, store: &Store, record: &Record) -> Result<Option<Image>, ImageError> {
-        let Some(mut bytes) = store.read(&record.target).await? else { return Ok(None) };
-        let mut digest = record.target.clone();
-        let manifest = match Document::parse(&bytes) {
-            Ok(Document::Manifest(manifest)) => manifest,
-            Ok(Document::Index { manifests, .. }) => {
-                let Ok(chosen) = platform::choose(&manifests, &self.inner.settings.platform) else {
-                    return Ok(None);
-                };
-                digest.clone_from(&chosen.digest);
-                let Some(inner) = store.read(&digest).await? else { return Ok(None) };
-                bytes = inner;
-                let Ok(Document::Manifest(manifest)) = Document::parse(&bytes) else { return Ok(None) };
-                manifest
-            }
-            Err(_) => return Ok(None),
-        };
-        let Some(configuration) = store.read(&manifest.config.digest).await? else { return Ok(None) };
-        let Ok(configuration) = Configuration::parse(&configuration, manifest.layers.len()) else {
-            return Ok(None);
-        };
-        let descriptor = Descriptor {
-            media_type: manifest.media_type.clone(),
-            digest,
-            size: bytes.len() as u64,
-            ..Descriptor::default()
-        };
-        Ok(Some(Image::new(descriptor, manifest, configuration)))
-    }
-
-    /// Takes an image as it is on this host, unpacking it if need be; `None` if a layer for that is missing.
-    async fn reuse(
-        &self,
-        store: &Store,
-        record: &Record,
-        image: &Image,
-        reference: &Reference,
-    ) -> Result<Option<ResolvedImage>, ImageError> {
-        if !store.is_unpacked(image.chain_id()).await? {
-            for digest in image.blobs() {
-                if store.blob(digest).await?.is_none() {
-                    return Ok(None);
-                }
-            }
-            tracing::info!(image = record.name, "unpacking again");
-            let leased = store.lease(&record.name).await?;
-            let unpacked = leased.unpack(image).await;
-            leased.release().await;
-            unpacked?;
-        }
-        if record.unused_since.is_some() {
-            store.save(&Record { unused_since: None, ..record.clone() }).await?;
-        }
-        Ok(Some(image.resolved(&reference.to_string())))
     }
 }
 

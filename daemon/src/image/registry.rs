@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 
 use super::Settings;
@@ -173,8 +173,7 @@ impl Registry {
         let what = format!("{} ({digest})", self.reference);
         let stream = sized.stream.map(move |chunk| {
             chunk.map_err(|error| {
-                let wrong = error.get_ref().is_some_and(|e| e.is::<oci_client::errors::DigestError>());
-                if wrong {
+                if error.get_ref().and_then(|inner| inner.downcast_ref::<DigestError>()).is_some() {
                     ImageError::invalid(what.clone(), "what the registry sent has another digest")
                 } else {
                     ImageError::Network { host: host.clone(), cause: chain(&error) }

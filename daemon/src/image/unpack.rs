@@ -3,6 +3,8 @@
 //! Owns the order: each layer is applied on the snapshot of those below it, checked against the image's
 //! configuration, and committed under its chain id. Whiteouts and decompression are containerd's part.
 
+use std::path::PathBuf;
+
 use containerd_client::services::v1::ApplyRequest;
 use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
@@ -65,8 +67,12 @@ impl Leased {
         // Not the chain id itself: what a crash leaves half-made must not stand in the way of the next try.
         let key = format!("roost-unpack-{} {chain_id}", uuid::Uuid::new_v4().simple());
         let mounts = self.prepare(&key, parent).await?;
+        let files = files(&mounts);
         let applied = match self.apply(layer, mounts).await {
-            Ok(applied) if applied == diff_id => self.commit(&key, chain_id).await,
+            Ok(applied) if applied == diff_id => {
+                sync(files).await;
+                self.commit(&key, chain_id).await
+            }
             Ok(applied) => Err(ImageError::invalid(
                 &layer.digest,
                 format!("unpacked it is {applied}, and should be {diff_id}"),
@@ -99,9 +105,7 @@ impl Leased {
             size: layer.size.cast_signed(),
             ..types::Descriptor::default()
         };
-        // A power cut must not leave files empty below a snapshot that counts as complete. Since 2.0 containerd
-        // heeds this.
-        let request = ApplyRequest { diff: Some(diff), mounts, sync_fs: true, ..ApplyRequest::default() };
+        let request = ApplyRequest { diff: Some(diff), mounts, ..ApplyRequest::default() };
         let applied = DiffClient::new(self.store.scope.channel()).apply(self.store.scope.long(request)).await;
         let applied = applied.map_err(ImageError::containerd(format!("unpack {}", layer.digest)))?;
         Ok(applied.into_inner().applied.unwrap_or_default().digest)
@@ -133,5 +137,46 @@ impl Leased {
             // It goes with the lease.
             tracing::warn!(key, error = status.message(), "could not remove a half-made snapshot");
         }
+    }
+}
+
+/// The directory that the files of a prepared snapshot are written to.
+fn files(mounts: &[types::Mount]) -> Option<PathBuf> {
+    let mount = mounts.first()?;
+    let upper = mount.options.iter().find_map(|option| option.strip_prefix("upperdir="));
+    upper.or_else(|| (mount.r#type == "bind").then_some(mount.source.as_str())).map(PathBuf::from)
+}
+
+/// Brings to the disk what was unpacked, before the snapshot counts as complete: containerd's own database survives
+/// a power cut, and would from then on hand out files that are empty. (containerd does this itself only from 2.0 on,
+/// when it is asked to.)
+async fn sync(files: Option<PathBuf>) {
+    let Some(dir) = files else { return };
+    let synced = tokio::task::spawn_blocking(move || {
+        let opened = std::fs::File::open(&dir).map_err(|error| error.to_string())?;
+        nix::unistd::syncfs(opened).map_err(|error| error.to_string())
+    });
+    if let Ok(Err(error)) = synced.await {
+        tracing::warn!(error, "could not bring an unpacked layer to the disk");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_written_to_the_upper_directory_or_to_the_only_one() {
+        let mount = |kind: &str, source: &str, options: &[&str]| types::Mount {
+            r#type: kind.to_owned(),
+            source: source.to_owned(),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            ..types::Mount::default()
+        };
+        let overlay = mount("overlay", "overlay", &["workdir=/w", "upperdir=/u", "lowerdir=/l"]);
+        assert_eq!(files(&[overlay]), Some(PathBuf::from("/u")));
+        assert_eq!(files(&[mount("bind", "/s", &["rw", "rbind"])]), Some(PathBuf::from("/s")));
+        assert_eq!(files(&[mount("fuse", "/dev/x", &[])]), None);
+        assert_eq!(files(&[]), None);
     }
 }

@@ -152,7 +152,7 @@ impl Drop for PrivateContainerd {
     fn drop(&mut self) {
         let pid = Pid::from_raw(self.process.id().cast_signed());
         if let Err(error) = kill(pid, Signal::SIGKILL).map(|()| self.process.wait()) {
-            eprintln!("containerd {pid}: {error}");
+            tracing::warn!(%pid, %error, "could not end containerd");
         }
     }
 }
@@ -171,7 +171,7 @@ impl View {
 impl Drop for View {
     fn drop(&mut self) {
         if let Err(error) = umount2(self.target.path(), MntFlags::MNT_DETACH) {
-            eprintln!("{}: {error}", self.target.path().display());
+            tracing::warn!(%error, "could not unmount {}", self.target.path().display());
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
 /// What goes wrong, once, on the connection that first carries so many bytes of answers.
 #[derive(Clone, Copy)]
@@ -16,8 +15,6 @@ pub(crate) enum Fault {
 
 pub(crate) struct Line {
     pub(crate) port: u16,
-    /// Told when the fault has happened.
-    pub(crate) happened: Arc<Notify>,
     state: Arc<State>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -32,18 +29,17 @@ impl Line {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
         let state = Arc::new(State { fault: Mutex::new(Some(fault)), asked: Mutex::default() });
-        let happened = Arc::new(Notify::new());
         let task = tokio::spawn({
-            let (state, happened) = (state.clone(), happened.clone());
+            let state = state.clone();
             async move {
                 let mut connections = tokio::task::JoinSet::new();
                 while let Ok((client, _)) = listener.accept().await {
                     let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                    connections.spawn(carry(client, server, state.clone(), happened.clone()));
+                    connections.spawn(carry(client, server, state.clone()));
                 }
             }
         });
-        Self { port: own, happened, state, task }
+        Self { port: own, state, task }
     }
 
     pub(crate) fn reference(&self, name: &str) -> String {
@@ -64,13 +60,13 @@ impl Drop for Line {
     }
 }
 
-async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>, happened: Arc<Notify>) {
+async fn carry(client: TcpStream, server: TcpStream, state: Arc<State>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     // When either direction ends, both connections are closed.
     tokio::select! {
         () = questions(from_client, to_server, &state) => {}
-        () = answers(from_server, to_client, &state, &happened) => {}
+        () = answers(from_server, to_client, &state) => {}
     }
 }
 
@@ -84,7 +80,7 @@ async fn questions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &Stat
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State, happened: &Notify) {
+async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
     let mut buffer = vec![0; 16 << 10];
     let mut carried = 0;
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
@@ -97,7 +93,6 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State,
         };
         let fault = state.fault.lock().unwrap().take_if(due);
         if let Some(fault) = fault {
-            happened.notify_one();
             match fault {
                 Fault::CutAfter(_) => return,
                 Fault::HoldAfter(_) => std::future::pending().await,

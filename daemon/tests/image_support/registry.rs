@@ -149,7 +149,7 @@ impl Drop for PrivateRegistry {
     fn drop(&mut self) {
         let pid = Pid::from_raw(self.process.id().cast_signed());
         if let Err(error) = kill(pid, Signal::SIGTERM).map(|()| self.process.wait()) {
-            eprintln!("docker-registry {pid}: {error}");
+            tracing::warn!(%pid, %error, "could not end docker-registry");
         }
     }
 }
