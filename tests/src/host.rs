@@ -1,0 +1,250 @@
+//! A Roost host of a test's own, driven from outside: processes, files, signals, HTTP.
+//!
+//! ```text
+//! start ──▶ running ──restart, kill9 + start_daemon, restart_containerd, crash_containerd──▶ running ──drop──▶ nothing left
+//! ```
+
+mod end;
+mod functions;
+mod settings;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use hyper::{Method, StatusCode};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::client::Api;
+use crate::containerd::Containerd;
+use crate::ports::{Place, free_port};
+use crate::process::{Background, Started, open_files, resident, started};
+use crate::{PATIENCE, eventually, program};
+
+pub use settings::Config;
+
+/// How many lines of a log are shown when a test has failed.
+const SHOWN: usize = 80;
+
+/// A private containerd and a `roostd` on it.
+#[derive(Debug)]
+pub struct Host {
+    /// What the daemon is told. A change counts from its next start.
+    pub config: Config,
+    /// A client that knows the password.
+    pub api: Api,
+    port: u16,
+    password: String,
+    place: Place,
+    daemon: Option<Background>,
+    containerd: Containerd,
+    dir: TempDir,
+}
+
+impl Host {
+    /// A host with the usual settings, ready.
+    pub async fn start() -> Self {
+        Self::start_with(Config::default()).await
+    }
+
+    /// A host with these settings, ready.
+    pub async fn start_with(config: Config) -> Self {
+        let dir = tempfile::Builder::new().prefix("roost-host-").tempdir().unwrap();
+        let port = free_port();
+        let password = format!("{:x}{:x}", std::process::id(), rand_from_time());
+        let containerd = Containerd::start(&dir.path().join("containerd"));
+        let api = Api::new(port, Some(("admin", &password)));
+        let mut host =
+            Self { config, api, port, password, place: Place::new(), daemon: None, containerd, dir };
+        host.containerd_answers().await;
+        host.start_daemon().await;
+        host
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The password of `admin`.
+    #[must_use]
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// A directory that is gone with the host.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    // --- The daemon -------------------------------------------------------------------------------------------------
+
+    /// Starts the daemon and waits until it answers.
+    pub async fn start_daemon(&mut self) {
+        self.spawn_daemon();
+        let started = Instant::now();
+        loop {
+            if self.healthy().await {
+                return;
+            }
+            if let Some(status) = self.daemon.as_mut().unwrap().ended() {
+                panic!("roostd ended: {status}\n{}", tail(&self.daemon_log()));
+            }
+            assert!(
+                started.elapsed() < PATIENCE,
+                "roostd does not get healthy\n{}",
+                tail(&self.daemon_log())
+            );
+            tokio::time::sleep(crate::LOOK_AGAIN).await;
+        }
+    }
+
+    async fn healthy(&self) -> bool {
+        let request = self.api.request(&Method::GET, "/healthz").body(crate::body_of("")).unwrap();
+        self.api.try_send(request).await.is_ok_and(|answer| answer.status == StatusCode::OK)
+    }
+
+    fn spawn_daemon(&mut self) {
+        self.write_settings();
+        let mut command = Command::new(program("roostd"));
+        command.arg("--config").arg(self.dir.path().join("roostd.toml")).arg("run");
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        self.daemon = Some(Background::start(&mut command, &self.daemon_log()));
+    }
+
+    /// What the daemon has printed is here.
+    #[must_use]
+    pub fn daemon_log(&self) -> PathBuf {
+        self.dir.path().join("roostd.log")
+    }
+
+    /// Asks the daemon to end, as systemd does.
+    pub fn terminate(&self) {
+        self.daemon.as_ref().unwrap().signal(Signal::SIGTERM);
+    }
+
+    /// Waits until the daemon has ended.
+    pub async fn ended(&mut self) {
+        let daemon = self.daemon.as_mut().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = daemon.ended() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "roostd does not end");
+            tokio::time::sleep(crate::LOOK_AGAIN).await;
+        };
+        assert!(status.success(), "roostd ended: {status}\n{}", tail(&self.daemon_log()));
+        self.daemon = None;
+    }
+
+    /// Ends the daemon as an upgrade does, and starts it again.
+    pub async fn restart(&mut self) {
+        self.terminate();
+        self.ended().await;
+        self.start_daemon().await;
+    }
+
+    /// Ends the daemon as a crash does. It stays ended.
+    pub fn kill9(&mut self) {
+        self.daemon.take().unwrap().crash();
+    }
+
+    /// The daemon's resident memory, in KiB.
+    #[must_use]
+    pub fn daemon_memory(&self) -> u64 {
+        resident(self.daemon.as_ref().unwrap().pid())
+    }
+
+    /// How many files the daemon has open, connections too.
+    #[must_use]
+    pub fn daemon_files(&self) -> usize {
+        open_files(self.daemon.as_ref().unwrap().pid())
+    }
+
+    /// The resident memory of all shims and log drivers, in KiB, each with its command line.
+    #[must_use]
+    pub fn attendants_memory(&self) -> Vec<(u64, String)> {
+        let processes = self.marks().processes().into_iter();
+        let attendants =
+            processes.filter(|(_, line)| line.contains("containerd-shim") || line.contains("log-driver"));
+        attendants.map(|(pid, line)| (resident(Pid::from_raw(pid)), line)).collect()
+    }
+
+    // --- containerd -------------------------------------------------------------------------------------------------
+
+    /// Ends containerd in order, and starts it again.
+    pub async fn restart_containerd(&mut self) {
+        self.containerd.signal(Signal::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.containerd.ended() {
+            assert!(Instant::now() < deadline, "containerd does not end");
+            tokio::time::sleep(crate::LOOK_AGAIN).await;
+        }
+        self.containerd.start_again();
+        self.containerd_answers().await;
+    }
+
+    /// Ends containerd as a crash does. It stays ended.
+    pub fn crash_containerd(&mut self) {
+        self.containerd.crash();
+    }
+
+    /// Starts containerd again.
+    pub async fn start_containerd(&mut self) {
+        self.containerd.start_again();
+        self.containerd_answers().await;
+    }
+
+    async fn containerd_answers(&self) {
+        eventually("containerd", || async { self.containerd.answers().then_some(()) }).await;
+    }
+
+    /// The running replicas: the first process of each, by the replica's id.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(String, Started)> {
+        let running = self.containerd.containers().into_iter();
+        running.filter_map(|(id, pid)| Some((id, started(pid?)?))).collect()
+    }
+
+    /// The only running replica of the function. Its id begins with the function's name.
+    ///
+    /// # Panics
+    /// When it has none, or more than one.
+    #[must_use]
+    pub fn process_of(&self, function: &str) -> (String, Started) {
+        let mut all = self.processes();
+        all.retain(|(id, _)| id.rsplit_once('-').is_some_and(|(name, _)| name == function));
+        assert_eq!(all.len(), 1, "replicas of {function}: {all:?}");
+        all.remove(0)
+    }
+
+    /// Kills the first process of a function's only replica, as the kernel does when memory runs out.
+    pub fn kill_function(&self, function: &str) -> Started {
+        let (_, process) = self.process_of(function);
+        kill(Pid::from_raw(process.pid), Signal::SIGKILL).unwrap();
+        process
+    }
+}
+
+fn rand_from_time() -> u128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos()
+}
+
+fn tail(path: &Path) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+}

@@ -1,0 +1,109 @@
+//! What a user does with functions on a host, and waits for.
+
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::Host;
+use crate::client::Answer;
+use crate::command_line::{self, Output};
+use crate::{PATIENCE, eventually};
+
+impl Host {
+    /// Deploys `image` as `name` and waits until it is ready.
+    pub async fn deploy(&self, name: &str, image: &str) {
+        self.post_function(&json!({ "service": name, "image": image })).await;
+        self.ready(name).await;
+    }
+
+    /// Sends a deployment that has to be accepted.
+    pub async fn post_function(&self, deployment: &Value) {
+        let answer = self.api.post("/system/functions", deployment.to_string()).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
+        assert_eq!(answer.text(), "");
+    }
+
+    /// Sends an update that has to be accepted.
+    pub async fn put_function(&self, deployment: &Value) {
+        let answer = self.api.send(Method::PUT, "/system/functions", deployment.to_string()).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
+    }
+
+    /// What the API tells of a function.
+    pub async fn function(&self, name: &str) -> Value {
+        let answer = self.api.get(&format!("/system/function/{name}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{name}: {}", answer.text());
+        answer.json()
+    }
+
+    /// Waits until the function's status is as wanted.
+    pub async fn status(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let last = std::cell::RefCell::new(Value::Null);
+        let look = || async {
+            let function = self.function(name).await;
+            *last.borrow_mut() = function.clone();
+            wanted(&function["status"]).then_some(function)
+        };
+        match tokio::time::timeout(PATIENCE / 2, eventually(what, look)).await {
+            Ok(function) => function,
+            Err(_) => panic!("waited for {name}: {what}; it is {:#}", last.borrow()),
+        }
+    }
+
+    /// Waits until the newest revision of the function is ready, and returns what the API tells of it.
+    pub async fn ready(&self, name: &str) -> Value {
+        let function =
+            self.status(name, "Ready or Failed", |status| ["Ready", "Failed"].contains(&phase(status))).await;
+        assert_eq!(phase(&function["status"]), "Ready", "{name}: {function:#}");
+        assert!(function["availableReplicas"].as_u64().unwrap_or(0) > 0, "{function:#}");
+        function
+    }
+
+    /// Posts `body` to a function.
+    pub async fn call(&self, name: &str, body: &str) -> Answer {
+        self.api.post(&format!("/function/{name}"), body.to_owned()).await
+    }
+
+    /// Does a function of the echo example answer as it should?
+    pub async fn assert_echoes(&self, name: &str) {
+        let answer = self.call(name, "hi").await;
+        assert_eq!((answer.status, answer.text()), (StatusCode::OK, "hi"));
+    }
+
+    /// Removes a function and waits until it is known no more.
+    pub async fn remove(&self, name: &str) {
+        let body = json!({ "functionName": name }).to_string();
+        let answer = self.api.send(Method::DELETE, "/system/functions", body).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
+        eventually("the end of the function", || async {
+            let answer = self.api.get(&format!("/system/function/{name}")).await;
+            (answer.status == StatusCode::NOT_FOUND).then_some(())
+        })
+        .await;
+    }
+
+    /// The lines that the function has printed, by the API.
+    pub async fn log_lines(&self, name: &str) -> Vec<String> {
+        let answer = self
+            .api
+            .get(&format!("/system/logs?name={name}&tail=-1&follow=false&since=1970-01-01T00:00:00Z"))
+            .await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        let records = answer.text().lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        records.map(|record| record["text"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Runs `roost` against this host. It has to log in first.
+    pub async fn roost(&self, args: &[&str]) -> Output {
+        self.roost_with(args, "").await
+    }
+
+    /// Runs `roost` against this host, with something on its stdin.
+    pub async fn roost_with(&self, args: &[&str], input: &str) -> Output {
+        command_line::roost(&self.dir.path().join("home"), &self.url(), args, input).await
+    }
+}
+
+/// The phase of a function's status.
+fn phase(status: &Value) -> &str {
+    status["phase"].as_str().unwrap_or_default()
+}

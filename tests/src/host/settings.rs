@@ -1,0 +1,131 @@
+//! The files that a host's daemon is started with.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::Host;
+use crate::leftovers::Marks;
+use crate::repository;
+
+/// The settings that tests change.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[images] policy`.
+    pub pull_policy: &'static str,
+    /// `[functions] stop_grace`.
+    pub stop_grace: &'static str,
+    /// `[functions] drain`.
+    pub drain: &'static str,
+    /// `[functions] start_timeout`.
+    pub start_timeout: &'static str,
+    /// `[timeouts] header`.
+    pub header_timeout: &'static str,
+    /// `[timeouts] request`.
+    pub request_timeout: &'static str,
+    /// The Docker-style credentials file.
+    pub docker_config: Value,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            pull_policy: "Always",
+            stop_grace: "5s",
+            drain: "20s",
+            start_timeout: "30s",
+            header_timeout: "10s",
+            request_timeout: "1m",
+            docker_config: json!({}),
+        }
+    }
+}
+
+impl Host {
+    pub(super) fn write_settings(&self) {
+        let dir = self.dir.path();
+        write_secret(&dir.join("password"), &self.password);
+        write_secret(&dir.join("docker.json"), &self.config.docker_config.to_string());
+        fs::write(dir.join("roost.conflist"), self.conflist()).unwrap();
+        fs::write(dir.join("roostd.toml"), self.daemon_config()).unwrap();
+    }
+
+    /// The conflist that is installed, with a network of this host's own.
+    fn conflist(&self) -> String {
+        let shipped = fs::read(repository().join("systemd/10-roost.conflist")).unwrap();
+        let mut conflist: Value = serde_json::from_slice(&shipped).unwrap();
+        conflist["name"] = json!(self.network());
+        let bridge = &mut conflist["plugins"][0];
+        assert_eq!(bridge["type"], "bridge");
+        bridge["bridge"] = json!(self.bridge());
+        bridge["ipam"]["dataDir"] = json!(self.dir.path().join("ipam"));
+        bridge["ipam"]["ranges"] = json!([[{ "subnet": self.place.subnet }]]);
+        conflist.to_string()
+    }
+
+    fn daemon_config(&self) -> String {
+        let Config { pull_policy, stop_grace, drain, start_timeout, header_timeout, request_timeout, .. } =
+            &self.config;
+        let dir = self.dir.path().display();
+        format!(
+            r#"
+[server]
+listen = "127.0.0.1:{port}"
+[auth]
+password_file = "{dir}/password"
+[paths]
+state = "{dir}/state"
+run = "{dir}/run"
+[containerd]
+socket = "{socket}"
+cgroup_parent = "/{cgroup}"
+[functions]
+stop_grace = "{stop_grace}"
+drain = "{drain}"
+start_timeout = "{start_timeout}"
+[network]
+conflist = "{dir}/roost.conflist"
+plugin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
+[images]
+policy = "{pull_policy}"
+docker_config = "{dir}/docker.json"
+[timeouts]
+header = "{header_timeout}"
+request = "{request_timeout}"
+"#,
+            port = self.port,
+            socket = self.containerd.socket().display(),
+            cgroup = self.cgroup(),
+        )
+    }
+
+    pub(super) fn marks(&self) -> Marks {
+        Marks {
+            dir: self.dir.path().to_owned(),
+            bridge: self.bridge(),
+            address_prefix: self.place.address_prefix().to_owned(),
+            network: self.network(),
+            cgroup: self.cgroup(),
+        }
+    }
+
+    fn bridge(&self) -> String {
+        format!("rt{}", self.place.tag)
+    }
+
+    fn network(&self) -> String {
+        format!("roost-test-{}", self.place.tag)
+    }
+
+    fn cgroup(&self) -> String {
+        format!("roost-test-{}", self.place.tag)
+    }
+}
+
+fn write_secret(path: &Path, text: &str) {
+    let mut file =
+        fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+}

@@ -1,0 +1,160 @@
+//! What a host may have left on the machine: found, told, and cleared away.
+//!
+//! Knows everything of a host by its directory, its bridge, its subnet and its control group, which no other host has.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::process::{processes_with, run};
+
+/// By what a host's belongings are known.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    pub(crate) dir: PathBuf,
+    pub(crate) bridge: String,
+    /// What the addresses begin with.
+    pub(crate) address_prefix: String,
+    /// The name of the network, as it stands in the comments of rules.
+    pub(crate) network: String,
+    /// Below the root of each hierarchy.
+    pub(crate) cgroup: String,
+}
+
+impl Marks {
+    /// Everything that is still there and should not be, in words. The bridge itself may stay: it belongs to the host, not to
+    /// a function.
+    pub(crate) fn find(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let shims = self.processes().into_iter().filter(|(_, line)| !line.starts_with("containerd --config"));
+        left.extend(shims.map(|(pid, line)| format!("process {pid}: {line}")));
+        left.extend(self.mounts().into_iter().map(|mount| format!("mount {mount}")));
+        left.extend(self.links().into_iter().map(|link| format!("link {link} on {}", self.bridge)));
+        left.extend(self.rules().into_iter().map(|(table, rule)| format!("rule in {table}: {rule}")));
+        left.extend(self.cgroups().into_iter().map(|group| format!("control group {}", group.display())));
+        left.extend(self.addresses().into_iter().map(|address| format!("address {address} still given")));
+        left
+    }
+
+    /// Removes all of it, the bridge too, as far as it goes.
+    pub(crate) fn clear(&self) {
+        for (pid, _) in self.processes() {
+            // It may have ended by itself meanwhile.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+        for mount in self.mounts().iter().rev() {
+            tell(run("umount", ["--lazy", mount]));
+        }
+        if Path::new("/sys/class/net").join(&self.bridge).exists() {
+            tell(run("ip", ["link", "delete", &self.bridge]));
+        }
+        for (table, rule) in self.rules() {
+            // A rule is printed with the quotes that a shell needs.
+            let command = format!("iptables -w -t {table} {}", rule.replacen("-A ", "-D ", 1));
+            tell(run("sh", ["-c", &command]));
+        }
+        for group in hierarchies().into_iter().map(|hierarchy| hierarchy.join(&self.cgroup)) {
+            remove_groups(&group);
+        }
+    }
+
+    /// Processes of this host: each has a path below its directory in its command line.
+    pub(crate) fn processes(&self) -> Vec<(i32, String)> {
+        processes_with(self.dir.to_str().unwrap())
+    }
+
+    fn mounts(&self) -> Vec<String> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        points.filter(|point| Path::new(point).starts_with(&self.dir)).map(str::to_owned).collect()
+    }
+
+    fn links(&self) -> Vec<String> {
+        let ports = fs::read_dir(Path::new("/sys/class/net").join(&self.bridge).join("brif"));
+        ports
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|port| port.file_name().to_string_lossy().into_owned())
+            .collect()
+    }
+
+    fn rules(&self) -> Vec<(String, String)> {
+        let mut table = String::new();
+        let mut found = Vec::new();
+        for line in run("iptables-save", [""; 0]).unwrap_or_default().lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                table = name.to_owned();
+            } else if line.starts_with("-A")
+                && (line.contains(&format!(" {}", self.address_prefix)) || line.contains(&self.network))
+            {
+                found.push((table.clone(), line.to_owned()));
+            }
+        }
+        found
+    }
+
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for hierarchy in hierarchies() {
+            let base = hierarchy.join(&self.cgroup);
+            let mut todo = vec![base.clone()];
+            while let Some(dir) = todo.pop() {
+                for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                    if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                        todo.push(entry.path());
+                        // The groups of the namespaces may stay, as the bridge may: they hold nothing.
+                        if dir != base || !empty(&entry.path()) {
+                            found.push(entry.path());
+                        }
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Addresses that `host-local` has noted as given.
+    fn addresses(&self) -> Vec<String> {
+        let noted = fs::read_dir(self.dir.join("ipam").join(&self.network));
+        let names = noted
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with(&self.address_prefix)).collect()
+    }
+}
+
+fn hierarchies() -> Vec<PathBuf> {
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let mut all: Vec<PathBuf> =
+        fs::read_dir(&root).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    all.push(root);
+    all
+}
+
+/// Removes a group and those below it, deepest first, as far as they are empty.
+fn remove_groups(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    fs::remove_dir(group).ok();
+}
+
+/// Is there no process in this group or below it?
+fn empty(group: &Path) -> bool {
+    let own = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let below = fs::read_dir(group).into_iter().flatten().flatten();
+    own.is_empty() && !below.into_iter().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+}
+
+fn tell(result: Result<String, String>) {
+    if let Err(error) = result {
+        eprintln!("clearing up: {error}");
+    }
+}

@@ -1,0 +1,34 @@
+//! Numbers that no other test on this machine uses at the same time.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A port on loopback that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A short name and a subnet that only one host has.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Fits into an interface's name, behind a short prefix.
+    pub(crate) tag: String,
+    /// `10.x.y.0/24`, with x from 100 to 199.
+    pub(crate) subnet: String,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let pid = std::process::id();
+        // Hosts of one process differ by the counter; processes that run at the same time by their ids, which are near.
+        let slot = (pid.wrapping_mul(16) + n) % 25_600;
+        Self { tag: format!("{pid:x}-{n}"), subnet: format!("10.{}.{}.0/24", 100 + slot / 256, slot % 256) }
+    }
+
+    /// What the addresses of the subnet begin with.
+    pub(crate) fn address_prefix(&self) -> &str {
+        self.subnet.strip_suffix("0/24").unwrap()
+    }
+}
