@@ -201,6 +201,18 @@ impl Host {
         self.containerd.crash();
     }
 
+    /// Kills what stands beside replicas, shims and log drivers, as a power cut does. containerd is not there to see it.
+    pub async fn kill_attendants(&self) {
+        for (pid, _) in self.marks().processes() {
+            // One may end with another.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+        eventually("the end of all processes", || async {
+            self.marks().processes().is_empty().then_some(())
+        })
+        .await;
+    }
+
     /// Starts containerd again.
     pub async fn start_containerd(&mut self) {
         self.containerd.start_again();

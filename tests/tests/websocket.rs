@@ -90,7 +90,8 @@ async fn bytes_behind_the_handshake_reach_the_function() {
     let (_registry, host) = echo().await;
     let mut stream = TcpStream::connect(("127.0.0.1", host.port())).await.unwrap();
     // A client that does not wait for the answer: the handshake and a masked "hi" in one write.
-    let handshake = "GET /function/echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let handshake = "GET /function/echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut bytes = handshake.as_bytes().to_vec();
     bytes.extend([0x81, 0x82, 0, 0, 0, 0, b'h', b'i']);
     stream.write_all(&bytes).await.unwrap();

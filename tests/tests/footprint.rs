@@ -1,0 +1,44 @@
+//! How much the host takes when it does nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+#![allow(clippy::print_stderr, reason = "the figures are for people")]
+
+use roost_tests::{Host, Image, Registry};
+use serde_json::json;
+
+/// The most that the daemon may have resident with ten idle functions, in KiB. It is judged of a release build only.
+const DAEMON_LIMIT: u64 = 15 * 1024;
+
+#[tokio::test]
+async fn ten_idle_functions_are_cheap() {
+    let registry = Registry::open().await;
+    let image = registry.push(&Image::echo(), "echo", "1").await;
+    let host = Host::start().await;
+    let names: Vec<_> = (0..10).map(|n| format!("idle-{n}")).collect();
+    for name in &names {
+        host.post_function(&json!({ "service": name, "image": image })).await;
+    }
+    for name in &names {
+        host.ready(name).await;
+        host.assert_echoes(name).await;
+    }
+    let daemon = host.daemon_memory();
+    let attendants = host.attendants_memory();
+    let sum = |kind: &str| {
+        attendants.iter().filter(|(_, line)| line.contains(kind)).map(|(memory, _)| memory).sum::<u64>()
+    };
+    let count = |kind: &str| attendants.iter().filter(|(_, line)| line.contains(kind)).count();
+    eprintln!("roostd with ten idle functions: {daemon} KiB resident");
+    eprintln!(
+        "{} shims: {} KiB, {} log drivers: {} KiB",
+        count("shim"),
+        sum("shim"),
+        count("log-driver"),
+        sum("log-driver")
+    );
+    assert_eq!(count("shim"), 1, "replicas of one namespace share a shim");
+    assert_eq!(count("log-driver"), 10);
+    if !cfg!(debug_assertions) {
+        assert!(daemon <= DAEMON_LIMIT, "{daemon} KiB");
+    }
+}
