@@ -158,3 +158,58 @@ fn tell(result: Result<String, String>) {
         eprintln!("clearing up: {error}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::ports::Place;
+
+    /// One of each, made by hand.
+    #[test]
+    fn whatever_is_left_is_found_and_cleared_away() {
+        let place = Place::new();
+        let dir = tempfile::tempdir().unwrap();
+        let marks = Marks {
+            dir: dir.path().to_owned(),
+            bridge: format!("rt{}", place.tag),
+            address_prefix: place.address_prefix().to_owned(),
+            network: format!("roost-test-{}", place.tag),
+            cgroup: format!("roost-test-{}", place.tag),
+        };
+        assert_eq!(marks.find(), [""; 0]);
+
+        let shown = dir.path().display();
+        let address = format!("{}7", place.address_prefix());
+        let port = format!("pt{}", place.tag);
+        let group = hierarchies().into_iter().map(|root| root.join(&marks.cgroup).join("ns/replica"));
+        let group = group.into_iter().find(|group| fs::create_dir_all(group).is_ok()).unwrap();
+        fs::create_dir_all(dir.path().join("ipam").join(&marks.network)).unwrap();
+        fs::write(dir.path().join("ipam").join(&marks.network).join(&address), "").unwrap();
+        let script = format!(
+            "mkdir {shown}/m && mount -t tmpfs none {shown}/m
+             ip link add {bridge} type bridge && ip link add {port} type veth && ip link set {port} master {bridge}
+             iptables -w -A INPUT -d {address} -m comment --comment 'of {network}' -j ACCEPT",
+            bridge = marks.bridge,
+            network = marks.network,
+        );
+        run("sh", ["-e", "-c", &script]).unwrap();
+        let mut process = Command::new("sh")
+            .args(["-c", "read never", &shown.to_string()])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+
+        let found = marks.find();
+        for what in ["process", "mount", "link", "rule in filter", "control group", "address"] {
+            assert!(found.iter().any(|text| text.starts_with(what)), "{what}: {found:#?}");
+        }
+        marks.clear();
+        process.wait().unwrap();
+        run("ip", ["link", "delete", &port]).unwrap();
+        fs::remove_dir_all(dir.path().join("ipam")).unwrap();
+        assert_eq!(marks.find(), [""; 0]);
+        assert!(!group.exists() && !Path::new("/sys/class/net").join(&marks.bridge).exists());
+    }
+}

@@ -110,3 +110,43 @@ impl Registry {
         self.client().try_send(request.body(body_of(body)).unwrap()).await.unwrap()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn skopeo(args: &[&str]) -> Result<String, String> {
+        run("skopeo", args)
+    }
+
+    #[tokio::test]
+    async fn an_image_that_is_pushed_can_be_pulled_and_its_archive_is_the_same() {
+        let registry = Registry::open().await;
+        let image = Image::new(&[(std::path::Path::new("/bin/busybox"), "/bin/sh")], &["/bin/sh"]);
+        let reference = registry.push(&image, "test/image", "1").await;
+        let inspect = format!("docker://{reference}");
+        let inspected = skopeo(&["inspect", "--tls-verify=false", &inspect]).unwrap();
+        assert!(inspected.contains(&image.manifest.digest), "{inspected}");
+
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("image.tar");
+        fs::write(&archive, image.archive("test/image:1")).unwrap();
+        let from = format!("oci-archive:{}", archive.display());
+        let to = format!("dir:{}", dir.path().join("copy").display());
+        skopeo(&["copy", "--insecure-policy", &from, &to]).unwrap();
+        let manifest = fs::read(dir.path().join("copy/manifest.json")).unwrap();
+        assert_eq!(manifest, image.manifest.bytes);
+    }
+
+    #[tokio::test]
+    async fn a_registry_behind_a_password_asks_for_it() {
+        let registry = Registry::behind("user", "right").await;
+        let image = Image::new(&[], &["/none"]);
+        let reference = format!("docker://{}", registry.push(&image, "image", "1").await);
+        for (credentials, works) in [("user:right", true), ("user:wrong", false)] {
+            let result = skopeo(&["inspect", "--tls-verify=false", "--creds", credentials, &reference]);
+            assert_eq!(result.is_ok(), works, "{credentials}: {result:?}");
+        }
+        assert!(skopeo(&["inspect", "--tls-verify=false", "--no-creds", &reference]).is_err());
+    }
+}
