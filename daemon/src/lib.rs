@@ -1,5 +1,18 @@
-//! The daemon of Roost.
+//! The daemon of Roost: it keeps functions running through containerd and answers for them.
+//!
+//! `main` reads the command line, [`app`] puts the parts together, [`function`] is where functions live. The way of a
+//! request is told in `roost-proxy`; it never comes through here.
 
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod function;
 pub mod image;
 pub mod logs;
+pub mod network;
 pub mod runtime;
+pub mod store;
+pub mod systemd;
+pub mod telemetry;
+pub mod units;

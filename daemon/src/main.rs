@@ -1,9 +1,54 @@
-//! The daemon's binary: so far, only the log driver.
+//! `roostd`: reads the command line and becomes the daemon, or one of the small things that the daemon needs.
 
-fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args().skip(1);
-    match (args.next().as_deref(), args.next()) {
-        (Some("log-driver"), Some(arg)) => roostd::logs::driver::run(&arg),
-        _ => anyhow::bail!("usage: roostd log-driver <max_bytes>:<dir>"),
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use roostd::cli::{Arguments, Command};
+use roostd::config::Config;
+use roostd::{app, logs, telemetry};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command.unwrap_or(Command::Run) {
+        Command::Run => run(&arguments.config),
+        Command::CheckConfig => check(&arguments.config),
+        Command::LogDriver { target } => logs::driver::run(&target),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("roostd: {error:#}"));
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn run(config: &std::path::Path) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    telemetry::init(&config.logs.level);
+    // Before any thread is there that might use TLS: two providers in one process would be one too many to guess.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let listeners = roostd::systemd::listeners().context("cannot take over the sockets of systemd")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("roostd")
+        .max_blocking_threads(app::BLOCKING_THREADS)
+        .build()
+        .context("cannot start the async workers")?;
+    let result = runtime.block_on(app::run(config, listeners));
+    // Replicas' tasks that are still at work hold nothing that the next daemon does not find by itself.
+    runtime.shutdown_background();
+    result
+}
+
+fn check(path: &std::path::Path) -> anyhow::Result<()> {
+    Config::load(path)?;
+    say(&format!("{}: the settings are valid", path.display()));
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "said to the person who typed the command")]
+fn say(text: &str) {
+    eprintln!("{text}");
 }

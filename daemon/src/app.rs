@@ -1,0 +1,292 @@
+//! The daemon, put together: who is made in which order, who knows whom, and how it ends.
+//!
+//! Start: containerd answers → replicas that run are found → controllers adopt them → sockets are served → ready.
+//! End: no new connections → requests in flight finish → the containers run on.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use roost_cni::{Conflist, Overrides};
+use roost_proxy::function::{FunctionKey, Namespace};
+use roost_proxy::{Routes, Server, UpstreamLimits};
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::api::{self, Api, Credentials};
+use crate::config::Config;
+use crate::function::controller::{Inherited, Tools};
+use crate::function::registry::Registry;
+use crate::function::replica::{FUNCTION_PORT, Host, ReplicaSettings};
+use crate::image::Images;
+use crate::logs::LogStore;
+use crate::network::HostNetwork;
+use crate::runtime::containerd::{self, Containerd};
+use crate::store::Store;
+use crate::{image, systemd};
+
+/// Threads for calls that block: files, the store, archives.
+pub const BLOCKING_THREADS: usize = 32;
+
+/// The port at which functions expect the gateway.
+const GATEWAY_PORT: u16 = 8080;
+
+/// Connections that the kernel holds while none is accepted.
+const BACKLOG: i32 = 4096;
+
+/// The pauses between tries to reach containerd.
+const CONTAINERD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How often images that nobody uses are looked for.
+const COLLECT_EVERY: Duration = Duration::from_secs(3600);
+
+/// Runs the daemon until it is asked to end. `inherited` are the sockets that systemd listens on.
+///
+/// # Errors
+/// When it cannot start: the text says what is missing.
+pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyhow::Result<()> {
+    let credentials = match &config.auth {
+        Some(auth) => Some(Arc::new(Credentials::load(&auth.user, &auth.password_file)?)),
+        None => None,
+    };
+    make_directories(&config)?;
+    let listeners = listeners(&config, inherited)?;
+
+    let containerd = Containerd::new(runtime_settings(&config)?);
+    reach(&containerd).await;
+    containerd.ensure_namespace(&Namespace::default()).await.context("cannot make containerd's namespace")?;
+    let network = host_network(&config)?;
+    let images = Images::new(image_settings(&config), containerd.client().clone())?;
+    let logs = LogStore::new(config.state.join("logs"));
+    let tools = Tools {
+        host: Host {
+            runtime: containerd.clone(),
+            network: network.clone(),
+            settings: ReplicaSettings {
+                stop_grace: config.functions.stop_grace,
+                drain: config.functions.drain,
+                start_timeout: config.functions.start_timeout,
+                logs: config.state.join("logs"),
+                log_limit: config.logs.max_size,
+            },
+        },
+        images: images.clone(),
+        policy: config.images.policy,
+        logs: logs.clone(),
+        log_limit: config.logs.max_size,
+        tasks: TaskTracker::new(),
+    };
+
+    let store = Store::open(&config.state.join("roost.redb"))?;
+    let records = store.functions()?;
+    let routes = Routes::default();
+    let registry = Registry::new(store, routes.clone(), limits(&config), tools);
+    let replicas = find(&containerd).await?;
+    let keep: HashSet<String> =
+        replicas.values().flatten().map(|replica| replica.id.as_str().to_owned()).collect();
+    let freed = network.collect(&keep).await?;
+    info!(functions = records.len(), replicas = keep.len(), freed = freed.len(), "found");
+    registry.restore(records, replicas);
+
+    let api = Api {
+        registry: Arc::clone(&registry),
+        images: images.clone(),
+        work_dir: config.state.join("work"),
+        max_archive: config.images.max_size,
+        logs,
+        credentials,
+    };
+    let server = Server::new(server_settings(&config), routes, api::fallback(api));
+    for listener in listeners.into_iter().chain(gateway_listener(&config, &network)) {
+        info!(address = %listener.local_addr()?, "listening");
+        let server = server.clone();
+        tokio::spawn(async move { server.serve(listener).await });
+    }
+    tokio::spawn(systemd::watchdog());
+    tokio::spawn(collect_images(Arc::clone(&registry), images, config.images.keep_unused));
+    systemd::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+
+    let signal = systemd::asked_to_end().await;
+    info!(signal, "ending: functions run on");
+    systemd::notify(&[NotifyState::Stopping, NotifyState::Status("finishing requests")]);
+    let drained = server.shutdown(config.functions.drain).await;
+    if drained.cut > 0 {
+        warn!(cut = drained.cut, "connections that did not end in time were cut");
+    }
+    Ok(())
+}
+
+fn make_directories(config: &Config) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let work = config.state.join("work");
+    if let Err(error) = std::fs::remove_dir_all(&work)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        warn!(%error, path = %work.display(), "what an earlier daemon left cannot be removed");
+    }
+    for (path, mode) in
+        [(&config.state, 0o700), (&config.state.join("logs"), 0o700), (&work, 0o700), (&config.run, 0o755)]
+    {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .with_context(|| format!("cannot make the directory {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The sockets that people and programs on and off this host use.
+fn listeners(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyhow::Result<Vec<TcpListener>> {
+    let listeners = if inherited.is_empty() { vec![bind(config.listen, false)?] } else { inherited };
+    let listeners: std::io::Result<Vec<TcpListener>> =
+        listeners.into_iter().map(TcpListener::from_std).collect();
+    listeners.context("cannot use the listening socket")
+}
+
+/// The socket that functions use: the gateway's port on the bridge, unless the main socket covers it.
+fn gateway_listener(config: &Config, network: &HostNetwork) -> Option<TcpListener> {
+    let address = SocketAddr::new(network.gateway()?, GATEWAY_PORT);
+    if config.listen == address
+        || (config.listen.ip().is_unspecified() && config.listen.port() == GATEWAY_PORT)
+    {
+        return None;
+    }
+    // The bridge comes with the first replica; the address is bound before it is there.
+    match bind(address, true).and_then(|listener| Ok(TcpListener::from_std(listener)?)) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            warn!(%address, error = format!("{error:#}"), "functions cannot reach the gateway");
+            None
+        }
+    }
+}
+
+fn bind(address: SocketAddr, free: bool) -> anyhow::Result<std::net::TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let open = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        if free && address.is_ipv4() {
+            socket.set_freebind_v4(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok::<_, std::io::Error>(socket.into())
+    };
+    open().with_context(|| format!("cannot listen on {address} (server.listen)"))
+}
+
+/// Waits until containerd answers and can do what is needed.
+async fn reach(containerd: &Containerd) {
+    let (mut pause, longest) = CONTAINERD_PAUSE;
+    loop {
+        match containerd.connect().await {
+            Ok(version) => return info!(version = version.version, "containerd"),
+            Err(error) => {
+                warn!(%error, "waiting for containerd");
+                systemd::notify(&[NotifyState::Status("waiting for containerd")]);
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// What earlier daemons left in containerd, by function.
+async fn find(containerd: &Containerd) -> anyhow::Result<BTreeMap<FunctionKey, Vec<Inherited>>> {
+    let found = containerd.list().await.context("cannot list the containers that are there")?;
+    let mut replicas: BTreeMap<FunctionKey, Vec<Inherited>> = BTreeMap::new();
+    for found in found {
+        // One that does not run any more is nobody's: no revision has an empty name.
+        let revision = if found.running { found.revision } else { String::new() };
+        let address = found.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        replicas.entry(found.function).or_default().push(Inherited {
+            id: found.id,
+            revision,
+            address: SocketAddr::new(address, FUNCTION_PORT),
+        });
+    }
+    Ok(replicas)
+}
+
+/// Removes images that no function uses, now and then.
+async fn collect_images(registry: Arc<Registry>, images: Images, keep: Duration) {
+    let mut ticks = tokio::time::interval(COLLECT_EVERY);
+    loop {
+        ticks.tick().await;
+        let namespace = Namespace::default();
+        match images.collect(&namespace, &registry.images_in_use(&namespace), keep).await {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => info!(?removed, "unused images"),
+            Err(error) => warn!(%error, "unused images stay"),
+        }
+    }
+}
+
+fn host_network(config: &Config) -> anyhow::Result<HostNetwork> {
+    let settings = &config.network;
+    let conflist = Conflist::load(&settings.conflist)?.with_overrides(&Overrides {
+        bridge: settings.bridge.clone(),
+        subnet: settings.subnet,
+        ipam_dir: Some(config.run.join("ipam")),
+        ..Overrides::default()
+    })?;
+    Ok(HostNetwork::new(conflist, settings.plugin_dirs.clone(), &config.run, settings.dns.clone())?)
+}
+
+fn runtime_settings(config: &Config) -> anyhow::Result<containerd::Settings> {
+    Ok(containerd::Settings {
+        socket: config.containerd.socket.clone(),
+        snapshotter: config.containerd.snapshotter.clone(),
+        cgroup_parent: config.containerd.cgroup_parent.clone().into(),
+        share_shim: config.containerd.share_shim,
+        seccomp: config.functions.seccomp,
+        log_driver: own_binary()?,
+        ..containerd::Settings::default()
+    })
+}
+
+/// The path of this binary. After an upgrade the kernel marks the old one as deleted; the new one is at its path.
+fn own_binary() -> anyhow::Result<std::path::PathBuf> {
+    let path = std::env::current_exe().context("cannot tell which binary this is")?;
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), |text| Path::new(text).to_owned()))
+}
+
+fn image_settings(config: &Config) -> image::Settings {
+    image::Settings {
+        snapshotter: config.containerd.snapshotter.clone(),
+        docker_config: config.images.docker_config.clone(),
+        registries: config.images.registries.clone(),
+        platform: image::Platform::host(),
+        max_image_bytes: config.images.max_size,
+        max_layer_bytes: config.images.max_size,
+        work_dir: config.state.join("work"),
+    }
+}
+
+fn limits(config: &Config) -> UpstreamLimits {
+    let timeouts = config.timeouts;
+    let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
+    UpstreamLimits {
+        timeouts: roost_proxy::Timeouts {
+            request: limit(timeouts.request),
+            idle: limit(timeouts.idle),
+            tunnel_idle: limit(timeouts.tunnel_idle),
+            connect: timeouts.connect,
+            waiting: timeouts.waiting,
+        },
+        ..UpstreamLimits::default()
+    }
+}
+
+fn server_settings(config: &Config) -> roost_proxy::Settings {
+    roost_proxy::Settings { header_timeout: config.timeouts.header, ..roost_proxy::Settings::default() }
+}

@@ -1,0 +1,34 @@
+//! The command line of the daemon.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::DEFAULT_PATH;
+
+/// Runs functions in containers and answers for them over HTTP and WebSocket.
+#[derive(Debug, Parser)]
+#[command(name = "roostd", version)]
+pub struct Arguments {
+    /// Where the settings are.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH, env = "ROOST_CONFIG")]
+    pub config: PathBuf,
+    /// What to do; `run` if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the daemon's binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground.
+    Run,
+    /// Read the settings, say what is wrong with them, and end.
+    CheckConfig,
+    /// Write a replica's output to its log. containerd starts this, one for each replica.
+    #[command(hide = true)]
+    LogDriver {
+        /// `<bytes>:<directory>`
+        target: String,
+    },
+}

@@ -1,0 +1,489 @@
+//! Settings: what is written in `roostd.toml`, and what it means.
+//!
+//! [`Raw`] is the file and nothing more. [`Config::resolve`] is the only way from it to the settings that the daemon
+//! uses: it fills in defaults, reads durations and amounts, and reports all mistakes with the paths of their keys.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::image::{PullPolicy, RegistrySettings};
+use crate::units;
+
+/// Where the settings are, unless the command line says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/roost/roostd.toml";
+
+/// The settings of the daemon, complete and valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the API and the functions answer, unless systemd hands over a socket.
+    pub listen: SocketAddr,
+    /// Who may use the API; `None` for everybody.
+    pub auth: Option<Auth>,
+    /// What must survive a reboot.
+    pub state: PathBuf,
+    /// What must not.
+    pub run: PathBuf,
+    /// containerd.
+    pub containerd: Containerd,
+    /// Functions.
+    pub functions: Functions,
+    /// Their network.
+    pub network: Network,
+    /// Their images.
+    pub images: Images,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Output.
+    pub logs: Logs,
+}
+
+/// Who may use the API.
+#[derive(Debug, Clone)]
+pub struct Auth {
+    /// The user's name.
+    pub user: String,
+    /// The file that holds the password.
+    pub password_file: PathBuf,
+}
+
+/// How to reach containerd and what to ask of it.
+#[derive(Debug, Clone)]
+pub struct Containerd {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// The snapshotter that holds root file systems.
+    pub snapshotter: String,
+    /// The cgroup under which replicas are put.
+    pub cgroup_parent: String,
+    /// Do the replicas of a namespace share one shim?
+    pub share_shim: bool,
+}
+
+/// The lives of replicas.
+#[derive(Debug, Clone)]
+pub struct Functions {
+    /// From TERM to KILL.
+    pub stop_grace: Duration,
+    /// How long a replica that is replaced may go on with what it has; also how long the daemon waits at its own end.
+    pub drain: Duration,
+    /// From the start of the process until it is ready.
+    pub start_timeout: Duration,
+    /// Are system calls filtered?
+    pub seccomp: bool,
+}
+
+/// The network of functions.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// The CNI configuration.
+    pub conflist: PathBuf,
+    /// Where CNI plugins are.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// Instead of the bridge that the configuration names.
+    pub bridge: Option<String>,
+    /// Instead of the subnet that the configuration names.
+    pub subnet: Option<IpNet>,
+    /// Resolvers, instead of the host's.
+    pub dns: Vec<IpAddr>,
+}
+
+/// Where images come from and how long they stay.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// When a registry is asked.
+    pub policy: PullPolicy,
+    /// Credentials, in Docker's form.
+    pub docker_config: PathBuf,
+    /// How long an image that no function uses is kept.
+    pub keep_unused: Duration,
+    /// The largest image, in bytes.
+    pub max_size: u64,
+    /// Registries that are not reached in the ordinary way, by `host[:port]`.
+    pub registries: HashMap<String, RegistrySettings>,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// Until the head of a function's answer.
+    pub request: Duration,
+    /// Without a byte on a body.
+    pub idle: Duration,
+    /// Without a byte on an upgraded connection.
+    pub tunnel_idle: Duration,
+    /// Until the head of a client's request is complete.
+    pub header: Duration,
+    /// Until a replica accepts a connection.
+    pub connect: Duration,
+    /// Until there is a replica.
+    pub waiting: Duration,
+}
+
+/// Output of functions and of the daemon.
+#[derive(Debug, Clone)]
+pub struct Logs {
+    /// How much of a replica's output is kept, in bytes.
+    pub max_size: u64,
+    /// What the daemon says: a filter of the `tracing` kind.
+    pub level: String,
+}
+
+/// The file, as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Raw {
+    server: RawServer,
+    auth: RawAuth,
+    paths: RawPaths,
+    containerd: RawContainerd,
+    functions: RawFunctions,
+    network: RawNetwork,
+    images: RawImages,
+    timeouts: RawTimeouts,
+    logs: RawLogs,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawServer {
+    listen: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAuth {
+    enabled: Option<bool>,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawPaths {
+    state: Option<PathBuf>,
+    run: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawContainerd {
+    socket: Option<PathBuf>,
+    snapshotter: Option<String>,
+    cgroup_parent: Option<String>,
+    share_shim: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawFunctions {
+    stop_grace: Option<String>,
+    drain: Option<String>,
+    start_timeout: Option<String>,
+    seccomp: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawNetwork {
+    conflist: Option<PathBuf>,
+    plugin_dirs: Option<Vec<PathBuf>>,
+    bridge: Option<String>,
+    subnet: Option<String>,
+    dns: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawImages {
+    policy: Option<String>,
+    docker_config: Option<PathBuf>,
+    keep_unused: Option<String>,
+    max_size: Option<String>,
+    registries: BTreeMap<String, RawRegistry>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawRegistry {
+    plain_http: Option<bool>,
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawTimeouts {
+    request: Option<String>,
+    idle: Option<String>,
+    tunnel_idle: Option<String>,
+    header: Option<String>,
+    connect: Option<String>,
+    waiting: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLogs {
+    max_size: Option<String>,
+    level: Option<String>,
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a key that is not known.
+    #[error("{path}: {why}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        why: Box<toml::de::Error>,
+    },
+    /// The file says things that cannot be.
+    #[error("{path}:\n{mistakes}")]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// All of them.
+        mistakes: Mistakes,
+    },
+}
+
+/// What is wrong with the settings: one line a mistake, each with the path of its key.
+#[derive(Debug, Default)]
+pub struct Mistakes(Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(|line| format!("  {line}")).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl Mistakes {
+    /// Reads the value of `key`, or takes the default; a mistake is noted and the default stands in for it.
+    fn read<T, E: fmt::Display>(
+        &mut self,
+        key: &str,
+        value: Option<&str>,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> T {
+        match value.map(|text| parse(text).map_err(|why| format!("{key} = {text:?}: {why}"))) {
+            None => default,
+            Some(Ok(parsed)) => parsed,
+            Some(Err(mistake)) => {
+                self.0.push(mistake);
+                default
+            }
+        }
+    }
+
+    fn duration(&mut self, key: &str, value: Option<&str>, default_seconds: u64) -> Duration {
+        self.read(key, value, Duration::from_secs(default_seconds), units::duration)
+    }
+
+    fn require(&mut self, holds: bool, mistake: &str) {
+        if !holds {
+            self.0.push(mistake.to_owned());
+        }
+    }
+}
+
+impl Config {
+    /// Reads the settings in `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be read or does not hold settings.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let raw = toml::from_str(&text)
+            .map_err(|why| ConfigError::Parse { path: path.to_owned(), why: Box::new(why) })?;
+        Self::resolve(raw).map_err(|mistakes| ConfigError::Invalid { path: path.to_owned(), mistakes })
+    }
+
+    fn resolve(raw: Raw) -> Result<Self, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let m = &mut mistakes;
+        let listen = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let config = Self {
+            listen: m.read("server.listen", raw.server.listen.as_deref(), listen, |text| {
+                text.parse().map_err(|_| "expected ADDRESS:PORT, such as 127.0.0.1:8080 or [::]:8080")
+            }),
+            auth: raw.auth.enabled.unwrap_or(true).then(|| Auth {
+                user: raw.auth.user.unwrap_or_else(|| "admin".into()),
+                password_file: raw.auth.password_file.unwrap_or_else(|| "/etc/roost/admin-password".into()),
+            }),
+            state: raw.paths.state.unwrap_or_else(|| "/var/lib/roost".into()),
+            run: raw.paths.run.unwrap_or_else(|| "/run/roost".into()),
+            containerd: raw.containerd.resolve(),
+            functions: raw.functions.resolve(m),
+            network: raw.network.resolve(m),
+            images: raw.images.resolve(m),
+            timeouts: raw.timeouts.resolve(m),
+            logs: raw.logs.resolve(m),
+        };
+        for (key, path) in [("paths.state", &config.state), ("paths.run", &config.run)] {
+            m.require(path.is_absolute(), &format!("{key} = {}: expected an absolute path", path.display()));
+        }
+        m.require(
+            config.containerd.cgroup_parent.starts_with('/'),
+            "containerd.cgroup_parent: expected a path that begins with '/'",
+        );
+        if mistakes.0.is_empty() { Ok(config) } else { Err(mistakes) }
+    }
+}
+
+impl RawContainerd {
+    fn resolve(self) -> Containerd {
+        Containerd {
+            socket: self.socket.unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
+            snapshotter: self.snapshotter.unwrap_or_else(|| "overlayfs".into()),
+            cgroup_parent: self.cgroup_parent.unwrap_or_else(|| "/roost".into()),
+            share_shim: self.share_shim.unwrap_or(true),
+        }
+    }
+}
+
+impl RawFunctions {
+    fn resolve(self, m: &mut Mistakes) -> Functions {
+        Functions {
+            stop_grace: m.duration("functions.stop_grace", self.stop_grace.as_deref(), 10),
+            drain: m.duration("functions.drain", self.drain.as_deref(), 30),
+            start_timeout: m.duration("functions.start_timeout", self.start_timeout.as_deref(), 60),
+            seccomp: self.seccomp.unwrap_or(true),
+        }
+    }
+}
+
+impl RawNetwork {
+    fn resolve(self, m: &mut Mistakes) -> Network {
+        let subnet =
+            |text: &str| text.parse().map(Some).map_err(|_| "expected a subnet such as 10.63.0.0/16");
+        let mut dns = Vec::new();
+        for text in &self.dns {
+            let parse = |text: &str| text.parse().map(Some).map_err(|_| "expected the address of a resolver");
+            dns.extend(m.read("network.dns", Some(text), None::<IpAddr>, parse));
+        }
+        Network {
+            conflist: self.conflist.unwrap_or_else(|| "/etc/roost/cni/10-roost.conflist".into()),
+            plugin_dirs: self
+                .plugin_dirs
+                .unwrap_or_else(|| vec!["/usr/lib/cni".into(), "/opt/cni/bin".into()]),
+            bridge: self.bridge,
+            subnet: m.read("network.subnet", self.subnet.as_deref(), None, subnet),
+            dns,
+        }
+    }
+}
+
+impl RawImages {
+    fn resolve(self, m: &mut Mistakes) -> Images {
+        let policy = |text: &str| match text {
+            "Always" => Ok(PullPolicy::Always),
+            "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
+            _ => Err("expected Always or IfNotPresent"),
+        };
+        let registry =
+            |raw: RawRegistry| RegistrySettings { plain_http: raw.plain_http, ca_file: raw.ca_file };
+        Images {
+            policy: m.read("images.policy", self.policy.as_deref(), PullPolicy::Always, policy),
+            docker_config: self.docker_config.unwrap_or_else(|| "/etc/roost/config.json".into()),
+            keep_unused: m.duration("images.keep_unused", self.keep_unused.as_deref(), 24 * 3600),
+            max_size: m.read("images.max_size", self.max_size.as_deref(), 10 << 30, units::memory),
+            registries: self.registries.into_iter().map(|(host, raw)| (host, registry(raw))).collect(),
+        }
+    }
+}
+
+impl RawTimeouts {
+    fn resolve(self, m: &mut Mistakes) -> Timeouts {
+        Timeouts {
+            request: m.duration("timeouts.request", self.request.as_deref(), 300),
+            idle: m.duration("timeouts.idle", self.idle.as_deref(), 300),
+            tunnel_idle: m.duration("timeouts.tunnel_idle", self.tunnel_idle.as_deref(), 3600),
+            header: m.duration("timeouts.header", self.header.as_deref(), 10),
+            connect: m.duration("timeouts.connect", self.connect.as_deref(), 5),
+            waiting: m.duration("timeouts.waiting", self.waiting.as_deref(), 60),
+        }
+    }
+}
+
+impl RawLogs {
+    fn resolve(self, m: &mut Mistakes) -> Logs {
+        let level = |text: &str| {
+            tracing_subscriber::EnvFilter::try_new(text)
+                .map(|_| text.to_owned())
+                .map_err(|why| why.to_string())
+        };
+        Logs {
+            max_size: m.read("logs.max_size", self.max_size.as_deref(), 10 << 20, units::memory),
+            level: m.read("logs.level", self.level.as_deref(), "info".to_owned(), level),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str) -> Result<Config, String> {
+        let raw: Raw = toml::from_str(text).map_err(|why| why.to_string())?;
+        Config::resolve(raw).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let config = resolve("").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.auth.unwrap().user, "admin");
+        assert_eq!(config.timeouts.request, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn a_key_that_is_not_known_is_refused_by_name() {
+        assert!(resolve("[server]\nlisten_on = 1").unwrap_err().contains("listen_on"));
+        assert!(resolve("[sever]").unwrap_err().contains("sever"));
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_with_their_keys() {
+        let text = resolve(
+            "[server]\nlisten = '8080'\n[functions]\ndrain = 'soon'\n[network]\nsubnet = 'x'\ndns = ['y']\n\
+             [images]\npolicy = 'Never'\nmax_size = '0'\n[paths]\nstate = 'here'",
+        )
+        .unwrap_err();
+        for key in [
+            "server.listen",
+            "functions.drain",
+            "network.subnet",
+            "network.dns",
+            "images.policy",
+            "images.max_size",
+            "paths.state",
+        ] {
+            assert!(text.contains(key), "{key} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_file_that_is_shipped_means_the_defaults() {
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/roostd.toml");
+        let config = Config::load(Path::new(shipped)).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", resolve("").unwrap()));
+    }
+}

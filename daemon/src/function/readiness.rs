@@ -1,0 +1,238 @@
+//! When a replica may take requests.
+//!
+//! With a probe path in the annotations: when that path answers 2xx. Without: when port 8080 accepts a connection,
+//! unless `/_/health` answers 503 there, which is how a watchdog says "not yet". Never looks at a replica again
+//! once it is ready: an exit is noticed by waiting for it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::units;
+
+/// The path at which a watchdog tells how it is.
+const WATCHDOG_HEALTH: &str = "/_/health";
+
+/// The pause before the second try; it doubles up to [`LONGEST_PAUSE`]. A cold start is a matter of milliseconds.
+const FIRST_PAUSE: Duration = Duration::from_millis(4);
+
+/// The longest pause between two tries, unless a period is set.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a replica shows that it is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// The annotated path; `None` for the default behaviour.
+    path: Option<String>,
+    /// The pause before the first try.
+    initial_delay: Duration,
+    /// The pause between tries; `None` to begin fast and slow down.
+    period: Option<Duration>,
+    /// How long one try may take.
+    timeout: Duration,
+    /// How many answers in a row must be good.
+    successes: u32,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            path: None,
+            initial_delay: Duration::ZERO,
+            period: None,
+            timeout: Duration::from_secs(1),
+            successes: 1,
+        }
+    }
+}
+
+/// What one try found.
+enum Answer {
+    Ready,
+    NotYet,
+}
+
+impl Probe {
+    /// Reads `com.openfaas.ready.http.*`, and where that is absent `com.openfaas.health.http.*`, in the spellings of
+    /// old and new documentation.
+    ///
+    /// # Errors
+    /// With the annotation's name when its value is not a path, a duration or a count.
+    pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Self, String> {
+        let mut probe = Self::default();
+        for kind in ["health", "ready"] {
+            let get = |key: &str| {
+                let name = format!("com.openfaas.{kind}.http.{key}");
+                annotations.get(&name).map(|value| (name, value.trim()))
+            };
+            let duration = |keys: [&str; 2]| {
+                let Some((name, value)) = keys.into_iter().find_map(get) else { return Ok(None) };
+                units::duration(value).map(Some).map_err(|why| format!("{name}: {value:?}: {why}"))
+            };
+            if let Some((name, path)) = get("path") {
+                if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
+                    return Err(format!("{name}: {path:?}: expected a path that begins with '/'"));
+                }
+                probe.path = Some(path.to_owned());
+            }
+            probe.initial_delay =
+                duration(["initialDelaySeconds", "initialDelay"])?.unwrap_or(probe.initial_delay);
+            probe.period = duration(["periodSeconds", "period"])?.or(probe.period);
+            probe.timeout = duration(["timeoutSeconds", "timeout"])?.unwrap_or(probe.timeout);
+            if let Some((name, count)) = get("successThreshold") {
+                probe.successes = match count.parse() {
+                    Ok(count @ 1..=100) => count,
+                    _ => return Err(format!("{name}: {count:?}: expected a count from 1 to 100")),
+                };
+            }
+        }
+        Ok(probe)
+    }
+
+    /// Resolves when the replica at `address` is ready. Has no deadline: whoever awaits it sets one.
+    pub async fn ready(&self, address: SocketAddr) {
+        sleep(self.initial_delay).await;
+        let mut pause = self.period.unwrap_or(FIRST_PAUSE);
+        let mut successes = 0;
+        loop {
+            match self.try_once(address).await {
+                Answer::Ready => successes += 1,
+                Answer::NotYet => successes = 0,
+            }
+            if successes >= self.successes {
+                return;
+            }
+            // Nothing tells from outside when a process begins to listen: asking again is all there is.
+            sleep(pause).await;
+            pause = self.period.unwrap_or((pause * 2).min(LONGEST_PAUSE));
+        }
+    }
+
+    async fn try_once(&self, address: SocketAddr) -> Answer {
+        let Ok(Ok(stream)) = timeout(self.timeout, TcpStream::connect(address)).await else {
+            return Answer::NotYet;
+        };
+        let path = self.path.as_deref().unwrap_or(WATCHDOG_HEALTH);
+        let status = timeout(self.timeout, get(stream, address, path)).await.ok().flatten();
+        match (status, &self.path) {
+            (Some(status), _) if status.is_success() => Answer::Ready,
+            (_, Some(_)) | (Some(StatusCode::SERVICE_UNAVAILABLE), None) => Answer::NotYet,
+            // It listens and is no watchdog: whatever it said to a path that it does not know, it can be reached.
+            _ => Answer::Ready,
+        }
+    }
+}
+
+/// The status that `path` answers with; `None` when what listens there does not speak HTTP.
+async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Option<StatusCode> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    let request = Request::get(path)
+        .header(header::HOST, address.to_string())
+        // Watchdogs leave requests of this agent out of their logs.
+        .header(header::USER_AGENT, concat!("kube-probe/roost-", env!("CARGO_PKG_VERSION")))
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .ok()?;
+    // The connection may end in the same moment as the answer arrives: only the answer counts, and it is an error
+    // if the connection ended without one.
+    let drive = async {
+        if let Err(error) = connection.await {
+            tracing::trace!(%error, "probe");
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        response = sender.send_request(request) => response.ok().map(|r| r.status()),
+        () = drive => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn probe(pairs: &[(&str, &str)]) -> Result<Probe, String> {
+        let annotations = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Probe::parse(&annotations)
+    }
+
+    /// Answers one connection after the other with the given statuses, and tells which paths were asked for.
+    async fn server(statuses: &'static [u16]) -> (SocketAddr, tokio::task::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let mut paths = Vec::new();
+            for status in statuses {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = vec![0; 4096];
+                let n = stream.read(&mut head).await.unwrap();
+                let text = String::from_utf8_lossy(&head[..n]).into_owned();
+                paths.push(text.split(' ').nth(1).unwrap().to_owned());
+                let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+            paths
+        });
+        (address, task)
+    }
+
+    #[test]
+    fn both_spellings_are_read_and_bad_values_are_named() {
+        let new = probe(&[
+            ("com.openfaas.ready.http.path", "/up"),
+            ("com.openfaas.ready.http.periodSeconds", "1s"),
+        ]);
+        let old =
+            probe(&[("com.openfaas.health.http.path", "/up"), ("com.openfaas.health.http.period", "1")]);
+        assert_eq!(new, old);
+        for (key, value) in
+            [("path", "up"), ("path", "/a b"), ("timeoutSeconds", "soon"), ("successThreshold", "0")]
+        {
+            let name = format!("com.openfaas.ready.http.{key}");
+            assert!(probe(&[(&name, value)]).unwrap_err().starts_with(&name), "{key}={value}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_annotated_path_must_answer_2xx() {
+        let (address, server) = server(&[503, 404, 204]).await;
+        let probe = probe(&[("com.openfaas.ready.http.path", "/up")]).unwrap();
+        timeout(DEADLINE, probe.ready(address)).await.unwrap();
+        assert_eq!(server.await.unwrap(), ["/up", "/up", "/up"]);
+    }
+
+    #[tokio::test]
+    async fn a_watchdog_that_says_503_is_waited_for_and_a_plain_server_that_says_404_is_ready() {
+        let (address, watchdog) = server(&[503, 200]).await;
+        timeout(DEADLINE, Probe::default().ready(address)).await.unwrap();
+        assert_eq!(watchdog.await.unwrap(), ["/_/health", "/_/health"]);
+        let (address, plain) = server(&[404]).await;
+        timeout(DEADLINE, Probe::default().ready(address)).await.unwrap();
+        assert_eq!(plain.await.unwrap(), ["/_/health"]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_ready_before_it_listens() {
+        let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = reserved.local_addr().unwrap();
+        drop(reserved);
+        let ready = tokio::spawn(async move { Probe::default().ready(address).await });
+        tokio::task::yield_now().await;
+        assert!(!ready.is_finished());
+        let listener = TcpListener::bind(address).await.unwrap();
+        let accept = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        timeout(DEADLINE, ready).await.unwrap().unwrap();
+        accept.abort();
+    }
+}

@@ -1,0 +1,303 @@
+//! What a user asks for: the deployment as it was sent, and the function that it describes.
+//!
+//! Owns the JSON of a deployment and every rule about what is valid in it. Validation reports all mistakes at
+//! once, each with the name of its field. Nothing here looks at the host.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use roost_proxy::function::{DEFAULT_NAMESPACE, FunctionKey, FunctionName, Namespace};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::function::readiness::Probe;
+use crate::image::Reference;
+use crate::runtime::Limits;
+use crate::units;
+
+/// How many replicas a function may ask for. One machine, and each replica takes an address and a process.
+const MAX_REPLICAS: u32 = 500;
+
+/// The longest label key and value together, in bytes: what containerd takes.
+const MAX_LABEL: usize = 4096;
+
+/// The body of `POST` and `PUT /system/functions`, kept as it was sent so that it can be echoed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Deployment {
+    /// The function's name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service: String,
+    /// The image reference, as written.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub image: String,
+    /// The namespace; empty for the default one.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Becomes `fprocess` in the environment.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    pub env_process: String,
+    /// The environment.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "BTreeMap::is_empty")]
+    pub env_vars: BTreeMap<String, String>,
+    /// Kept and echoed; one machine has nothing to choose from.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<String>,
+    /// Names of secrets.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+    /// Labels.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// What a replica may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Resources>,
+    /// What a replica would like to have: kept and echoed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Resources>,
+    /// Is the root file system read-only, with a writable `/tmp`?
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "std::ops::Not::not")]
+    pub read_only_root_filesystem: bool,
+}
+
+/// Amounts as Kubernetes writes them, kept in the spelling they were sent in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Such as `128Mi`.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    pub memory: String,
+    /// Such as `100m`.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    pub cpu: String,
+}
+
+/// Official clients send a literal `null` for what the user did not set.
+fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A valid function: a deployment with everything in it that Roost acts on, parsed.
+#[derive(Debug, Clone)]
+pub struct FunctionSpec {
+    /// Which function.
+    pub key: FunctionKey,
+    /// Its image.
+    pub image: Reference,
+    /// What a replica may use.
+    pub limits: Limits,
+    /// How many replicas are wanted.
+    pub replicas: u32,
+    /// How a replica shows that it is ready.
+    pub probe: Probe,
+    /// What was sent.
+    pub deployment: Deployment,
+}
+
+/// Everything that is wrong with a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Invalid(Vec<String>);
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl FunctionSpec {
+    /// Checks a deployment.
+    ///
+    /// # Errors
+    /// With every mistake in it, each named by its field.
+    pub fn parse(deployment: Deployment) -> Result<Self, Invalid> {
+        let mut mistakes = Mistakes::default();
+        let name = mistakes.take("service", required(&deployment.service).and_then(parsed::<FunctionName>));
+        let namespace = mistakes.take("namespace", parse_namespace(&deployment.namespace));
+        let image = mistakes.take("image", required(&deployment.image).and_then(parsed::<Reference>));
+        let limits = parse_limits(&mut mistakes, "limits", deployment.limits.as_ref());
+        parse_limits(&mut mistakes, "requests", deployment.requests.as_ref());
+        let replicas = mistakes.take("labels.com.openfaas.scale.min", replicas(&deployment.labels));
+        let probe = mistakes.take("annotations", Probe::parse(&deployment.annotations));
+        check_environment(&mut mistakes, &deployment.env_vars);
+        for (key, value) in &deployment.labels {
+            if key.is_empty() || key.len() + value.len() > MAX_LABEL {
+                mistakes.add(format!(
+                    "labels.{key}: expected a key, and at most {MAX_LABEL} bytes of key and value together"
+                ));
+            }
+        }
+        if let Some(secret) = deployment.secrets.first() {
+            mistakes.add(format!("secrets: unable to find secret: {secret}"));
+        }
+        match (name, namespace, image, replicas, probe) {
+            (Some(name), Some(namespace), Some(image), Some(replicas), Some(probe))
+                if mistakes.0.is_empty() =>
+            {
+                let key = FunctionKey::new(namespace, name);
+                Ok(Self { key, image, limits, replicas, probe, deployment })
+            }
+            _ => Err(Invalid(mistakes.0)),
+        }
+    }
+
+    /// The environment of a replica, without the image's own: what the user set, and who the function is.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let mut environment = BTreeMap::from([
+            ("OPENFAAS_NAME".to_owned(), self.key.name.to_string()),
+            ("OPENFAAS_NAMESPACE".to_owned(), self.key.namespace.to_string()),
+        ]);
+        if !self.deployment.env_process.is_empty() {
+            environment.insert("fprocess".to_owned(), self.deployment.env_process.clone());
+        }
+        environment.extend(self.deployment.env_vars.iter().map(|(k, v)| (k.clone(), v.clone())));
+        environment
+    }
+}
+
+/// Mistakes found so far.
+#[derive(Default)]
+struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    fn add(&mut self, text: String) {
+        self.0.push(text);
+    }
+
+    /// The value, or `None` with the mistake noted under its field's name.
+    fn take<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|why| self.add(format!("{field}: {why}"))).ok()
+    }
+}
+
+fn required(text: &str) -> Result<&str, String> {
+    if text.is_empty() { Err("is required".to_owned()) } else { Ok(text) }
+}
+
+fn parsed<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|why: T::Err| why.to_string())
+}
+
+/// Reads a namespace as the API's calls name it: empty for the default one.
+///
+/// # Errors
+/// When it is not a name, or not one that functions can be deployed to.
+pub fn parse_namespace(text: &str) -> Result<Namespace, String> {
+    if text.is_empty() {
+        return Ok(Namespace::default());
+    }
+    let namespace: Namespace = parsed(text)?;
+    if namespace.as_str() == DEFAULT_NAMESPACE {
+        Ok(namespace)
+    } else {
+        Err(format!("namespace not valid: {namespace} does not exist"))
+    }
+}
+
+fn parse_limits(mistakes: &mut Mistakes, field: &str, resources: Option<&Resources>) -> Limits {
+    let amount = |text: &str, read: fn(&str) -> Result<u64, units::UnitError>| {
+        if text.is_empty() {
+            Ok(None)
+        } else {
+            read(text).map(Some).map_err(|why| format!("{text:?}: {why}"))
+        }
+    };
+    let Some(resources) = resources else { return Limits::default() };
+    let memory = mistakes.take(&format!("{field}.memory"), amount(&resources.memory, units::memory));
+    let cpu = mistakes.take(&format!("{field}.cpu"), amount(&resources.cpu, units::cpu_millis));
+    Limits { memory_bytes: memory.flatten(), cpu_millis: cpu.flatten() }
+}
+
+/// How many replicas the labels ask for.
+///
+/// # Errors
+/// When the value is not a count.
+pub fn replicas(labels: &BTreeMap<String, String>) -> Result<u32, String> {
+    let Some(text) = labels.get("com.openfaas.scale.min") else { return Ok(1) };
+    match text.parse() {
+        Ok(replicas @ 1..=MAX_REPLICAS) => Ok(replicas),
+        _ => Err(format!("{text:?}: expected a number of replicas from 1 to {MAX_REPLICAS}")),
+    }
+}
+
+fn check_environment(mistakes: &mut Mistakes, environment: &BTreeMap<String, String>) {
+    for (key, value) in environment {
+        if key.is_empty() || key.contains(['=', '\0']) {
+            mistakes.add(format!(
+                "envVars.{}: a variable's name cannot be empty or hold '='",
+                key.escape_debug()
+            ));
+        }
+        if value.contains('\0') {
+            mistakes.add(format!("envVars.{}: a variable cannot hold a NUL byte", key.escape_debug()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(value: serde_json::Value) -> Result<FunctionSpec, String> {
+        let deployment: Deployment = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        FunctionSpec::parse(deployment).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn nulls_are_accepted_where_official_clients_send_them() {
+        let spec = parse(json!({
+            "service": "f", "image": "busybox", "labels": null, "annotations": null, "envVars": null,
+            "secrets": null, "constraints": null, "namespace": null, "limits": null, "network": "old", "registryAuth": ""
+        }))
+        .unwrap();
+        assert_eq!(spec.key.to_string(), "f.openfaas-fn");
+    }
+
+    #[test]
+    fn what_was_not_set_is_not_echoed_and_what_was_set_is_echoed_as_sent() {
+        let sent = json!({
+            "service": "f", "image": "busybox", "labels": {}, "annotations": {"note": "a\nb"},
+            "limits": {"memory": "5Mi", "cpu": "100m"}, "envVars": {"A": "b=c"}
+        });
+        assert_eq!(serde_json::to_value(parse(sent.clone()).unwrap().deployment).unwrap(), sent);
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once_with_their_fields() {
+        let text = parse(json!({
+            "service": "Bad_Name", "image": "", "namespace": "nowhere", "limits": {"memory": "lots", "cpu": "-1"},
+            "envVars": {"A=B": "x"}, "labels": {"com.openfaas.scale.min": "0"}, "secrets": ["key"]
+        }))
+        .unwrap_err();
+        for field in [
+            "service:",
+            "image: is required",
+            "namespace:",
+            "limits.memory:",
+            "limits.cpu:",
+            "envVars.A=B:",
+            "labels.com.openfaas.scale.min:",
+            "unable to find secret: key",
+        ] {
+            assert!(text.contains(field), "{field} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_environment_names_the_function_and_an_explicit_variable_wins() {
+        let spec = parse(json!({
+            "service": "f", "image": "busybox", "envProcess": "cat", "envVars": {"fprocess": "sort", "A": "1"}
+        }))
+        .unwrap();
+        let environment = spec.environment();
+        assert_eq!(environment["fprocess"], "sort");
+        assert_eq!(environment["OPENFAAS_NAMESPACE"], "openfaas-fn");
+    }
+}

@@ -1,0 +1,159 @@
+//! What is told of a function: the body of `GET /system/function/{name}`.
+
+use jiff::Timestamp;
+use roost_proxy::function::ReplicaId;
+use serde::Serialize;
+
+use crate::function::record::FunctionRecord;
+use crate::function::rollout::Phase;
+use crate::function::spec::Deployment;
+use crate::image::Progress;
+
+/// What the function's controller is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum FunctionPhase {
+    /// The image is being fetched.
+    Pulling,
+    /// Replicas are coming up.
+    #[default]
+    Starting,
+    /// All replicas of the newest revision are ready.
+    Ready,
+    /// Replicas of the newest revision are coming up beside those that serve.
+    Updating,
+    /// The newest revision does not come up. It is tried again; what served before goes on serving.
+    Failed,
+    /// The function was deleted and its replicas are ending.
+    Removing,
+}
+
+/// One replica, as shown.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaStatus {
+    /// Which replica.
+    pub id: ReplicaId,
+    /// How far it is.
+    pub phase: Phase,
+    /// Its revision.
+    pub revision: String,
+    /// Where it answers, once it is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// When it was started, or adopted by this daemon.
+    pub started_at: Timestamp,
+}
+
+/// What the controller last said.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// The newest revision that the controller knew of when it said this.
+    pub revision: String,
+    /// What it is doing.
+    pub phase: FunctionPhase,
+    /// For people: why the newest revision is not up.
+    pub message: Option<String>,
+    /// How far the image is, while it is fetched.
+    pub image: Option<Progress>,
+    /// Its replicas.
+    pub replicas: Vec<ReplicaStatus>,
+    /// How many replicas had to be replaced since the daemon started.
+    pub restarts: u64,
+    /// How the last replica that ended by itself ended.
+    pub last_exit: Option<String>,
+}
+
+impl Status {
+    /// How many replicas take requests.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.replicas.iter().filter(|r| r.phase == Phase::Ready).count()
+    }
+}
+
+/// A function, as the API shows it: the fields of the contract, and `status`, which is ours.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionView {
+    name: String,
+    image: String,
+    namespace: String,
+    #[serde(flatten)]
+    deployment: Deployment,
+    #[serde(skip_serializing_if = "is_zero")]
+    invocation_count: u64,
+    replicas: u64,
+    available_replicas: u64,
+    created_at: Timestamp,
+    status: StatusView,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusView {
+    phase: FunctionPhase,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    revision: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<ImageView>,
+    replicas: Vec<ReplicaStatus>,
+    restarts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_exit: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ImageView {
+    done: u64,
+    total: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl FunctionView {
+    /// Puts together what is wanted and what is.
+    #[must_use]
+    pub fn new(
+        namespace: String,
+        record: &FunctionRecord,
+        wanted: u32,
+        status: &Status,
+        invocations: u64,
+    ) -> Self {
+        let mut deployment = record.newest.deployment.clone();
+        let name = std::mem::take(&mut deployment.service);
+        let image = std::mem::take(&mut deployment.image);
+        deployment.namespace.clear();
+        // Official providers add this label, and clients look for it.
+        deployment.labels.insert("faas_function".to_owned(), name.clone());
+        // What was said of an older revision is not true of this one.
+        let current = status.revision == record.newest.id;
+        let waiting =
+            if record.serving.is_some() { FunctionPhase::Updating } else { FunctionPhase::Starting };
+        let progress =
+            status.image.as_ref().map(|p| ImageView { done: p.done_bytes(), total: p.total_bytes() });
+        Self {
+            name,
+            image,
+            namespace,
+            deployment,
+            invocation_count: invocations,
+            replicas: wanted.into(),
+            available_replicas: status.available() as u64,
+            created_at: record.created_at,
+            status: StatusView {
+                phase: if current { status.phase } else { waiting },
+                message: status.message.clone().filter(|_| current),
+                revision: record.newest.id.clone(),
+                image: progress,
+                replicas: status.replicas.clone(),
+                restarts: status.restarts,
+                last_exit: status.last_exit.clone(),
+            },
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What a replica needs to reach and to be reached: its address, its names, its resolvers.
+//!
+//! Owns the files that replicas see as `/etc/hosts` and `/etc/resolv.conf`. Attaching itself is `roost-cni`'s.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use roost_cni::{Attachment, Conflist, Network};
+use roost_proxy::function::{FunctionKey, ReplicaId};
+use tracing::warn;
+
+use crate::runtime::BindMount;
+
+/// The names under which functions know the proxy, in OpenFaaS on one machine and on Kubernetes.
+const GATEWAY_NAMES: &str = "gateway gateway.openfaas gateway.openfaas.svc.cluster.local";
+
+/// Where the host's resolvers are named. Behind the first: where resolver services that put themselves on a loopback
+/// address say which servers they ask.
+const RESOLVER_FILES: [&str; 4] = [
+    "/etc/resolv.conf",
+    "/run/systemd/resolve/resolv.conf",
+    "/run/NetworkManager/no-stub-resolv.conf",
+    "/run/dnsmasq/resolv.conf",
+];
+
+/// What can go wrong with a replica's network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A plugin or a namespace.
+    #[error(transparent)]
+    Cni(#[from] roost_cni::Error),
+    /// A file that a replica is to see.
+    #[error("cannot write {path}: {source}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The network of the host's functions. Cheap to clone.
+#[derive(Clone)]
+pub struct HostNetwork {
+    cni: Network,
+    files: Arc<Files>,
+}
+
+#[derive(Debug)]
+struct Files {
+    gateway: Option<IpAddr>,
+    /// One `hosts` file a replica.
+    hosts: PathBuf,
+    resolv_conf: PathBuf,
+    dns: Vec<IpAddr>,
+}
+
+impl HostNetwork {
+    /// The network that `conflist` describes, with its files under `run`. `dns` overrides the host's resolvers.
+    ///
+    /// # Errors
+    /// When a plugin is missing or a file cannot be written.
+    pub fn new(
+        conflist: Conflist,
+        plugin_dirs: Vec<PathBuf>,
+        run: &Path,
+        dns: Vec<IpAddr>,
+    ) -> Result<Self, NetworkError> {
+        let files = Files {
+            gateway: conflist.gateway(),
+            hosts: run.join("hosts"),
+            resolv_conf: run.join("resolv.conf"),
+            dns,
+        };
+        std::fs::create_dir_all(&files.hosts)
+            .map_err(|source| NetworkError::File { path: files.hosts.clone(), source })?;
+        let cni = Network::new(roost_cni::Settings {
+            conflist,
+            plugin_dirs,
+            cache_dir: run.join("cni"),
+            netns_dir: run.join("netns"),
+        })?;
+        let network = Self { cni, files: Arc::new(files) };
+        network.write_resolv_conf()?;
+        Ok(network)
+    }
+
+    /// The address at which functions reach this host.
+    #[must_use]
+    pub fn gateway(&self) -> Option<IpAddr> {
+        self.files.gateway
+    }
+
+    /// Gives a replica its network namespace, its address and its hosts file.
+    ///
+    /// # Errors
+    /// When a plugin fails; then nothing is left of the attachment.
+    pub async fn attach(&self, id: &ReplicaId, key: &FunctionKey) -> Result<Attachment, NetworkError> {
+        let attachment = self.cni.attach(id.as_str()).await?;
+        let text = hosts(self.files.gateway, attachment.address, key.name.as_str());
+        write(&self.files.hosts.join(id.as_str()), &text)?;
+        Ok(attachment)
+    }
+
+    /// Takes a replica's network away. All is well if there is none.
+    ///
+    /// # Errors
+    /// When a plugin fails; then it can be tried again.
+    pub async fn detach(&self, id: &ReplicaId) -> Result<(), NetworkError> {
+        self.cni.detach(id.as_str()).await?;
+        let path = self.files.hosts.join(id.as_str());
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(NetworkError::File { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes away what earlier daemons left, except of the replicas in `keep`.
+    ///
+    /// # Errors
+    /// When what is there cannot be listed.
+    pub async fn collect(
+        &self,
+        keep: &std::collections::HashSet<String>,
+    ) -> Result<Vec<String>, NetworkError> {
+        Ok(self.cni.collect(keep).await?)
+    }
+
+    /// What a replica sees of the network's files.
+    #[must_use]
+    pub fn mounts(&self, id: &ReplicaId) -> Vec<BindMount> {
+        let mount =
+            |source: PathBuf, target: &str| BindMount { source, target: target.into(), read_only: true };
+        vec![
+            mount(self.files.hosts.join(id.as_str()), "/etc/hosts"),
+            mount(self.files.resolv_conf.clone(), "/etc/resolv.conf"),
+        ]
+    }
+
+    fn write_resolv_conf(&self) -> Result<(), NetworkError> {
+        let read = |path: &str| std::fs::read_to_string(path).ok();
+        let text = if self.files.dns.is_empty() {
+            resolv_conf(RESOLVER_FILES.into_iter().filter_map(read))
+        } else {
+            self.files.dns.iter().map(|server| format!("nameserver {server}\n")).collect()
+        };
+        if !text.contains("nameserver") {
+            warn!("no resolver was found that functions can reach: set network.dns");
+        }
+        write(&self.files.resolv_conf, &text)
+    }
+}
+
+/// Writes a file in place: it may be mounted into replicas, and a mount follows the file, not its name.
+fn write(path: &Path, text: &str) -> Result<(), NetworkError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|()| std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)));
+    written.map_err(|source| NetworkError::File { path: path.to_owned(), source })
+}
+
+/// The hosts file of a replica at `address` whose host name is `name`.
+fn hosts(gateway: Option<IpAddr>, address: IpAddr, name: &str) -> String {
+    let gateway = gateway.map(|gateway| format!("{gateway}\t{GATEWAY_NAMES}\n")).unwrap_or_default();
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{address}\t{name}\n{gateway}")
+}
+
+/// The resolvers of the first file that names one that is not on a loopback address: inside a replica that address
+/// is the replica itself. Search domains and options of that file are kept.
+fn resolv_conf(files: impl Iterator<Item = String>) -> String {
+    for text in files {
+        let kept: Vec<&str> = text.lines().filter(|line| keeps(line)).collect();
+        if kept.iter().any(|line| line.starts_with("nameserver")) {
+            return kept.iter().map(|line| format!("{line}\n")).collect();
+        }
+    }
+    String::new()
+}
+
+fn keeps(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    match words.next() {
+        Some("nameserver") => {
+            let address = words.next().unwrap_or_default();
+            // A scope (`fe80::1%eth0`) means an interface that a replica does not have.
+            address.parse::<IpAddr>().is_ok_and(|address| !address.is_loopback())
+        }
+        Some("search" | "options") => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(files: &[&str]) -> String {
+        resolv_conf(files.iter().map(|text| (*text).to_owned()))
+    }
+
+    #[test]
+    fn resolvers_follow_the_host() {
+        assert_eq!(
+            resolved(&["# made by hand\nnameserver 192.0.2.1\nsearch lan\noptions edns0\ndomain x\n"]),
+            "nameserver 192.0.2.1\nsearch lan\noptions edns0\n"
+        );
+    }
+
+    #[test]
+    fn a_loopback_resolver_is_replaced_by_those_that_it_asks() {
+        assert_eq!(
+            resolved(&[
+                "nameserver 127.0.0.53\noptions edns0\n",
+                "nameserver 192.0.2.1\nnameserver 2001:db8::1\n"
+            ]),
+            "nameserver 192.0.2.1\nnameserver 2001:db8::1\n"
+        );
+        assert_eq!(resolved(&["nameserver ::1\nnameserver 192.0.2.7\n"]), "nameserver 192.0.2.7\n");
+        assert_eq!(resolved(&["nameserver 127.0.0.1\n", "nameserver fe80::1%eth0\n"]), "");
+    }
+
+    #[test]
+    fn a_replica_knows_itself_and_the_gateway() {
+        let text = hosts(Some([10, 63, 0, 1].into()), [10, 63, 0, 9].into(), "echo");
+        assert!(text.contains("10.63.0.9\techo\n"));
+        assert!(text.contains("10.63.0.1\tgateway gateway.openfaas gateway.openfaas.svc.cluster.local\n"));
+    }
+}

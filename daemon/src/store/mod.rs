@@ -1,0 +1,198 @@
+//! The embedded database: what should be, kept across restarts and power cuts.
+//!
+//! Owns the file, its tables and its version. A value is one byte of format version and then JSON. Every write is
+//! durable when it returns. All calls block: [`crate::function::registry`], the only user, runs them off the
+//! async workers. Never knows what is running.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use roost_proxy::function::FunctionKey;
+
+use crate::function::record::FunctionRecord;
+
+/// `namespace/name` → [`FunctionRecord`].
+const FUNCTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("functions");
+
+/// Facts about the file itself.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+
+/// The key in [`META`] of the schema's version.
+const SCHEMA: &str = "schema";
+
+/// The schema that this build reads and writes.
+const SCHEMA_VERSION: u64 = 1;
+
+/// The format of a value in [`FUNCTIONS`].
+const RECORD_FORMAT: u8 = 1;
+
+/// How much of the file redb may keep in memory, in bytes. The store is read once, at start.
+const CACHE: usize = 1 << 20;
+
+/// What can go wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened.
+    #[error("cannot open the store {path}: {source}")]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: redb::DatabaseError,
+    },
+    /// Written by another version of Roost.
+    #[error(
+        "the store {path} has version {found} and this roostd reads version {SCHEMA_VERSION}: install the version that wrote it"
+    )]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// The version in the file.
+        found: u64,
+    },
+    /// Reading or writing failed.
+    #[error("the store failed: {0}")]
+    Database(Box<redb::Error>),
+    /// A value cannot be read.
+    #[error("the record of {key} in the store cannot be read: {why}")]
+    Record {
+        /// Whose record.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl<E: Into<redb::Error>> From<E> for StoreError {
+    fn from(error: E) -> Self {
+        Self::Database(Box::new(error.into()))
+    }
+}
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// Opens the database at `path`, or makes it.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is in use by another process, or was written by another version.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let database = Database::builder()
+            .set_cache_size(CACHE)
+            .create(path)
+            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+        let transaction = database.begin_write()?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            let found = meta.get(SCHEMA)?.map(|version| version.value());
+            match found {
+                None => drop(meta.insert(SCHEMA, SCHEMA_VERSION)?),
+                Some(SCHEMA_VERSION) => {}
+                Some(found) => return Err(StoreError::Version { path: path.to_owned(), found }),
+            }
+            transaction.open_table(FUNCTIONS)?;
+        }
+        transaction.commit()?;
+        Ok(Self { database })
+    }
+
+    /// All functions.
+    ///
+    /// # Errors
+    /// When the file or a record in it cannot be read.
+    pub fn functions(&self) -> Result<Vec<FunctionRecord>, StoreError> {
+        let table = self.database.begin_read()?.open_table(FUNCTIONS)?;
+        table
+            .iter()?
+            .map(|entry| {
+                let (key, value) = entry?;
+                decode(value.value()).map_err(|why| StoreError::Record { key: key.value().to_owned(), why })
+            })
+            .collect()
+    }
+
+    /// Writes the record of a function.
+    ///
+    /// # Errors
+    /// When the file cannot be written. Then nothing has changed.
+    pub fn put(&self, key: &FunctionKey, record: &FunctionRecord) -> Result<(), StoreError> {
+        let value = encode(record).map_err(|why| StoreError::Record { key: key.to_string(), why })?;
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(FUNCTIONS)?.insert(path_of(key).as_str(), value.as_slice())?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Removes the record of a function, if it is there.
+    ///
+    /// # Errors
+    /// When the file cannot be written. Then nothing has changed.
+    pub fn remove(&self, key: &FunctionKey) -> Result<(), StoreError> {
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(FUNCTIONS)?.remove(path_of(key).as_str())?;
+        Ok(transaction.commit()?)
+    }
+}
+
+fn path_of(key: &FunctionKey) -> String {
+    format!("{}/{}", key.namespace, key.name)
+}
+
+fn encode(record: &FunctionRecord) -> Result<Vec<u8>, String> {
+    let mut value = vec![RECORD_FORMAT];
+    serde_json::to_writer(&mut value, record).map_err(|why| why.to_string())?;
+    Ok(value)
+}
+
+fn decode(value: &[u8]) -> Result<FunctionRecord, String> {
+    match value.split_first() {
+        Some((&RECORD_FORMAT, json)) => serde_json::from_slice(json).map_err(|why| why.to_string()),
+        Some((format, _)) => Err(format!("its format is {format}, this roostd reads {RECORD_FORMAT}")),
+        None => Err("it is empty".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::function::record::Revision;
+    use crate::function::spec::Deployment;
+
+    fn record(name: &str) -> (FunctionKey, FunctionRecord) {
+        let deployment =
+            Deployment { service: name.into(), image: "busybox".into(), ..Deployment::default() };
+        let key = FunctionKey::from_route(name).unwrap();
+        (key, FunctionRecord::new(Revision::new(deployment)))
+    }
+
+    #[test]
+    fn what_was_put_is_there_after_opening_again_and_what_was_removed_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roost.redb");
+        let ((a, record_a), (b, record_b)) = (record("a"), record("b"));
+        {
+            let store = Store::open(&path).unwrap();
+            store.put(&a, &record_a).unwrap();
+            store.put(&b, &record_b).unwrap();
+            store.remove(&a).unwrap();
+            store.remove(&a).unwrap();
+        }
+        assert_eq!(Store::open(&path).unwrap().functions().unwrap(), [record_b]);
+    }
+
+    #[test]
+    fn a_store_of_another_version_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roost.redb");
+        {
+            let store = Store::open(&path).unwrap();
+            let transaction = store.database.begin_write().unwrap();
+            transaction.open_table(META).unwrap().insert(SCHEMA, 99).unwrap();
+            transaction.commit().unwrap();
+        }
+        assert!(matches!(Store::open(&path), Err(StoreError::Version { found: 99, .. })));
+    }
+}

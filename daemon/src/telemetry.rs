@@ -1,0 +1,24 @@
+//! What the daemon says: to the journal where it runs, else to standard error.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Begins to log what passes `filter`; `RUST_LOG` goes before it.
+pub fn init(filter: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
+    let registry = tracing_subscriber::registry().with(filter);
+    // systemd names the journal's stream in this variable; without it standard error goes somewhere else.
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    match journal {
+        Some(journal) => registry.with(journal.with_syslog_identifier("roostd".to_owned())).init(),
+        None => {
+            let terminal = std::io::stderr().is_terminal();
+            registry
+                .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal))
+                .init();
+        }
+    }
+}
