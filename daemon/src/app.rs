@@ -15,6 +15,7 @@ use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::{Routes, Server, UpstreamLimits};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -93,6 +94,7 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
     info!(functions = records.len(), replicas = keep.len(), freed = freed.len(), "found");
     registry.restore(records, replicas);
 
+    let ending = CancellationToken::new();
     let api = Api {
         registry: Arc::clone(&registry),
         images: images.clone(),
@@ -100,6 +102,7 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
         max_archive: config.images.max_size,
         logs,
         credentials,
+        ending: ending.clone(),
     };
     let server = Server::new(server_settings(&config), routes, api::fallback(api));
     for listener in listeners.into_iter().chain(gateway_listener(&config, &network)) {
@@ -112,9 +115,10 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
     systemd::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
 
     let signal = systemd::asked_to_end().await;
+    ending.cancel();
     info!(signal, "ending: functions run on");
     systemd::notify(&[NotifyState::Stopping, NotifyState::Status("finishing requests")]);
-    let drained = server.shutdown(config.functions.drain).await;
+    let drained = server.shutdown(config.drain).await;
     if drained.cut > 0 {
         warn!(cut = drained.cut, "connections that did not end in time were cut");
     }

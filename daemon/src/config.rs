@@ -23,6 +23,8 @@ pub const DEFAULT_PATH: &str = "/etc/roost/roostd.toml";
 pub struct Config {
     /// Where the API and the functions answer, unless systemd hands over a socket.
     pub listen: SocketAddr,
+    /// How long requests in flight may go on when the daemon ends.
+    pub drain: Duration,
     /// Who may use the API; `None` for everybody.
     pub auth: Option<Auth>,
     /// What must survive a reboot.
@@ -70,7 +72,7 @@ pub struct Containerd {
 pub struct Functions {
     /// From TERM to KILL.
     pub stop_grace: Duration,
-    /// How long a replica that is replaced may go on with what it has; also how long the daemon waits at its own end.
+    /// How long a replica that is replaced may go on with what it has.
     pub drain: Duration,
     /// From the start of the process until it is ready.
     pub start_timeout: Duration,
@@ -153,6 +155,7 @@ struct Raw {
 #[serde(deny_unknown_fields, default)]
 struct RawServer {
     listen: Option<String>,
+    drain: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -324,6 +327,7 @@ impl Config {
             listen: m.read("server.listen", raw.server.listen.as_deref(), listen, |text| {
                 text.parse().map_err(|_| "expected ADDRESS:PORT, such as 127.0.0.1:8080 or [::]:8080")
             }),
+            drain: m.duration("server.drain", raw.server.drain.as_deref(), 10),
             auth: raw.auth.enabled.unwrap_or(true).then(|| Auth {
                 user: raw.auth.user.unwrap_or_else(|| "admin".into()),
                 password_file: raw.auth.password_file.unwrap_or_else(|| "/etc/roost/admin-password".into()),

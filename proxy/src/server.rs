@@ -3,9 +3,9 @@
 //! Owns the tasks. A panic in one ends that connection and no more. Never looks into a request.
 //!
 //! ```text
-//!   serving ──shutdown()──► draining ──all done──────► stopped
-//!                              │                          ▲
-//!                              └──deadline: cut the rest──┘
+//!   serving ──shutdown()──► draining ──last request done──► cutting tunnels ──► stopped
+//!                              │                                                  ▲
+//!                              └──deadline: cut everything────────────────────────┘
 //! ```
 
 use std::convert::Infallible;
@@ -96,7 +96,7 @@ impl Server {
     #[must_use]
     pub fn new(settings: Settings, routes: Routes, fallback: Fallback) -> Self {
         let (tracker, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let tunnels = Tunnels::new(tracker.clone(), cut.clone());
+        let tunnels = Tunnels::default();
         Self(Arc::new(Shared {
             handler: Arc::new(Handler { ids: CallIds::default(), routes, fallback, tunnels }),
             http: http(&settings, &tracker),
@@ -136,18 +136,21 @@ impl Server {
         }
     }
 
-    /// Accepts no more connections, lets requests and tunnels finish for up to `deadline`, then cuts the rest.
+    /// Accepts no more connections, lets requests finish for up to `deadline`, then cuts the rest.
+    ///
+    /// Tunnels go on meanwhile and are cut with the last request: they have no end of their own to wait for.
     pub async fn shutdown(&self, deadline: Duration) -> Drained {
         let shared = &self.0;
         shared.stop.cancel();
         shared.tracker.close();
-        if timeout(deadline, shared.tracker.wait()).await.is_ok() {
-            return Drained { cut: 0 };
+        let finished = timeout(deadline, shared.tracker.wait()).await.is_ok();
+        let cut = self.open();
+        if !finished {
+            shared.cut.cancel();
         }
-        let cut = shared.tracker.len();
-        shared.cut.cancel();
-        if timeout(CUT_GRACE, shared.tracker.wait()).await.is_err() {
-            warn!(left = shared.tracker.len(), "connections do not end");
+        let ended = async { tokio::join!(shared.tracker.wait(), shared.handler.tunnels.cut()) };
+        if timeout(CUT_GRACE, ended).await.is_err() {
+            warn!(left = self.open(), "connections do not end");
         }
         Drained { cut }
     }
@@ -155,7 +158,7 @@ impl Server {
     /// Tasks that serve connections and tunnels now.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.0.tracker.len()
+        self.0.tracker.len() + self.0.handler.tunnels.len()
     }
 }
 

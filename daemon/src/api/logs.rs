@@ -21,7 +21,8 @@ pub(super) async fn logs(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     if !api.registry.contains(&query.key) {
         return Err(ApiError::new(StatusCode::NOT_FOUND, format!("function: {} not found", query.key)));
     }
-    let lines = api.logs.read(query).filter_map(|record| async move {
+    let records = api.logs.read(query).take_until(api.ending.cancelled_owned());
+    let lines = records.filter_map(|record| async move {
         match record {
             Ok(record) => serde_json::to_vec(&record).ok().map(|mut line| {
                 line.push(b'\n');

@@ -19,6 +19,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use roost_proxy::{Fallback, ResponseBody};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 pub use auth::Credentials;
@@ -44,6 +45,8 @@ pub struct Api {
     pub max_archive: u64,
     /// Output of functions.
     pub logs: LogStore,
+    /// Cancelled when the daemon ends: answers that have no end of their own end then.
+    pub ending: CancellationToken,
     /// Who may ask; `None` for everybody.
     pub credentials: Option<Arc<Credentials>>,
 }

@@ -34,15 +34,23 @@ pub(crate) struct Tunnel {
 }
 
 /// Where tunnels run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 pub(crate) struct Tunnels {
     tracker: TaskTracker,
     cut: CancellationToken,
 }
 
 impl Tunnels {
-    pub(crate) fn new(tracker: TaskTracker, cut: CancellationToken) -> Self {
-        Self { tracker, cut }
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Ends all of them, and those that still come; returns when they have.
+    pub(crate) async fn cut(&self) {
+        self.cut.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
     }
 
     /// Runs a tunnel until both sides are done, one fails, nothing moves, or all are cut.

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use roost_proxy::Drained;
-use tokio::io::AsyncWriteExt;
 
 use crate::support::*;
 
 #[tokio::test]
-async fn requests_and_tunnels_in_flight_finish_and_idle_connections_close_at_once() {
+async fn requests_in_flight_finish_tunnels_last_as_long_and_idle_connections_close_at_once() {
     let proxy = Proxy::start().await;
     let function = Function::start().await;
     proxy.function("f", &[&function]);
@@ -31,15 +30,14 @@ async fn requests_and_tunnels_in_flight_finish_and_idle_connections_close_at_onc
     assert_eq!(silent.closed().await, b"");
     assert!(tokio::net::TcpStream::connect(proxy.address).await.is_err(), "still accepting");
 
-    answering.send(ok("done")).await;
-    let answer = busy.answer().await;
-    assert_eq!((answer.body.as_str(), answer.head.value("connection")), ("done", Some("close")));
     tunnel.send("still").await;
     far.expect("still").await;
     assert!(!down.is_finished());
-    tunnel.stream.shutdown().await.unwrap();
-    far.stream.shutdown().await.unwrap();
-    assert_eq!(within(down).await.unwrap(), Drained { cut: 0 });
+    answering.send(ok("done")).await;
+    let answer = busy.answer().await;
+    assert_eq!((answer.body.as_str(), answer.head.value("connection")), ("done", Some("close")));
+    assert_eq!(within(down).await.unwrap(), Drained { cut: 1 });
+    assert_eq!((tunnel.closed().await, far.closed().await), (Vec::new(), Vec::new()));
 }
 
 #[tokio::test]
