@@ -356,6 +356,7 @@ install_all() {
   obtain_programs
   lay_down
   if [[ $START = no ]]; then enable_units; summary_not_started; return; fi
+  [[ -d $RUN || $DRY_RUN = yes ]] || undo remove_tree "$RUN"
   load_modules
   start_containerd
   start_roostd
@@ -620,7 +621,6 @@ start_background() {
 
 # What a first start brings to life; noted before the daemon's own undo, so it is done after that.
 undo_functions() {
-  undo remove_tree "$RUN"
   undo remove_network
   [[ $FRESH = no ]] || undo remove_images
   undo remove_functions
