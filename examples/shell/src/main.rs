@@ -43,7 +43,8 @@ async fn main() -> io::Result<()> {
     let Some(program) = words.next() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "usage: watchdog PROGRAM [ARGUMENTS…]"));
     };
-    let program = Arc::new(Program { program, arguments: words.collect(), slots: Semaphore::new(MAX_RUNNING) });
+    let program =
+        Arc::new(Program { program, arguments: words.collect(), slots: Semaphore::new(MAX_RUNNING) });
     let mut terminate = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
 
