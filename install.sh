@@ -24,7 +24,7 @@ readonly WAIT_SECONDS=60 GRACE_SECONDS=10
 MODE=install DRY_RUN=no START=yes OFFLINE=no PURGE=no LISTEN=
 STEP='reading the command line' CAUSE='' FIX='' FAILED_COMMAND=''
 LOG=/dev/null WORK='' PROBLEMS=() UNDO=() CHANGED=() PACKAGES=() NEW_PACKAGES=()
-SOURCE='' BUILD_AS=() WAS_RUNNING=no FRESH=no
+SOURCE='' BUILD_AS=() WAS_RUNNING=no STOPPED=no FRESH=no
 
 usage() {
   cat <<'TEXT'
@@ -405,6 +405,8 @@ in_source() { cd "$HERE" && "$@"; }
 
 lay_down() {
   step 'Laying down programs, settings and state'
+  # Noted first, so done last: with the old files back in their places.
+  [[ $WAS_RUNNING = no || $DRY_RUN = yes ]] || undo run_as_before
   make_dir 0755 "$ETC"
   make_dir 0755 "$ETC/cni"
   make_dir 0700 "$STATE"
@@ -591,8 +593,8 @@ start_unit() {
   local verb=start
   if changed "$BIN/roostd" "$CONFIG" "$CONFLIST" "$UNITS/*"; then verb=restart; fi
   if [[ $DRY_RUN = no ]]; then
-    if [[ $WAS_RUNNING = yes ]]; then undo systemctl_quietly restart roostd.socket roostd.service
-    else undo_functions; undo systemctl_quietly disable --now roostd.service roostd.socket; fi
+    STOPPED=$WAS_RUNNING
+    [[ $WAS_RUNNING = yes ]] || { undo_functions; undo systemctl_quietly disable --now roostd.service roostd.socket; }
   fi
   # A socket can only be bound anew while nobody uses it.
   if changed "$UNITS/roostd.socket" "$LISTEN_DROPIN" && [[ $WAS_RUNNING = yes ]]; then
@@ -609,7 +611,7 @@ start_unit() {
 start_background() {
   if [[ $WAS_RUNNING = yes ]]; then
     if ! changed "$BIN/roostd" "$CONFIG" "$CONFLIST"; then say '    it runs, and nothing that it reads has changed'; return; fi
-    [[ $DRY_RUN = yes ]] || undo background roostd "$BIN/roostd" --config "$CONFIG"
+    STOPPED=yes
     act 'stop the old roostd (functions go on running)' stop_process roostd
   fi
   if [[ $DRY_RUN = no ]]; then
@@ -617,6 +619,17 @@ start_background() {
     undo stop_process roostd
   fi
   act "roostd in the background (no systemd here), log $LOGS/roostd.log" background roostd "$BIN/roostd" --config "$CONFIG"
+}
+
+# The roostd that this run stopped, again.
+run_as_before() {
+  [[ $STOPPED = yes ]] || return 0
+  if systemd_runs; then
+    systemctl_quietly stop roostd.service roostd.socket
+    systemctl_quietly start roostd.socket roostd.service
+  else
+    background roostd "$BIN/roostd" --config "$CONFIG"
+  fi
 }
 
 # What a first start brings to life; noted before the daemon's own undo, so it is done after that.
@@ -683,7 +696,7 @@ summary() {
   local url=$LISTEN
   [[ $DRY_RUN = no ]] || { say; say 'Nothing was changed (--dry-run).'; return; }
   [[ $LISTEN != 0.0.0.0:* && $LISTEN != '[::]:'* ]] || url=127.0.0.1:${LISTEN##*:}
-  ((${#CHANGED[@]} > 0 || ${#UNDO[@]} > 0)) || say '    everything was up to date'
+  ((${#CHANGED[@]} > 0)) || [[ $WAS_RUNNING = no ]] || say '    everything was up to date'
   cat <<TEXT
 
 Roost answers on http://$url   (user admin, password in $PASSWORD)

@@ -2,6 +2,7 @@
 # Assembles a root directory (this host's node and its libraries, the packages, the server) and makes an
 # image of it: build.sh [-o FILE]
 set -eu
+umask 022
 cd "$(dirname "$0")"
 : "${ROOST:=roost}"
 node=$(readlink -f "$(command -v node)") || { echo 'node is missing: apt-get install nodejs npm' >&2; exit 1; }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Assembles a root directory (watchdog, busybox, the script) and makes an image of it: build.sh [-o FILE]
 set -eu
+umask 022
 cd "$(dirname "$0")"
 : "${ROOST:=roost}"
 command -v busybox >/dev/null || { echo 'busybox is missing: apt-get install busybox-static' >&2; exit 1; }
