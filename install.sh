@@ -803,10 +803,10 @@ remove_snapshots() {
 
 remove_network() {
   local path
-  for path in "$RUN"/netns/*; do
-    umount -l "$path" 2>/dev/null || true
-    rm -f "$path"
-  done
+  # The last mount first: one may lie on top of another.
+  while read -r path; do
+    umount -l "$path" || warn "$path could not be unmounted"
+  done < <(awk -v below="$RUN/" 'index($5, below) == 1 { print $5 }' /proc/self/mountinfo | tac)
   ! has ip || ! ip link show "$BRIDGE" >/dev/null 2>&1 || ip link del "$BRIDGE"
   ! has iptables-save || remove_rules
 }
