@@ -430,7 +430,7 @@ impl RawTimeouts {
 impl RawLogs {
     fn resolve(self, m: &mut Mistakes) -> Logs {
         let level = |text: &str| {
-            tracing_subscriber::EnvFilter::try_new(text)
+            text.parse::<tracing_subscriber::filter::Targets>()
                 .map(|_| text.to_owned())
                 .map_err(|why| why.to_string())
         };

@@ -2,14 +2,15 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Begins to log what passes `filter`; `RUST_LOG` goes before it.
 pub fn init(filter: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
-    let registry = tracing_subscriber::registry().with(filter);
+    let parse = |text: &str| text.parse::<Targets>().ok();
+    let from_environment = std::env::var("RUST_LOG").ok().and_then(|text| parse(&text));
+    let registry = tracing_subscriber::registry().with(from_environment.or_else(|| parse(filter)));
     // systemd names the journal's stream in this variable; without it standard error goes somewhere else.
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     match journal {
