@@ -91,7 +91,12 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
     let keep: HashSet<String> =
         replicas.values().flatten().map(|replica| replica.id.as_str().to_owned()).collect();
     let freed = network.collect(&keep).await?;
-    info!(functions = records.len(), replicas = keep.len(), freed = freed.len(), "found");
+    info!(
+        "{} functions in the store, {} replicas in containerd, {} stray networks freed",
+        records.len(),
+        keep.len(),
+        freed.len()
+    );
     registry.restore(records, replicas);
 
     let ending = CancellationToken::new();
@@ -106,7 +111,7 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
     };
     let server = Server::new(server_settings(&config), routes, api::fallback(api));
     for listener in listeners.into_iter().chain(gateway_listener(&config, &network)) {
-        info!(address = %listener.local_addr()?, "listening");
+        info!("listening on {}", listener.local_addr()?);
         let server = server.clone();
         tokio::spawn(async move { server.serve(listener).await });
     }
@@ -116,11 +121,11 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
 
     let signal = systemd::asked_to_end().await;
     ending.cancel();
-    info!(signal, "ending: functions run on");
+    info!("{signal}: ending, functions run on");
     systemd::notify(&[NotifyState::Stopping, NotifyState::Status("finishing requests")]);
     let drained = server.shutdown(config.drain).await;
     if drained.cut > 0 {
-        warn!(cut = drained.cut, "connections that did not end in time were cut");
+        warn!("{} connections that had not ended were cut", drained.cut);
     }
     Ok(())
 }
@@ -131,7 +136,7 @@ fn make_directories(config: &Config) -> anyhow::Result<()> {
     if let Err(error) = std::fs::remove_dir_all(&work)
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        warn!(%error, path = %work.display(), "what an earlier daemon left cannot be removed");
+        warn!("{}: what an earlier daemon left cannot be removed: {error}", work.display());
     }
     for (path, mode) in
         [(&config.state, 0o700), (&config.state.join("logs"), 0o700), (&work, 0o700), (&config.run, 0o755)]
@@ -165,7 +170,7 @@ fn gateway_listener(config: &Config, network: &HostNetwork) -> Option<TcpListene
     match bind(address, true).and_then(|listener| Ok(TcpListener::from_std(listener)?)) {
         Ok(listener) => Some(listener),
         Err(error) => {
-            warn!(%address, error = format!("{error:#}"), "functions cannot reach the gateway");
+            warn!("functions cannot reach the gateway: {error:#}");
             None
         }
     }
@@ -192,9 +197,9 @@ async fn reach(containerd: &Containerd) {
     let (mut pause, longest) = CONTAINERD_PAUSE;
     loop {
         match containerd.connect().await {
-            Ok(version) => return info!(version = version.version, "containerd"),
+            Ok(version) => return info!("containerd {}", version.version),
             Err(error) => {
-                warn!(%error, "waiting for containerd");
+                warn!("waiting for containerd: {error}");
                 systemd::notify(&[NotifyState::Status("waiting for containerd")]);
             }
         }
@@ -228,8 +233,8 @@ async fn collect_images(registry: Arc<Registry>, images: Images, keep: Duration)
         let namespace = Namespace::default();
         match images.collect(&namespace, &registry.images_in_use(&namespace), keep).await {
             Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => info!(?removed, "unused images"),
-            Err(error) => warn!(%error, "unused images stay"),
+            Ok(removed) => info!("unused images removed: {}", removed.join(", ")),
+            Err(error) => warn!("unused images stay: {error}"),
         }
     }
 }

@@ -55,7 +55,7 @@ pub async fn asked_to_end() -> &'static str {
             _ = interrupt.recv() => "SIGINT",
         },
         (Err(error), _) | (_, Err(error)) => {
-            warn!(%error, "signals cannot be received: only SIGKILL ends this daemon");
+            warn!("signals cannot be received, only SIGKILL ends this daemon: {error}");
             std::future::pending().await
         }
     }

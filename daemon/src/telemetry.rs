@@ -14,7 +14,11 @@ pub fn init(filter: &str) {
     // systemd names the journal's stream in this variable; without it standard error goes somewhere else.
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     match journal {
-        Some(journal) => registry.with(journal.with_syslog_identifier("roostd".to_owned())).init(),
+        Some(journal) => {
+            // Without a prefix: the same `FUNCTION=` that the output of functions carries.
+            let journal = journal.with_field_prefix(None).with_syslog_identifier("roostd".to_owned());
+            registry.with(journal).init();
+        }
         None => {
             let terminal = std::io::stderr().is_terminal();
             registry

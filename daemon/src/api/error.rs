@@ -28,7 +28,7 @@ impl ApiError {
 
     /// The host's trouble: the caller is told that there is some, the log what it is.
     pub fn internal(cause: &dyn std::fmt::Display) -> Self {
-        error!(%cause, "an API call failed");
+        error!("an API call failed: {cause}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the host could not do this: see the log of roostd")
     }
 }

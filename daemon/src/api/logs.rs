@@ -29,7 +29,7 @@ pub(super) async fn logs(State(api): State<Api>, RawQuery(query): RawQuery) -> R
                 Ok::<_, Infallible>(Bytes::from(line))
             }),
             Err(error) => {
-                warn!(%error, "a function's output cannot be read");
+                warn!("a function's output cannot be read: {error}");
                 None
             }
         }

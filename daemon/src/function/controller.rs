@@ -157,10 +157,10 @@ impl Controller {
             self.publish(wanted.as_ref());
             if wanted.is_none() && self.replicas.is_empty() {
                 if let Err(error) = self.tools.logs.remove_function(&self.key).await {
-                    warn!(function = %self.key, %error, "its output stays");
+                    warn!(function = %self.key, "{}: its output stays: {error}", self.key);
                 }
                 if self.registry.retire(&self.key) {
-                    info!(function = %self.key, "removed");
+                    info!(function = %self.key, "{}: removed", self.key);
                     return;
                 }
             }
@@ -208,7 +208,7 @@ impl Controller {
         }
         if plan.complete && !record.complete {
             self.registry.complete(&self.key, &record.newest.id).await;
-            info!(function = %self.key, revision = %record.newest.id, "up");
+            info!(function = %self.key, "{}: revision {} is up", self.key, record.newest.id);
         }
         if !plan.drain.is_empty() {
             // Those that stay take over before those that go are told.
@@ -276,11 +276,12 @@ impl Controller {
     fn spawn_replica(&mut self, id: ReplicaId, revision: String, origin: Origin) {
         let (intent, intents) = watch::channel(Intent::Serve);
         let phase = if matches!(origin, Origin::Leftover) { Phase::Stopping } else { Phase::Starting };
-        info!(function = %self.key, replica = %id, "{}", match origin {
+        let what = match origin {
             Origin::New(_) => "starting",
-            Origin::Adopted(..) => "adopted",
+            Origin::Adopted(..) => "adopting",
             Origin::Leftover => "clearing away",
-        });
+        };
+        info!(function = %self.key, replica = %id, "{}: {what} replica {id}", self.key);
         let replica = Replica {
             id: id.clone(),
             key: self.key.clone(),
@@ -330,7 +331,7 @@ impl Controller {
                 self.registry.pin(&self.key, revision, &pin).await;
             }
             Err(why) => {
-                warn!(function = %self.key, %why, "image");
+                warn!(function = %self.key, "{}: {why}", self.key);
                 if known.backoff.failures() == 0 {
                     known.backoff = Backoff::new(IMAGE_PAUSE.0, IMAGE_PAUSE.1);
                 }
@@ -371,7 +372,7 @@ impl Controller {
     async fn prune_logs(&self) {
         let live: Vec<ReplicaId> = self.replicas.iter().map(|replica| replica.id.clone()).collect();
         if let Err(error) = self.tools.logs.prune(&self.key, &live, self.tools.log_limit).await {
-            warn!(function = %self.key, %error, "old output stays");
+            warn!(function = %self.key, "{}: old output stays: {error}", self.key);
         }
     }
 
@@ -384,7 +385,7 @@ impl Controller {
         cause: String,
         ready_since: Option<Instant>,
     ) {
-        warn!(function = %self.key, replica = %id, %cause, "replica ended");
+        warn!(function = %self.key, replica = %id, "{}: replica {id}: {cause}", self.key);
         self.restarts += 1;
         self.last_exit = Some(cause.clone());
         if let Some(known) = self.revisions.get_mut(revision) {
@@ -484,7 +485,7 @@ async fn fetch(
         match tools.images.pinned(namespace, &pin.name, &pin.digest).await {
             Ok(Some(image)) => return Ok(image),
             Ok(None) => {
-                warn!(function = %spec.key, digest = %pin.digest, "the image is no longer on this host");
+                warn!(function = %spec.key, "{}: the image {} is no longer on this host", spec.key, pin.digest);
             }
             Err(error) => return Err(error.to_string()),
         }

@@ -74,10 +74,12 @@ impl Registry {
                     let replicas = inherited.remove(&key).unwrap_or_default();
                     self.begin(&key, Some(record), replicas);
                 }
-                Err(why) => error!(
-                    service = record.newest.deployment.service,
-                    why, "a function in the store is left out"
-                ),
+                Err(why) => {
+                    error!(
+                        "the function {:?} in the store is left out: {why}",
+                        record.newest.deployment.service
+                    );
+                }
             }
         }
         // Replicas of functions that are no longer wanted: a controller that wants nothing clears them away.
@@ -97,7 +99,7 @@ impl Registry {
         }
         let record = FunctionRecord::new(Revision::new(spec.deployment));
         self.put(&spec.key, &record).await?;
-        info!(function = %spec.key, image = record.newest.deployment.image, "deployed");
+        info!(function = %spec.key, "{}: deployed, image {}", spec.key, record.newest.deployment.image);
         self.set(&spec.key, record);
         Ok(())
     }
@@ -111,7 +113,7 @@ impl Registry {
         let old = self.record(&spec.key).ok_or_else(|| RegistryError::Unknown(spec.key.clone()))?;
         let record = old.updated(Revision::new(spec.deployment));
         self.put(&spec.key, &record).await?;
-        info!(function = %spec.key, image = record.newest.deployment.image, "updated");
+        info!(function = %spec.key, "{}: updated, image {}", spec.key, record.newest.deployment.image);
         self.set(&spec.key, record);
         Ok(())
     }
@@ -127,7 +129,7 @@ impl Registry {
         }
         let (store, of) = (Arc::clone(&self.store), key.clone());
         blocking(move || store.remove(&of)).await?;
-        info!(function = %key, "deleted");
+        info!(function = %key, "{key}: deleted");
         self.routes.remove(key);
         if let Some(entry) = self.lock().get(key) {
             entry.wanted.send_replace(None);
@@ -202,7 +204,7 @@ impl Registry {
             return;
         }
         if let Err(error) = self.put(key, &record).await {
-            error!(function = %key, %error, "cannot note the function's progress");
+            error!(function = %key, "{key}: its progress cannot be noted: {error}");
         }
         if let Some(entry) = self.lock().get(key) {
             entry.wanted.send_replace(Some(record));

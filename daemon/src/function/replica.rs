@@ -182,7 +182,8 @@ impl Replica {
     async fn drained(&self, endpoint: &Endpoint) {
         reached(self.intent.clone(), Intent::Drain).await;
         if timeout(self.host.settings.drain, endpoint.drained()).await.is_err() {
-            info!(replica = %self.id, in_flight = endpoint.in_flight(), "drain deadline reached");
+            let left = endpoint.in_flight();
+            info!(function = %self.key, replica = %self.id, "replica {}: drained for long enough, {left} requests are left", self.id);
         }
     }
 
@@ -190,7 +191,7 @@ impl Replica {
     async fn take_apart(&self) {
         let (mut pause, longest) = CLEAN_UP_PAUSE;
         while let Err(error) = self.try_take_apart().await {
-            warn!(replica = %self.id, %error, "cannot take the replica apart yet");
+            warn!(function = %self.key, replica = %self.id, "replica {}: cannot be taken apart yet: {error}", self.id);
             sleep(pause).await;
             pause = (pause * 2).min(longest);
         }

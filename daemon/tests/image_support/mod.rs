@@ -31,7 +31,7 @@ impl Host {
         static TLS: Once = Once::new();
         TLS.call_once(|| {
             rustls::crypto::ring::default_provider().install_default().unwrap();
-            tracing_subscriber::fmt().with_test_writer().with_env_filter("warn,roostd=info").init();
+            tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::INFO).init();
         });
         let containerd = PrivateContainerd::start().await;
         let settings = Settings {
