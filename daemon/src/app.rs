@@ -116,6 +116,7 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
         tokio::spawn(async move { server.serve(listener).await });
     }
     tokio::spawn(systemd::watchdog());
+    tokio::spawn(async move { network.follow_resolvers().await });
     tokio::spawn(collect_images(Arc::clone(&registry), images, config.images.keep_unused));
     systemd::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
 

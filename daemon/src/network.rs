@@ -11,19 +11,11 @@ use roost_cni::{Attachment, Conflist, Network};
 use roost_proxy::function::{FunctionKey, ReplicaId};
 use tracing::warn;
 
+use crate::resolvers;
 use crate::runtime::BindMount;
 
 /// The names under which functions know the proxy, in OpenFaaS on one machine and on Kubernetes.
 const GATEWAY_NAMES: &str = "gateway gateway.openfaas gateway.openfaas.svc.cluster.local";
-
-/// Where the host's resolvers are named. Behind the first: where resolver services that put themselves on a loopback
-/// address say which servers they ask.
-const RESOLVER_FILES: [&str; 4] = [
-    "/etc/resolv.conf",
-    "/run/systemd/resolve/resolv.conf",
-    "/run/NetworkManager/no-stub-resolv.conf",
-    "/run/dnsmasq/resolv.conf",
-];
 
 /// What can go wrong with a replica's network.
 #[derive(Debug, thiserror::Error)]
@@ -141,10 +133,28 @@ impl HostNetwork {
         ]
     }
 
+    /// Follows the host's resolvers until the daemon ends: replicas see the change at once.
+    pub async fn follow_resolvers(&self) {
+        if !self.files.dns.is_empty() {
+            return;
+        }
+        let mut changes = match resolvers::Changes::new() {
+            Ok(changes) => changes,
+            Err(error) => return warn!("changes of the host's resolvers are not followed: {error}"),
+        };
+        loop {
+            if let Err(error) = changes.next().await {
+                return warn!("changes of the host's resolvers are no longer followed: {error}");
+            }
+            if let Err(error) = self.write_resolv_conf() {
+                warn!("{error}");
+            }
+        }
+    }
+
     fn write_resolv_conf(&self) -> Result<(), NetworkError> {
-        let read = |path: &str| std::fs::read_to_string(path).ok();
         let text = if self.files.dns.is_empty() {
-            resolv_conf(RESOLVER_FILES.into_iter().filter_map(read))
+            resolvers::of_host()
         } else {
             self.files.dns.iter().map(|server| format!("nameserver {server}\n")).collect()
         };
@@ -175,59 +185,9 @@ fn hosts(gateway: Option<IpAddr>, address: IpAddr, name: &str) -> String {
     format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{address}\t{name}\n{gateway}")
 }
 
-/// The resolvers of the first file that names one that is not on a loopback address: inside a replica that address
-/// is the replica itself. Search domains and options of that file are kept.
-fn resolv_conf(files: impl Iterator<Item = String>) -> String {
-    for text in files {
-        let kept: Vec<&str> = text.lines().filter(|line| keeps(line)).collect();
-        if kept.iter().any(|line| line.starts_with("nameserver")) {
-            return kept.iter().map(|line| format!("{line}\n")).collect();
-        }
-    }
-    String::new()
-}
-
-fn keeps(line: &str) -> bool {
-    let mut words = line.split_whitespace();
-    match words.next() {
-        Some("nameserver") => {
-            let address = words.next().unwrap_or_default();
-            // A scope (`fe80::1%eth0`) means an interface that a replica does not have.
-            address.parse::<IpAddr>().is_ok_and(|address| !address.is_loopback())
-        }
-        Some("search" | "options") => true,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn resolved(files: &[&str]) -> String {
-        resolv_conf(files.iter().map(|text| (*text).to_owned()))
-    }
-
-    #[test]
-    fn resolvers_follow_the_host() {
-        assert_eq!(
-            resolved(&["# made by hand\nnameserver 192.0.2.1\nsearch lan\noptions edns0\ndomain x\n"]),
-            "nameserver 192.0.2.1\nsearch lan\noptions edns0\n"
-        );
-    }
-
-    #[test]
-    fn a_loopback_resolver_is_replaced_by_those_that_it_asks() {
-        assert_eq!(
-            resolved(&[
-                "nameserver 127.0.0.53\noptions edns0\n",
-                "nameserver 192.0.2.1\nnameserver 2001:db8::1\n"
-            ]),
-            "nameserver 192.0.2.1\nnameserver 2001:db8::1\n"
-        );
-        assert_eq!(resolved(&["nameserver ::1\nnameserver 192.0.2.7\n"]), "nameserver 192.0.2.7\n");
-        assert_eq!(resolved(&["nameserver 127.0.0.1\n", "nameserver fe80::1%eth0\n"]), "");
-    }
 
     #[test]
     fn a_replica_knows_itself_and_the_gateway() {

@@ -7,15 +7,13 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent, WatchDescriptor};
 
 use super::replica_of;
+use crate::inotify::Events;
 
 /// What to look at again.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +26,7 @@ pub(super) enum Changes {
 
 /// A watch on the log files of one function.
 pub(super) struct Watch {
-    inotify: AsyncFd<Descriptor>,
+    events: Events,
     root: PathBuf,
     dir: PathBuf,
     armed: Vec<Armed>,
@@ -42,41 +40,21 @@ struct Armed {
     next: Option<OsString>,
 }
 
-struct Descriptor(Inotify);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
 impl Watch {
     /// Watches `dir`, which may come to be later, below `root`, which exists. Changes from now on are told.
     ///
     /// # Errors
     /// When `root` is not there, or this user has no more watches (`fs.inotify.max_user_instances`).
     pub(super) fn new(root: &Path, dir: &Path) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let armed = arm(&inotify, root, dir)?;
-        // SAFETY: the descriptor is open, it belongs to `Descriptor`, which never gives it away or exchanges it, and closes it
-        // when the `AsyncFd` that holds it is dropped.
-        let inotify = unsafe { AsyncFd::register_with_interest(Descriptor(inotify), Interest::READABLE) }?;
-        Ok(Self { inotify, root: root.to_owned(), dir: dir.to_owned(), armed })
+        let events = Events::new()?;
+        let armed = arm(events.inotify(), root, dir)?;
+        Ok(Self { events, root: root.to_owned(), dir: dir.to_owned(), armed })
     }
 
     /// Waits for a change. May tell of one where there is none to be seen.
     pub(super) async fn changed(&mut self) -> io::Result<Changes> {
         loop {
-            let mut ready = self.inotify.readable().await?;
-            let events = match ready.get_inner().0.read_events() {
-                Ok(events) => events,
-                Err(Errno::EAGAIN) => {
-                    ready.clear_ready();
-                    continue;
-                }
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
+            let events = self.events.next().await?;
             match judge(&events, &self.armed) {
                 Verdict::Nothing => {}
                 Verdict::Changed(changes) => return Ok(changes),
@@ -89,7 +67,7 @@ impl Watch {
     }
 
     fn rearm(&mut self) -> io::Result<()> {
-        let inotify = &self.inotify.get_ref().0;
+        let inotify = self.events.inotify();
         let before = std::mem::replace(&mut self.armed, arm(inotify, &self.root, &self.dir)?);
         for old in before.iter().filter(|old| self.armed.iter().all(|new| new.watch != old.watch)) {
             match inotify.rm_watch(old.watch) {
