@@ -176,9 +176,8 @@ impl Reader {
         if self.query.instance.as_deref().is_some_and(|instance| instance != id) {
             return Ok(());
         }
-        let since = self.query.since.map(SystemTime::from);
         let merged = self.replicas.entry(id.to_owned()).or_default();
-        merged.gone = !merged.replica.refresh(&self.dir, id, since)?;
+        merged.gone = !merged.replica.refresh(&self.dir, id)?;
         Ok(())
     }
 

@@ -13,7 +13,6 @@ use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::SystemTime;
 
 use jiff::Timestamp;
 
@@ -46,9 +45,7 @@ pub(super) struct Replica {
 
 impl Replica {
     /// Looks at the files as they are now. Lines that were complete by then are read next. Says whether there are any files.
-    ///
-    /// Files that were last written before `since` are left out when they are met for the first time.
-    pub(super) fn refresh(&mut self, dir: &Path, id: &str, since: Option<SystemTime>) -> io::Result<bool> {
+    pub(super) fn refresh(&mut self, dir: &Path, id: &str) -> io::Result<bool> {
         let (rotated, current) = snapshot(dir, id)?;
         let found = rotated.is_some() || current.is_some();
         self.files.drain(..self.at);
@@ -66,8 +63,7 @@ impl Replica {
         if let Some(file) = self.files.last_mut() {
             file.extend()?;
         }
-        let fresh = |file: &LogFile| since.is_none_or(|since| file.modified.is_none_or(|at| at >= since));
-        self.files.extend(new.into_iter().filter(fresh));
+        self.files.extend(new);
         Ok(found)
     }
 
@@ -125,7 +121,6 @@ fn if_found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 struct LogFile {
     reader: BufReader<File>,
     metadata: Metadata,
-    modified: Option<SystemTime>,
     /// Where the next line begins.
     position: u64,
     /// How long the file was.
@@ -137,10 +132,9 @@ impl LogFile {
     fn open(path: &Path) -> io::Result<Option<Self>> {
         let Some(file) = if_found(File::open(path))? else { return Ok(None) };
         let metadata = file.metadata()?;
-        let modified = metadata.modified().ok();
         let end = metadata.len();
         let reader = BufReader::with_capacity(LINE_LIMIT, file);
-        Ok(Some(Self { reader, metadata, modified, position: 0, end, line: Vec::new() }))
+        Ok(Some(Self { reader, metadata, position: 0, end, line: Vec::new() }))
     }
 
     fn inode(&self) -> u64 {
@@ -262,7 +256,7 @@ mod tests {
         }
 
         fn read(&mut self) -> Vec<String> {
-            self.replica.refresh(self.dir.path(), "r", None).unwrap();
+            self.replica.refresh(self.dir.path(), "r").unwrap();
             self.rest()
         }
 
@@ -309,7 +303,7 @@ mod tests {
     fn lines_written_behind_the_look_wait_for_the_next() {
         let mut files = Files::new();
         files.line("a");
-        files.replica.refresh(files.dir.path(), "r", None).unwrap();
+        files.replica.refresh(files.dir.path(), "r").unwrap();
         files.line("b");
         assert_eq!(files.rest(), ["a"]);
         assert_eq!(files.read(), ["b"]);
