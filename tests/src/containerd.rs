@@ -26,7 +26,7 @@ impl Containerd {
         let config = format!(
             "version = 2\nroot = \"{shown}/root\"\nstate = \"{shown}/state\"\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = \"{shown}/containerd.sock\"\n\
+             [debug]\nlevel = \"warn\"\n[grpc]\naddress = \"{shown}/containerd.sock\"\n\
              [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{shown}/opt\"\n"
         );
         fs::write(dir.join("config.toml"), config).unwrap();

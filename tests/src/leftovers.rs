@@ -24,13 +24,16 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// Everything that is still there and should not be, in words. The bridge itself may stay: it belongs to the host, not to
-    /// a function.
+    /// Everything that is still there and should not be, in words. What belongs to the host and not to a function may stay, as
+    /// the bridge does.
     pub(crate) fn find(&self) -> Vec<String> {
         let mut left = Vec::new();
         let shims = self.processes().into_iter().filter(|(_, line)| !line.starts_with("containerd --config"));
         left.extend(shims.map(|(pid, line)| format!("process {pid}: {line}")));
-        left.extend(self.mounts().into_iter().map(|mount| format!("mount {mount}")));
+        // The daemon's directory of network namespaces is a mount of its own, once, and not one of a function.
+        let namespaces = self.dir.join("run/netns");
+        let mounts = self.mounts().into_iter().filter(|mount| Path::new(mount) != namespaces);
+        left.extend(mounts.map(|mount| format!("mount {mount}")));
         left.extend(self.links().into_iter().map(|link| format!("link {link} on {}", self.bridge)));
         left.extend(self.rules().into_iter().map(|(table, rule)| format!("rule in {table}: {rule}")));
         left.extend(self.cgroups().into_iter().map(|group| format!("control group {}", group.display())));
@@ -40,7 +43,9 @@ impl Marks {
 
     /// Removes all of it, the bridge too, as far as it goes.
     pub(crate) fn clear(&self) {
-        for (pid, _) in self.processes() {
+        let below: Vec<_> = hierarchies().into_iter().map(|hierarchy| hierarchy.join(&self.cgroup)).collect();
+        let of_functions = below.iter().flat_map(|group| members(group));
+        for pid in self.processes().into_iter().map(|(pid, _)| pid).chain(of_functions) {
             // It may have ended by itself meanwhile.
             kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         }
@@ -50,13 +55,24 @@ impl Marks {
         if Path::new("/sys/class/net").join(&self.bridge).exists() {
             tell(run("ip", ["link", "delete", &self.bridge]));
         }
-        for (table, rule) in self.rules() {
+        self.clear_rules();
+        below.iter().for_each(|group| remove_groups(group));
+    }
+
+    fn clear_rules(&self) {
+        let rules = self.rules();
+        for (table, rule) in &rules {
             // A rule is printed with the quotes that a shell needs.
             let command = format!("iptables -w -t {table} {}", rule.replacen("-A ", "-D ", 1));
             tell(run("sh", ["-c", &command]));
         }
-        for group in hierarchies().into_iter().map(|hierarchy| hierarchy.join(&self.cgroup)) {
-            remove_groups(&group);
+        for (table, rule) in &rules {
+            // Masquerading has a chain of its own for each replica.
+            if let Some((_, chain)) = rule.rsplit_once(" -j CNI-") {
+                let command =
+                    format!("iptables -w -t {table} -F CNI-{chain} && iptables -w -t {table} -X CNI-{chain}");
+                tell(run("sh", ["-c", &command]));
+            }
         }
     }
 
@@ -134,6 +150,18 @@ fn hierarchies() -> Vec<PathBuf> {
         fs::read_dir(&root).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     all.push(root);
     all
+}
+
+/// The processes in a group and below it.
+fn members(group: &Path) -> Vec<i32> {
+    let own = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<_> = own.lines().filter_map(|line| line.parse().ok()).collect();
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            pids.extend(members(&entry.path()));
+        }
+    }
+    pids
 }
 
 /// Removes a group and those below it, deepest first, as far as they are empty.

@@ -38,7 +38,7 @@ pub use registry::Registry;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often something is looked at that cannot be waited for otherwise.
-const LOOK_AGAIN: Duration = Duration::from_millis(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Looks again and again until there is what is looked for.
 ///

@@ -13,7 +13,7 @@ pub(crate) fn free_port() -> u16 {
 pub(crate) struct Place {
     /// Fits into an interface's name, behind a short prefix.
     pub(crate) tag: String,
-    /// `10.x.y.0/24`, with x from 100 to 199.
+    /// `10.x.y.0/24`, with x from 100 to 189.
     pub(crate) subnet: String,
 }
 
@@ -23,7 +23,7 @@ impl Place {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
         // Hosts of one process differ by the counter; processes that run at the same time by their ids, which are near.
-        let slot = (pid.wrapping_mul(16) + n) % 25_600;
+        let slot = (pid.wrapping_mul(16) + n) % (90 * 256);
         Self { tag: format!("{pid:x}-{n}"), subnet: format!("10.{}.{}.0/24", 100 + slot / 256, slot % 256) }
     }
 

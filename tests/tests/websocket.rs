@@ -77,7 +77,7 @@ async fn many_sockets_are_open_at_once_and_none_is_left() {
     for (n, socket) in sockets.iter_mut().enumerate() {
         assert_eq!(next(socket).await.unwrap().unwrap(), Message::text(n.to_string()));
     }
-    assert!(host.daemon_files() >= files + 400);
+    assert!(host.daemon_files() > files + 300, "both sides of each socket are open");
     drop(sockets);
     roost_tests::eventually("the end of all tunnels", || async {
         (host.daemon_files() <= files + 8).then_some(())

@@ -52,7 +52,7 @@ impl Drop for Host {
         }
         let mut left = Vec::new();
         if let Some(mut daemon) = self.daemon.take().filter(|_| !failed) {
-            if let Err(error) = in_own_runtime(remove_all(self.api.clone())) {
+            if let Err(error) = in_own_runtime(remove_all(self.port(), self.password())) {
                 left.push(error);
             }
             self.daemon = Some(daemon);
@@ -100,7 +100,9 @@ fn in_own_runtime<T: Send>(work: impl Future<Output = T> + Send) -> T {
 }
 
 /// Removes all functions as a user does.
-async fn remove_all(api: Api) -> Result<(), String> {
+async fn remove_all(port: u16, password: &str) -> Result<(), String> {
+    // A client of its own: connections of the test's clients stand still with its runtime.
+    let api = Api::new(port, Some(("admin", password)));
     let deadline = Instant::now() + PATIENCE / 2;
     loop {
         let request = api.request(&Method::GET, "/system/functions").body(body_of("")).unwrap();
