@@ -189,6 +189,7 @@ fn tell(result: Result<String, String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -224,10 +225,14 @@ mod tests {
         );
         run("sh", ["-e", "-c", &script]).unwrap();
         let mut process = Command::new("sh")
-            .args(["-c", "read never", &shown.to_string()])
+            .args(["-c", "echo here; read never", &shown.to_string()])
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        // Until it has begun, its command line is this one's.
+        let mut here = [0; 5];
+        process.stdout.as_mut().unwrap().read_exact(&mut here).unwrap();
 
         let found = marks.find();
         for what in ["process", "mount", "link", "rule in filter", "control group", "address"] {
