@@ -4,7 +4,7 @@
 //! End: no new connections → requests in flight finish → the containers run on.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,6 @@ use roost_proxy::{Routes, Server, UpstreamLimits};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::api::{self, Api, Credentials};
@@ -55,6 +54,9 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
         Some(auth) => Some(Arc::new(Credentials::load(&auth.user, &auth.password_file)?)),
         None => None,
     };
+    // First of all: it can be open once only, so from here on this daemon is alone with its files.
+    make_directory(&config.state, 0o700)?;
+    let store = Store::open(&config.state.join("roost.redb"))?;
     make_directories(&config)?;
     let listeners = listeners(&config, inherited)?;
 
@@ -68,29 +70,30 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
         host: Host {
             runtime: containerd.clone(),
             network: network.clone(),
+            logs: logs.clone(),
             settings: ReplicaSettings {
                 stop_grace: config.functions.stop_grace,
                 drain: config.functions.drain,
                 start_timeout: config.functions.start_timeout,
-                logs: config.state.join("logs"),
                 log_limit: config.logs.max_size,
             },
         },
         images: images.clone(),
         policy: config.images.policy,
-        logs: logs.clone(),
-        log_limit: config.logs.max_size,
-        tasks: TaskTracker::new(),
     };
 
-    let store = Store::open(&config.state.join("roost.redb"))?;
     let records = store.functions()?;
     let routes = Routes::default();
-    let registry = Registry::new(store, routes.clone(), limits(&config), tools);
+    let broken = CancellationToken::new();
+    let registry = Registry::new(store, routes.clone(), limits(&config), tools, broken.clone());
     let replicas = find(&containerd).await?;
     let keep: HashSet<String> =
         replicas.values().flatten().map(|replica| replica.id.as_str().to_owned()).collect();
-    let freed = network.collect(&keep).await?;
+    let freed = network.collect(&keep).await.unwrap_or_else(|error| {
+        // It is tried again at the next start; the functions that are well need not wait for it.
+        warn!("networks of earlier daemons are left: {error}");
+        Vec::new()
+    });
     info!(
         "{} functions in the store, {} replicas in containerd, {} stray networks freed",
         records.len(),
@@ -110,7 +113,8 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
         ending: ending.clone(),
     };
     let server = Server::new(server_settings(&config), routes, api::fallback(api));
-    for listener in listeners.into_iter().chain(gateway_listener(&config, &network)) {
+    let gateway = gateway_listener(&listeners, &network);
+    for listener in listeners.into_iter().chain(gateway) {
         info!("listening on {}", listener.local_addr()?);
         let server = server.clone();
         tokio::spawn(async move { server.serve(listener).await });
@@ -120,51 +124,57 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
     tokio::spawn(collect_images(Arc::clone(&registry), images, config.images.keep_unused));
     systemd::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
 
-    let signal = systemd::asked_to_end().await;
+    let why = tokio::select! {
+        signal = systemd::asked_to_end() => signal,
+        () = broken.cancelled() => "broken",
+    };
     ending.cancel();
-    info!("{signal}: ending, functions run on");
+    info!("{why}: ending, functions run on");
     systemd::notify(&[NotifyState::Stopping, NotifyState::Status("finishing requests")]);
     let drained = server.shutdown(config.drain).await;
     if drained.cut > 0 {
         warn!("{} connections that had not ended were cut", drained.cut);
     }
+    anyhow::ensure!(!broken.is_cancelled(), "a controller broke: see above");
     Ok(())
 }
 
 fn make_directories(config: &Config) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
     let work = config.state.join("work");
     if let Err(error) = std::fs::remove_dir_all(&work)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         warn!("{}: what an earlier daemon left cannot be removed: {error}", work.display());
     }
-    for (path, mode) in
-        [(&config.state, 0o700), (&config.state.join("logs"), 0o700), (&work, 0o700), (&config.run, 0o755)]
-    {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(path)
-            .with_context(|| format!("cannot make the directory {}", path.display()))?;
-    }
-    Ok(())
+    make_directory(&config.state.join("logs"), 0o700)?;
+    make_directory(&work, 0o700)?;
+    make_directory(&config.run, 0o755)
+}
+
+fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
 /// The sockets that people and programs on and off this host use.
 fn listeners(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyhow::Result<Vec<TcpListener>> {
-    let listeners = if inherited.is_empty() { vec![bind(config.listen, false)?] } else { inherited };
+    let listeners = if inherited.is_empty() {
+        vec![bind(config.listen, false).context("server.listen")?]
+    } else {
+        inherited
+    };
     let listeners: std::io::Result<Vec<TcpListener>> =
         listeners.into_iter().map(TcpListener::from_std).collect();
     listeners.context("cannot use the listening socket")
 }
 
 /// The socket that functions use: the gateway's port on the bridge, unless the main socket covers it.
-fn gateway_listener(config: &Config, network: &HostNetwork) -> Option<TcpListener> {
+fn gateway_listener(listeners: &[TcpListener], network: &HostNetwork) -> Option<TcpListener> {
     let address = SocketAddr::new(network.gateway()?, GATEWAY_PORT);
-    if config.listen == address
-        || (config.listen.ip().is_unspecified() && config.listen.port() == GATEWAY_PORT)
-    {
+    let covers =
+        |there: SocketAddr| there == address || (there.ip().is_unspecified() && there.port() == GATEWAY_PORT);
+    if listeners.iter().filter_map(|listener| listener.local_addr().ok()).any(covers) {
         return None;
     }
     // The bridge comes with the first replica; the address is bound before it is there.
@@ -190,7 +200,7 @@ fn bind(address: SocketAddr, free: bool) -> anyhow::Result<std::net::TcpListener
         socket.listen(BACKLOG)?;
         Ok::<_, std::io::Error>(socket.into())
     };
-    open().with_context(|| format!("cannot listen on {address} (server.listen)"))
+    open().with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Waits until containerd answers and can do what is needed.
@@ -214,14 +224,9 @@ async fn find(containerd: &Containerd) -> anyhow::Result<BTreeMap<FunctionKey, V
     let found = containerd.list().await.context("cannot list the containers that are there")?;
     let mut replicas: BTreeMap<FunctionKey, Vec<Inherited>> = BTreeMap::new();
     for found in found {
-        // One that does not run any more is nobody's: no revision has an empty name.
-        let revision = if found.running { found.revision } else { String::new() };
-        let address = found.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        replicas.entry(found.function).or_default().push(Inherited {
-            id: found.id,
-            revision,
-            address: SocketAddr::new(address, FUNCTION_PORT),
-        });
+        let address = found.address.filter(|_| found.running).map(|ip| SocketAddr::new(ip, FUNCTION_PORT));
+        let inherited = Inherited { id: found.id, revision: found.revision, address };
+        replicas.entry(found.function).or_default().push(inherited);
     }
     Ok(replicas)
 }

@@ -344,6 +344,15 @@ impl Config {
         for (key, path) in [("paths.state", &config.state), ("paths.run", &config.run)] {
             m.require(path.is_absolute(), &format!("{key} = {}: expected an absolute path", path.display()));
         }
+        for (key, limit) in [
+            ("timeouts.header", config.timeouts.header),
+            ("timeouts.connect", config.timeouts.connect),
+            ("timeouts.waiting", config.timeouts.waiting),
+            ("functions.start_timeout", config.functions.start_timeout),
+            ("images.keep_unused", config.images.keep_unused),
+        ] {
+            m.require(!limit.is_zero(), &format!("{key}: expected more than zero"));
+        }
         m.require(
             config.containerd.cgroup_parent.starts_with('/'),
             "containerd.cgroup_parent: expected a path that begins with '/'",

@@ -119,7 +119,16 @@ impl HostNetwork {
         &self,
         keep: &std::collections::HashSet<String>,
     ) -> Result<Vec<String>, NetworkError> {
-        Ok(self.cni.collect(keep).await?)
+        let freed = self.cni.collect(keep).await?;
+        let directory = &self.files.hosts;
+        let failed = |source| NetworkError::File { path: directory.clone(), source };
+        for entry in std::fs::read_dir(directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if !entry.file_name().to_str().is_some_and(|id| keep.contains(id)) {
+                std::fs::remove_file(entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(freed)
     }
 
     /// What a replica sees of the network's files.

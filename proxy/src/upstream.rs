@@ -117,10 +117,12 @@ impl Upstream {
     /// [`drained`](Endpoint::drained) can be awaited. A reason of [`set_unavailable`](Self::set_unavailable) is forgotten.
     pub fn publish(self: &Arc<Self>, endpoints: Vec<Arc<Endpoint>>) {
         let replace = || {
-            for endpoint in &endpoints {
+            let endpoints = Arc::new(endpoints);
+            let before = self.endpoints.load();
+            // Only those that come (back): one that was there and has closed itself has a reason that we have not heard yet.
+            for endpoint in endpoints.iter().filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new))) {
                 endpoint.open();
             }
-            let endpoints = Arc::new(endpoints);
             let last = self.endpoints.swap(Arc::clone(&endpoints));
             // After the swap: whoever fails to claim one of these finds the new set when it looks again.
             for endpoint in last.iter().filter(|old| !endpoints.iter().any(|new| Arc::ptr_eq(old, new))) {

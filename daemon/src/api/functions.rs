@@ -84,7 +84,7 @@ pub(super) async fn remove(
         )
     };
     let name: FunctionName = removal.function_name.parse().map_err(|_| gone())?;
-    match api.registry.delete(&FunctionKey::new(namespace.clone(), name)).await {
+    match api.registry.delete(FunctionKey::new(namespace.clone(), name)).await {
         Err(crate::function::registry::RegistryError::Unknown(_)) => Err(gone()),
         other => Ok(other.map(|()| StatusCode::ACCEPTED)?),
     }

@@ -80,7 +80,8 @@ async fn remove(State(api): State<Api>, Query(which): Query<Which>) -> Result<St
     let used = api.registry.images_in_use(&namespace);
     let full = reference.to_string();
     let images = api.images.list(&namespace).await?;
-    if images.iter().any(|image| image.name == full && used.contains(&image.digest)) {
+    let pinned = reference.digest().is_some_and(|digest| used.contains(digest));
+    if pinned || images.iter().any(|image| image.name == full && used.contains(&image.digest)) {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             format!("image {full} is in use: remove its functions first"),

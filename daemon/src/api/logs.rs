@@ -1,6 +1,7 @@
 //! `/system/logs`: a function's output, one JSON object a line.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
@@ -21,7 +22,14 @@ pub(super) async fn logs(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     if !api.registry.contains(&query.key) {
         return Err(ApiError::new(StatusCode::NOT_FOUND, format!("function: {} not found", query.key)));
     }
-    let records = api.logs.read(query).take_until(api.ending.cancelled_owned());
+    let (registry, key) = (Arc::clone(&api.registry), query.key.clone());
+    let end = async move {
+        tokio::select! {
+            () = api.ending.cancelled() => {}
+            () = registry.deleted(&key) => {}
+        }
+    };
+    let records = api.logs.read(query).take_until(Box::pin(end));
     let lines = records.filter_map(|record| async move {
         match record {
             Ok(record) => serde_json::to_vec(&record).ok().map(|mut line| {

@@ -18,8 +18,12 @@ impl Backoff {
         Self { first, longest, failures: 0, until: None }
     }
 
-    /// Notes a failure at `now`.
+    /// Notes a failure at `now`. Failures within a pause belong to the one that began it: replicas that are started
+    /// together fail together.
     pub fn fail(&mut self, now: Instant) {
+        if self.until(now).is_some() {
+            return;
+        }
         let pause = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         self.until = Some(now + pause);
@@ -59,12 +63,24 @@ mod tests {
         let now = Instant::now();
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
         assert_eq!(backoff.until(now), None);
+        let mut at = now;
         for seconds in [1, 2, 4, 5, 5] {
-            backoff.fail(now);
-            assert_eq!(backoff.until(now), Some(now + Duration::from_secs(seconds)));
+            backoff.fail(at);
+            let next = at + Duration::from_secs(seconds);
+            assert_eq!(backoff.until(at), Some(next));
+            at = next;
         }
-        assert_eq!(backoff.until(now + Duration::from_secs(5)), None);
+        assert_eq!(backoff.until(at), None);
         backoff.reset();
+        backoff.fail(now);
+        assert_eq!((backoff.failures(), backoff.until(now)), (1, Some(now + Duration::from_secs(1))));
+    }
+
+    #[test]
+    fn failures_within_a_pause_count_as_one() {
+        let now = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
+        backoff.fail(now);
         backoff.fail(now);
         assert_eq!((backoff.failures(), backoff.until(now)), (1, Some(now + Duration::from_secs(1))));
     }
@@ -73,9 +89,10 @@ mod tests {
     fn a_thousand_failures_do_not_overflow() {
         let now = Instant::now();
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-        for _ in 0..1000 {
+        for minute in 0..1000 {
+            let now = now + Duration::from_secs(60 * minute);
             backoff.fail(now);
+            assert!(backoff.until(now).is_some_and(|until| until <= now + Duration::from_secs(60)));
         }
-        assert_eq!(backoff.until(now), Some(now + Duration::from_secs(60)));
     }
 }

@@ -6,39 +6,25 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use roost_proxy::function::{FunctionKey, ReplicaId};
 use roost_proxy::{Endpoint, Upstream};
 use tokio::sync::{mpsc, watch};
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::function::backoff::Backoff;
-use crate::function::record::{FunctionRecord, PinnedImage, Revision};
+use crate::function::known::{ImageState, Known};
+use crate::function::record::{FunctionRecord, PinnedImage};
 use crate::function::registry::Registry;
-use crate::function::replica::{Event, Host, Intent, Origin, Replica};
+use crate::function::replica::{Cause, Event, Host, Origin, Replica};
 use crate::function::rollout::{self, Phase, Target, View};
-use crate::function::spec::FunctionSpec;
 use crate::function::status::{FunctionPhase, ReplicaStatus, Status};
-use crate::image::{Images, Progress, PullPolicy, ResolvedImage};
-use crate::logs::LogStore;
+use crate::image::{Images, PullPolicy, ResolvedImage};
 
 /// What has happened and the controller has not looked at; those who tell it wait when it is full.
 const HAPPENINGS: usize = 64;
-
-/// The pauses after a replica that failed. The first failure after a good time is made good at once.
-const RESTART_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// The pauses after an image that could not be fetched.
-const IMAGE_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
-
-/// A replica that was ready for this long was good: its end is the first failure again.
-const GOOD_TIME: Duration = Duration::from_secs(10);
-
-/// Behind how many failures in a row a request without a replica is refused at once instead of held.
-const REFUSE_BEHIND: u32 = 2;
 
 /// What a controller works with, beside what its replicas are made with.
 #[derive(Clone)]
@@ -49,12 +35,6 @@ pub struct Tools {
     pub images: Images,
     /// When a registry is asked.
     pub policy: PullPolicy,
-    /// What replicas wrote.
-    pub logs: LogStore,
-    /// How much output of replicas that have ended is kept of a function, in bytes.
-    pub log_limit: u64,
-    /// The tasks of images and replicas.
-    pub tasks: TaskTracker,
 }
 
 /// A replica that an earlier daemon made.
@@ -64,8 +44,8 @@ pub struct Inherited {
     pub id: ReplicaId,
     /// Its revision.
     pub revision: String,
-    /// Where it answers.
-    pub address: std::net::SocketAddr,
+    /// Where it answers, if it runs.
+    pub address: Option<std::net::SocketAddr>,
 }
 
 /// A replica, as its controller keeps it.
@@ -75,25 +55,9 @@ struct Kept {
     revision: String,
     phase: Phase,
     endpoint: Option<Arc<Endpoint>>,
-    intent: watch::Sender<Intent>,
+    drain: CancellationToken,
     started_at: Timestamp,
     ready_since: Option<Instant>,
-}
-
-/// A revision that replicas may be started of.
-#[derive(Debug)]
-struct Known {
-    spec: Result<FunctionSpec, String>,
-    image: ImageState,
-    backoff: Backoff,
-    failure: Option<String>,
-}
-
-#[derive(Debug)]
-enum ImageState {
-    Absent,
-    Fetching(Progress),
-    Here(ResolvedImage),
 }
 
 /// What can happen to a function, but for a new record.
@@ -114,9 +78,11 @@ pub struct Controller {
     wanted: watch::Receiver<Option<FunctionRecord>>,
     status: watch::Sender<Status>,
     revisions: HashMap<String, Known>,
+    /// In the order in which they were started.
     replicas: Vec<Kept>,
     restarts: u64,
-    last_exit: Option<String>,
+    /// Of which revision the last replica was that ended by itself, and how.
+    last_exit: Option<(String, String)>,
     happenings: (mpsc::Sender<Happening>, mpsc::Receiver<Happening>),
 }
 
@@ -152,17 +118,11 @@ impl Controller {
             let wanted = self.wanted.borrow_and_update().clone();
             match &wanted {
                 Some(record) => self.pursue(record).await,
-                None => self.replicas.iter_mut().for_each(|replica| retreat(replica, Intent::Drain)),
+                None => self.wind_up(),
             }
             self.publish(wanted.as_ref());
-            if wanted.is_none() && self.replicas.is_empty() {
-                if let Err(error) = self.tools.logs.remove_function(&self.key).await {
-                    warn!(function = %self.key, "{}: its output stays: {error}", self.key);
-                }
-                if self.registry.retire(&self.key) {
-                    info!(function = %self.key, "{}: removed", self.key);
-                    return;
-                }
+            if wanted.is_none() && self.replicas.is_empty() && self.retire().await {
+                return;
             }
             match self.next().await {
                 Some(Happening::Image(revision, result)) => self.image_arrived(&revision, result).await,
@@ -172,87 +132,67 @@ impl Controller {
         }
     }
 
-    /// Goes on with the replicas that an earlier daemon made.
+    /// Goes on with the replicas that an earlier daemon made. Those that run and are of a revision that counts are
+    /// taken as they are, whatever this daemon thinks of what was once sent.
     fn adopt(&mut self, inherited: Vec<Inherited>) {
         let wanted = self.wanted.borrow().clone();
         for Inherited { id, revision, address } in inherited {
-            let deployment = wanted.iter().flat_map(|record| [Some(&record.newest), record.serving.as_ref()]);
-            let spec = deployment
-                .flatten()
-                .find(|each| each.id == revision)
-                .and_then(|each| FunctionSpec::parse(each.deployment.clone()).ok());
-            let origin = match spec {
-                Some(spec) => Origin::Adopted(Box::new(spec), address),
-                None => Origin::Leftover,
-            };
+            let counts = wanted.as_ref().is_some_and(|record| record.revisions().any(|r| r.id == revision));
+            let origin = address.filter(|_| counts).map_or(Origin::Leftover, Origin::Adopted);
             self.spawn_replica(id, revision, origin);
         }
     }
 
     /// Takes the next step towards what is wanted.
     async fn pursue(&mut self, record: &FunctionRecord) {
-        let revisions = || [Some(&record.newest), record.serving.as_ref()].into_iter().flatten();
-        self.revisions.retain(|id, _| revisions().any(|revision| revision.id == *id));
-        for revision in revisions() {
-            self.know(revision);
-        }
         let now = Instant::now();
-        let newest = self.target(&record.newest, now);
-        let serving = record.serving.as_ref().map(|revision| self.target(revision, now));
+        self.revisions.retain(|id, _| record.revisions().any(|revision| revision.id == *id));
+        for revision in record.revisions() {
+            let known = self.revisions.entry(revision.id.clone()).or_insert_with(|| Known::new(revision));
+            known.seek_image(revision, &self.tools, &self.happenings.0, now);
+        }
+        let target = |id: &str| self.revisions.get(id).map(|known| known.target(id, now));
+        let Some(newest) = target(&record.newest.id) else { return };
+        let serving: Option<Target> = record.serving.as_ref().and_then(|revision| target(&revision.id));
         let plan = rollout::plan(&newest, serving.as_ref(), &self.views());
+
         for _ in 0..plan.start_newest {
-            self.start(&record.newest.id);
+            self.start(&newest.revision);
         }
         for _ in 0..plan.start_serving {
-            self.start(&serving.as_ref().unwrap_or(&newest).revision);
+            self.start(serving.as_ref().map_or("", |serving| &serving.revision));
+        }
+        // Those that stay take over before those that go are told, and before anything is written.
+        self.upstream.publish(self.endpoints(|replica| !plan.drain.contains(&replica.id)));
+        for replica in self.replicas.iter_mut().filter(|replica| plan.drain.contains(&replica.id)) {
+            retreat(replica);
         }
         if plan.complete && !record.complete {
             self.registry.complete(&self.key, &record.newest.id).await;
             info!(function = %self.key, "{}: revision {} is up", self.key, record.newest.id);
         }
-        if !plan.drain.is_empty() {
-            // Those that stay take over before those that go are told.
-            let stay = self.endpoints(|replica| !plan.drain.contains(&replica.id));
-            self.upstream.publish(stay);
-            let draining = self.replicas.iter_mut().filter(|replica| plan.drain.contains(&replica.id));
-            draining.for_each(|replica| retreat(replica, Intent::Drain));
-        }
     }
 
-    /// Makes sure that a revision is known and that its image is on the way.
-    fn know(&mut self, revision: &Revision) {
-        let known = self.revisions.entry(revision.id.clone()).or_insert_with(|| Known {
-            spec: FunctionSpec::parse(revision.deployment.clone()).map_err(|why| why.to_string()),
-            image: ImageState::Absent,
-            backoff: Backoff::new(RESTART_PAUSE.0, RESTART_PAUSE.1),
-            failure: None,
-        });
-        match &known.spec {
-            Err(why) => known.failure = Some(why.clone()),
-            Ok(spec) => {
-                if matches!(known.image, ImageState::Absent) && known.backoff.until(Instant::now()).is_none()
-                {
-                    let progress = Progress::new();
-                    known.image = ImageState::Fetching(progress.clone());
-                    let (tools, spec, revision) = (self.tools.clone(), spec.clone(), revision.clone());
-                    let tell = self.happenings.0.clone();
-                    self.tools.tasks.spawn(async move {
-                        let result = fetch(&tools, &spec, &revision, &progress).await;
-                        // Nobody listens only when the daemon ends.
-                        tell.send(Happening::Image(revision.id, result)).await.ok();
-                    });
-                }
-            }
-        }
+    /// Nothing is wanted any more.
+    fn wind_up(&mut self) {
+        self.revisions.clear();
+        self.restarts = 0;
+        self.last_exit = None;
+        self.upstream.publish(Vec::new());
+        self.replicas.iter_mut().for_each(retreat);
     }
 
-    fn target(&self, revision: &Revision, now: Instant) -> Target {
-        let known = self.revisions.get(&revision.id);
-        let replicas = known.and_then(|known| known.spec.as_ref().ok()).map_or(1, |spec| spec.replicas);
-        let startable = known.is_some_and(|known| {
-            matches!(known.image, ImageState::Here(_)) && known.backoff.until(now).is_none()
-        });
-        Target { revision: revision.id.clone(), replicas: replicas as usize, startable }
+    /// Leaves nothing of the function; `false` if it is wanted again.
+    async fn retire(&self) -> bool {
+        if let Err(error) = self.tools.host.logs.remove_function(&self.key).await {
+            warn!(function = %self.key, "{}: its output stays: {error}", self.key);
+        }
+        let retired = self.registry.retire(&self.key);
+        if retired {
+            self.upstream.retire();
+            info!(function = %self.key, "{}: removed", self.key);
+        }
+        retired
     }
 
     fn views(&self) -> Vec<View> {
@@ -268,36 +208,35 @@ impl Controller {
     fn start(&mut self, revision: &str) {
         let Some(known) = self.revisions.get(revision) else { return };
         if let (Ok(spec), ImageState::Here(image)) = (&known.spec, &known.image) {
-            let origin = Origin::New(Box::new((spec.clone(), image.clone())));
+            let origin = Origin::New(Box::new((spec.clone(), (**image).clone())));
             self.spawn_replica(new_replica_id(&self.key), revision.to_owned(), origin);
         }
     }
 
     fn spawn_replica(&mut self, id: ReplicaId, revision: String, origin: Origin) {
-        let (intent, intents) = watch::channel(Intent::Serve);
-        let phase = if matches!(origin, Origin::Leftover) { Phase::Stopping } else { Phase::Starting };
-        let what = match origin {
-            Origin::New(_) => "starting",
-            Origin::Adopted(..) => "adopting",
-            Origin::Leftover => "clearing away",
+        let (phase, what) = match origin {
+            Origin::New(_) => (Phase::Starting, "starting"),
+            Origin::Adopted(_) => (Phase::Starting, "adopting"),
+            Origin::Leftover => (Phase::Stopping, "clearing away"),
         };
         info!(function = %self.key, replica = %id, "{}: {what} replica {id}", self.key);
+        let drain = CancellationToken::new();
         let replica = Replica {
             id: id.clone(),
             key: self.key.clone(),
             revision: revision.clone(),
             host: self.tools.host.clone(),
-            intent: intents,
+            drain: drain.clone(),
             tell: self.happenings.0.clone(),
         };
-        self.tools.tasks.spawn(replica.run(origin));
+        tokio::spawn(replica.run(origin));
         let started_at = Timestamp::now();
         self.replicas.push(Kept {
             id,
             revision,
             phase,
             endpoint: None,
-            intent,
+            drain,
             started_at,
             ready_since: None,
         });
@@ -306,9 +245,9 @@ impl Controller {
     /// Waits for the next thing to happen; `None` when it is time to look again, or the record changed.
     async fn next(&mut self) -> Option<Happening> {
         let now = Instant::now();
-        let wake = self.revisions.values().filter_map(|known| known.backoff.until(now)).min();
+        let due = self.revisions.values().filter_map(|known| known.due(now)).min();
         let sleep = async {
-            match wake {
+            match due {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
@@ -325,19 +264,12 @@ impl Controller {
         match result {
             Ok(image) => {
                 let pin = PinnedImage { name: image.name.clone(), digest: image.digest.clone() };
-                known.image = ImageState::Here(image);
-                known.failure = None;
-                known.backoff = Backoff::new(RESTART_PAUSE.0, RESTART_PAUSE.1);
+                known.image_arrived(image);
                 self.registry.pin(&self.key, revision, &pin).await;
             }
             Err(why) => {
                 warn!(function = %self.key, "{}: {why}", self.key);
-                if known.backoff.failures() == 0 {
-                    known.backoff = Backoff::new(IMAGE_PAUSE.0, IMAGE_PAUSE.1);
-                }
-                known.backoff.fail(Instant::now());
-                known.image = ImageState::Absent;
-                known.failure = Some(why);
+                known.image_failed(why, Instant::now());
             }
         }
     }
@@ -357,8 +289,7 @@ impl Controller {
                 let unasked = matches!(replica.phase, Phase::Starting | Phase::Ready);
                 replica.phase = Phase::Stopping;
                 if let (true, Some(cause)) = (unasked, cause) {
-                    let (revision, ready_since) = (replica.revision.clone(), replica.ready_since);
-                    self.replica_failed(id, &revision, cause, ready_since);
+                    self.replica_failed(index, &cause);
                 }
             }
             Event::Gone => {
@@ -368,33 +299,25 @@ impl Controller {
         }
     }
 
-    /// Drops the output of replicas that ended long ago.
-    async fn prune_logs(&self) {
-        let live: Vec<ReplicaId> = self.replicas.iter().map(|replica| replica.id.clone()).collect();
-        if let Err(error) = self.tools.logs.prune(&self.key, &live, self.tools.log_limit).await {
-            warn!(function = %self.key, "{}: old output stays: {error}", self.key);
+    fn replica_failed(&mut self, index: usize, cause: &Cause) {
+        let Kept { id, revision, ready_since, .. } = &self.replicas[index];
+        let (Cause::NotStarted(why) | Cause::Ended(why)) = cause;
+        warn!(function = %self.key, replica = %id, "{}: replica {id}: {why}", self.key);
+        self.restarts += 1;
+        if let Cause::Ended(how) = cause {
+            self.last_exit = Some((revision.clone(), how.clone()));
+        }
+        if let Some(known) = self.revisions.get_mut(revision) {
+            known.replica_failed(cause, *ready_since, Instant::now());
         }
     }
 
-    /// A replica ended that should not have: the next one is started at once, or behind a pause if this is not the
-    /// first time, or it never was ready.
-    fn replica_failed(
-        &mut self,
-        id: &ReplicaId,
-        revision: &str,
-        cause: String,
-        ready_since: Option<Instant>,
-    ) {
-        warn!(function = %self.key, replica = %id, "{}: replica {id}: {cause}", self.key);
-        self.restarts += 1;
-        self.last_exit = Some(cause.clone());
-        if let Some(known) = self.revisions.get_mut(revision) {
-            match ready_since {
-                Some(since) if since.elapsed() >= GOOD_TIME => known.backoff.reset(),
-                Some(_) if known.backoff.failures() == 0 => known.backoff.forgive(),
-                _ => known.backoff.fail(Instant::now()),
-            }
-            known.failure = Some(cause);
+    /// Drops the output of replicas that ended long ago.
+    async fn prune_logs(&self) {
+        let live: Vec<ReplicaId> = self.replicas.iter().map(|replica| replica.id.clone()).collect();
+        let Host { logs, settings, .. } = &self.tools.host;
+        if let Err(error) = logs.prune(&self.key, &live, settings.log_limit).await {
+            warn!(function = %self.key, "{}: old output stays: {error}", self.key);
         }
     }
 
@@ -403,23 +326,16 @@ impl Controller {
         let endpoints = self.endpoints(|_| true);
         let nobody = endpoints.is_empty();
         self.upstream.publish(endpoints);
-        let known = wanted.and_then(|record| self.revisions.get_mut(&record.newest.id));
-        let phase = match (wanted, known) {
-            (Some(record), Some(known)) => {
-                let ready =
-                    self.replicas.iter().any(|r| r.phase == Phase::Ready && r.revision == record.newest.id);
-                if ready && record.complete {
-                    known.failure = None;
-                }
-                self.upstream.set_unavailable(known.failure.clone().filter(|_| nobody && known.refuses()));
-                known.phase(record, ready)
-            }
-            _ => {
-                self.upstream.set_unavailable(Some("the function was deleted".to_owned()));
-                FunctionPhase::Removing
-            }
-        };
+        let phase = wanted.map_or(FunctionPhase::Removing, |record| self.phase(record));
         let newest = wanted.and_then(|record| self.revisions.get(&record.newest.id));
+        let hopeless = self.revisions.values().all(Known::refuses);
+        let reason = match newest {
+            None => Some("the function was deleted".to_owned()),
+            Some(known) => known.failure.as_ref().filter(|_| hopeless).map(|failure| failure.outside.clone()),
+        };
+        self.upstream.set_unavailable(reason.filter(|_| nobody));
+
+        let revision = wanted.map(|record| record.newest.id.clone()).unwrap_or_default();
         let replica = |r: &Kept| ReplicaStatus {
             id: r.id.clone(),
             phase: r.phase,
@@ -427,34 +343,34 @@ impl Controller {
             address: r.endpoint.as_ref().map(|endpoint| endpoint.address().to_string()),
             started_at: r.started_at,
         };
+        let of_newest = |(of, how): &(String, String)| (*of == revision).then(|| how.clone());
         self.status.send_replace(Status {
-            revision: wanted.map(|record| record.newest.id.clone()).unwrap_or_default(),
             phase,
-            message: newest.and_then(|known| known.failure.clone()),
+            message: newest.and_then(|known| known.failure.as_ref()).map(|failure| failure.inside.clone()),
             image: newest.and_then(|known| match &known.image {
-                ImageState::Fetching(progress) => Some(progress.clone()),
+                ImageState::Fetching(progress, _) => Some(progress.clone()),
                 _ => None,
             }),
             replicas: self.replicas.iter().map(replica).collect(),
             restarts: self.restarts,
-            last_exit: self.last_exit.clone(),
+            last_exit: self.last_exit.as_ref().and_then(of_newest),
+            revision,
         });
     }
-}
 
-impl Known {
-    /// Is a request better refused than held?
-    fn refuses(&self) -> bool {
-        self.spec.is_err()
-            || self.backoff.failures() >= REFUSE_BEHIND
-            || (matches!(self.image, ImageState::Absent) && self.failure.is_some())
-    }
-
-    fn phase(&self, record: &FunctionRecord, ready: bool) -> FunctionPhase {
-        match &self.image {
-            _ if record.complete && ready => FunctionPhase::Ready,
-            _ if self.failure.is_some() => FunctionPhase::Failed,
-            ImageState::Fetching(_) => FunctionPhase::Pulling,
+    /// What the function is doing. What went wrong is forgotten when all is well.
+    fn phase(&mut self, record: &FunctionRecord) -> FunctionPhase {
+        let ready = |r: &&Kept| r.phase == Phase::Ready && r.revision == record.newest.id;
+        let ready = self.replicas.iter().filter(ready).count();
+        let Some(known) = self.revisions.get_mut(&record.newest.id) else { return FunctionPhase::Starting };
+        let all = known.spec.as_ref().is_ok_and(|spec| ready >= spec.replicas as usize);
+        if all {
+            known.failure = None;
+        }
+        match &known.image {
+            _ if all => FunctionPhase::Ready,
+            _ if known.failure.is_some() => FunctionPhase::Failed,
+            ImageState::Fetching(..) => FunctionPhase::Pulling,
             _ if record.serving.is_some() => FunctionPhase::Updating,
             _ => FunctionPhase::Starting,
         }
@@ -462,36 +378,11 @@ impl Known {
 }
 
 /// Moves a replica on towards its end. Never back.
-fn retreat(replica: &mut Kept, intent: Intent) {
+fn retreat(replica: &mut Kept) {
     if matches!(replica.phase, Phase::Starting | Phase::Ready) {
         replica.phase = Phase::Draining;
-        replica.intent.send_if_modified(|now| {
-            let later = intent > *now;
-            *now = intent.max(*now);
-            later
-        });
+        replica.drain.cancel();
     }
-}
-
-/// The image of a revision: the one it was pinned to if that is still here, else what its reference stands for now.
-async fn fetch(
-    tools: &Tools,
-    spec: &FunctionSpec,
-    revision: &Revision,
-    progress: &Progress,
-) -> Result<ResolvedImage, String> {
-    let namespace = &spec.key.namespace;
-    if let Some(pin) = &revision.image {
-        match tools.images.pinned(namespace, &pin.name, &pin.digest).await {
-            Ok(Some(image)) => return Ok(image),
-            Ok(None) => {
-                warn!(function = %spec.key, "{}: the image {} is no longer on this host", spec.key, pin.digest);
-            }
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-    tools.host.runtime.ensure_namespace(namespace).await.map_err(|e| e.to_string())?;
-    tools.images.ensure(namespace, &spec.image, tools.policy, progress).await.map_err(|e| e.to_string())
 }
 
 /// A new id for a replica of `key`: its name, as much of it as fits, and eight random letters or digits.
@@ -499,7 +390,7 @@ fn new_replica_id(key: &FunctionKey) -> ReplicaId {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     const LONGEST_NAME: usize = 54;
     let random = uuid::Uuid::new_v4().into_bytes();
-    let suffix: String = random[..8].iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect();
+    let suffix: String = random[8..].iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect();
     let name: String = key.name.as_str().chars().take(LONGEST_NAME).collect();
     format!("{name}-{suffix}").parse().expect("a name, a dash and letters are a label")
 }

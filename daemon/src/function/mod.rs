@@ -1,4 +1,4 @@
-//! Functions: what is wanted ([`spec`], [`record`]), who decides ([`rollout`]), who acts ([`controller`],
+//! Functions: what is wanted ([`spec`], [`record`]), who decides ([`rollout`]), who acts ([`controller`], [`known`],
 //! [`replica`]), and what is told of it ([`status`]).
 //!
 //! ```text
@@ -13,6 +13,7 @@
 
 pub mod backoff;
 pub mod controller;
+pub mod known;
 pub mod readiness;
 pub mod record;
 pub mod registry;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +26,22 @@ const FIRST_PAUSE: Duration = Duration::from_millis(4);
 
 /// The longest pause between two tries, unless a period is set.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// An [`Answer`] that one task writes and another reads.
+#[derive(Debug, Default)]
+pub struct Watched(Mutex<Answer>);
+
+impl Watched {
+    /// The last answer.
+    #[must_use]
+    pub fn get(&self) -> Answer {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, answer: Answer) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    }
+}
 
 /// How a replica shows that it is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,10 +70,24 @@ impl Default for Probe {
     }
 }
 
-/// What one try found.
-enum Answer {
+/// How long a connection may take to open, where no probe says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The longest pause before or between tries that can be asked for.
+const LONGEST_SETTING: Duration = Duration::from_secs(3600);
+
+/// What the last try found, for the text that says why a replica is not ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// It is ready.
     Ready,
-    NotYet,
+    /// Nothing accepted a connection.
+    #[default]
+    Silence,
+    /// Something answered, but not in HTTP or not in time.
+    NoAnswer,
+    /// It answered with this status.
+    Status(StatusCode),
 }
 
 impl Probe {
@@ -74,7 +105,12 @@ impl Probe {
             };
             let duration = |keys: [&str; 2]| {
                 let Some((name, value)) = keys.into_iter().find_map(get) else { return Ok(None) };
-                units::duration(value).map(Some).map_err(|why| format!("{name}: {value:?}: {why}"))
+                let duration = units::duration(value).map_err(|why| format!("{name}: {value:?}: {why}"))?;
+                let delay = name.contains("initialDelay");
+                if duration > LONGEST_SETTING || (duration.is_zero() && !delay) {
+                    return Err(format!("{name}: {value:?}: expected more than zero and at most an hour"));
+                }
+                Ok(Some(duration))
             };
             if let Some((name, path)) = get("path") {
                 if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
@@ -96,16 +132,27 @@ impl Probe {
         Ok(probe)
     }
 
-    /// Resolves when the replica at `address` is ready. Has no deadline: whoever awaits it sets one.
-    pub async fn ready(&self, address: SocketAddr) {
+    /// How long the first try is put off.
+    #[must_use]
+    pub fn initial_delay(&self) -> Duration {
+        self.initial_delay
+    }
+
+    /// What is asked for, in words.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or(WATCHDOG_HEALTH)
+    }
+
+    /// Resolves when the replica at `address` is ready; `last` tells meanwhile what the last try found. Has no
+    /// deadline: whoever awaits it sets one.
+    pub async fn ready(&self, address: SocketAddr, last: &Watched) {
         sleep(self.initial_delay).await;
         let mut pause = self.period.unwrap_or(FIRST_PAUSE);
         let mut successes = 0;
         loop {
-            match self.try_once(address).await {
-                Answer::Ready => successes += 1,
-                Answer::NotYet => successes = 0,
-            }
+            last.set(self.try_once(address).await);
+            successes = if last.get() == Answer::Ready { successes + 1 } else { 0 };
             if successes >= self.successes {
                 return;
             }
@@ -117,16 +164,26 @@ impl Probe {
 
     async fn try_once(&self, address: SocketAddr) -> Answer {
         let Ok(Ok(stream)) = timeout(self.timeout, TcpStream::connect(address)).await else {
-            return Answer::NotYet;
+            return Answer::Silence;
         };
-        let path = self.path.as_deref().unwrap_or(WATCHDOG_HEALTH);
-        let status = timeout(self.timeout, get(stream, address, path)).await.ok().flatten();
-        match (status, &self.path) {
-            (Some(status), _) if status.is_success() => Answer::Ready,
-            (_, Some(_)) | (Some(StatusCode::SERVICE_UNAVAILABLE), None) => Answer::NotYet,
+        let status = timeout(self.timeout, get(stream, address, self.path())).await.ok().flatten();
+        match status {
+            Some(status) if status.is_success() => Answer::Ready,
+            Some(status @ StatusCode::SERVICE_UNAVAILABLE) => Answer::Status(status),
             // It listens and is no watchdog: whatever it said to a path that it does not know, it can be reached.
-            _ => Answer::Ready,
+            _ if self.path.is_none() => Answer::Ready,
+            Some(status) => Answer::Status(status),
+            None => Answer::NoAnswer,
         }
+    }
+}
+
+/// Resolves when something at `address` accepts a connection.
+pub async fn accepts(address: SocketAddr) {
+    let mut pause = FIRST_PAUSE;
+    while !matches!(timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await, Ok(Ok(_))) {
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -196,9 +253,15 @@ mod tests {
         let old =
             probe(&[("com.openfaas.health.http.path", "/up"), ("com.openfaas.health.http.period", "1")]);
         assert_eq!(new, old);
-        for (key, value) in
-            [("path", "up"), ("path", "/a b"), ("timeoutSeconds", "soon"), ("successThreshold", "0")]
-        {
+        for (key, value) in [
+            ("path", "up"),
+            ("path", "/a b"),
+            ("timeoutSeconds", "soon"),
+            ("timeoutSeconds", "0"),
+            ("periodSeconds", "0"),
+            ("initialDelaySeconds", "2h"),
+            ("successThreshold", "0"),
+        ] {
             let name = format!("com.openfaas.ready.http.{key}");
             assert!(probe(&[(&name, value)]).unwrap_err().starts_with(&name), "{key}={value}");
         }
@@ -206,19 +269,21 @@ mod tests {
 
     #[tokio::test]
     async fn an_annotated_path_must_answer_2xx() {
+        let last = Watched::default();
         let (address, server) = server(&[503, 404, 204]).await;
         let probe = probe(&[("com.openfaas.ready.http.path", "/up")]).unwrap();
-        timeout(DEADLINE, probe.ready(address)).await.unwrap();
+        timeout(DEADLINE, probe.ready(address, &last)).await.unwrap();
         assert_eq!(server.await.unwrap(), ["/up", "/up", "/up"]);
     }
 
     #[tokio::test]
     async fn a_watchdog_that_says_503_is_waited_for_and_a_plain_server_that_says_404_is_ready() {
+        let last = Watched::default();
         let (address, watchdog) = server(&[503, 200]).await;
-        timeout(DEADLINE, Probe::default().ready(address)).await.unwrap();
+        timeout(DEADLINE, Probe::default().ready(address, &last)).await.unwrap();
         assert_eq!(watchdog.await.unwrap(), ["/_/health", "/_/health"]);
         let (address, plain) = server(&[404]).await;
-        timeout(DEADLINE, Probe::default().ready(address)).await.unwrap();
+        timeout(DEADLINE, Probe::default().ready(address, &last)).await.unwrap();
         assert_eq!(plain.await.unwrap(), ["/_/health"]);
     }
 
@@ -227,12 +292,17 @@ mod tests {
         let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = reserved.local_addr().unwrap();
         drop(reserved);
-        let ready = tokio::spawn(async move { Probe::default().ready(address).await });
-        tokio::task::yield_now().await;
-        assert!(!ready.is_finished());
+        let (last, probe) = (Watched::default(), Probe::default());
+        let ready = probe.ready(address, &last);
+        tokio::pin!(ready);
+        tokio::select! {
+            () = &mut ready => panic!("ready before it listens"),
+            () = sleep(Duration::from_millis(20)) => {}
+        }
+        assert_eq!(last.get(), Answer::Silence);
         let listener = TcpListener::bind(address).await.unwrap();
         let accept = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-        timeout(DEADLINE, ready).await.unwrap().unwrap();
+        timeout(DEADLINE, ready).await.unwrap();
         accept.abort();
     }
 }

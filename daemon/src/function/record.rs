@@ -83,10 +83,14 @@ impl FunctionRecord {
         record
     }
 
+    /// The revisions that replicas may be of: the newest, and the one that serves until that is up.
+    pub fn revisions(&self) -> impl Iterator<Item = &Revision> {
+        [Some(&self.newest), self.serving.as_ref()].into_iter().flatten()
+    }
+
     /// Adds the digests of the images that the function may start from.
     pub fn images_in_use(&self, digests: &mut HashSet<String>) {
-        let revisions = [Some(&self.newest), self.serving.as_ref()].into_iter().flatten();
-        digests.extend(revisions.filter_map(|r| r.image.as_ref()).map(|image| image.digest.clone()));
+        digests.extend(self.revisions().filter_map(|r| r.image.as_ref()).map(|image| image.digest.clone()));
     }
 }
 

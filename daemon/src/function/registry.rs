@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::{Routes, Upstream, UpstreamLimits};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::function::controller::{Controller, Inherited, Tools};
@@ -47,11 +48,19 @@ pub struct Registry {
     routes: Routes,
     limits: UpstreamLimits,
     tools: Tools,
+    /// Cancelled when a controller broke: nobody would look after its function.
+    broken: CancellationToken,
 }
 
 impl Registry {
     /// A registry on `store` that publishes to `routes`. It knows nothing before [`Registry::restore`].
-    pub fn new(store: Store, routes: Routes, limits: UpstreamLimits, tools: Tools) -> Arc<Self> {
+    pub fn new(
+        store: Store,
+        routes: Routes,
+        limits: UpstreamLimits,
+        tools: Tools,
+        broken: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store: Arc::new(store),
             functions: Mutex::default(),
@@ -59,6 +68,7 @@ impl Registry {
             routes,
             limits,
             tools,
+            broken,
         })
     }
 
@@ -93,15 +103,19 @@ impl Registry {
     /// # Errors
     /// When there is one of that name, or the store fails.
     pub async fn create(self: &Arc<Self>, spec: FunctionSpec) -> Result<(), RegistryError> {
-        let _writer = self.writer.lock().await;
-        if self.record(&spec.key).is_some() {
-            return Err(RegistryError::Exists(spec.key));
-        }
-        let record = FunctionRecord::new(Revision::new(spec.deployment));
-        self.put(&spec.key, &record).await?;
-        info!(function = %spec.key, "{}: deployed, image {}", spec.key, record.newest.deployment.image);
-        self.set(&spec.key, record);
-        Ok(())
+        let registry = Arc::clone(self);
+        whole(async move {
+            let _writer = registry.writer.lock().await;
+            if registry.record(&spec.key).is_some() {
+                return Err(RegistryError::Exists(spec.key));
+            }
+            let record = FunctionRecord::new(Revision::new(spec.deployment));
+            registry.put(&spec.key, &record).await?;
+            info!(function = %spec.key, "{}: deployed, image {}", spec.key, record.newest.deployment.image);
+            registry.set(&spec.key, record);
+            Ok(())
+        })
+        .await
     }
 
     /// A new revision of a function.
@@ -109,32 +123,40 @@ impl Registry {
     /// # Errors
     /// When there is no such function, or the store fails.
     pub async fn update(self: &Arc<Self>, spec: FunctionSpec) -> Result<(), RegistryError> {
-        let _writer = self.writer.lock().await;
-        let old = self.record(&spec.key).ok_or_else(|| RegistryError::Unknown(spec.key.clone()))?;
-        let record = old.updated(Revision::new(spec.deployment));
-        self.put(&spec.key, &record).await?;
-        info!(function = %spec.key, "{}: updated, image {}", spec.key, record.newest.deployment.image);
-        self.set(&spec.key, record);
-        Ok(())
+        let registry = Arc::clone(self);
+        whole(async move {
+            let _writer = registry.writer.lock().await;
+            let old = registry.record(&spec.key).ok_or_else(|| RegistryError::Unknown(spec.key.clone()))?;
+            let record = old.updated(Revision::new(spec.deployment));
+            registry.put(&spec.key, &record).await?;
+            info!(function = %spec.key, "{}: updated, image {}", spec.key, record.newest.deployment.image);
+            registry.set(&spec.key, record);
+            Ok(())
+        })
+        .await
     }
 
     /// No such function any more. Its replicas drain behind the answer.
     ///
     /// # Errors
     /// When there is no such function, or the store fails.
-    pub async fn delete(&self, key: &FunctionKey) -> Result<(), RegistryError> {
-        let _writer = self.writer.lock().await;
-        if self.record(key).is_none() {
-            return Err(RegistryError::Unknown(key.clone()));
-        }
-        let (store, of) = (Arc::clone(&self.store), key.clone());
-        blocking(move || store.remove(&of)).await?;
-        info!(function = %key, "{key}: deleted");
-        self.routes.remove(key);
-        if let Some(entry) = self.lock().get(key) {
-            entry.wanted.send_replace(None);
-        }
-        Ok(())
+    pub async fn delete(self: &Arc<Self>, key: FunctionKey) -> Result<(), RegistryError> {
+        let registry = Arc::clone(self);
+        whole(async move {
+            let _writer = registry.writer.lock().await;
+            if registry.record(&key).is_none() {
+                return Err(RegistryError::Unknown(key));
+            }
+            let (store, of) = (Arc::clone(&registry.store), key.clone());
+            whole_blocking(move || store.remove(&of)).await?;
+            info!(function = %key, "{key}: deleted");
+            registry.routes.remove(&key);
+            if let Some(entry) = registry.lock().get(&key) {
+                entry.wanted.send_replace(None);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The function as the API shows it.
@@ -155,6 +177,15 @@ impl Registry {
     #[must_use]
     pub fn contains(&self, key: &FunctionKey) -> bool {
         self.record(key).is_some()
+    }
+
+    /// Resolves when the function is deleted; at once if there is none.
+    pub async fn deleted(&self, key: &FunctionKey) {
+        let wanted = self.lock().get(key).map(|entry| entry.wanted.subscribe());
+        if let Some(mut wanted) = wanted {
+            // An error means that even its controller is gone.
+            wanted.wait_for(Option::is_none).await.ok();
+        }
     }
 
     /// The digests of all images that a function of `namespace` may start from.
@@ -239,7 +270,15 @@ impl Registry {
             tell,
         );
         self.lock().insert(key.clone(), Entry { wanted, status, upstream });
-        self.tools.tasks.spawn(controller.run(inherited));
+        let (key, broken) = (key.clone(), self.broken.clone());
+        tokio::spawn(async move {
+            if let Err(error) = tokio::spawn(controller.run(inherited)).await
+                && error.is_panic()
+            {
+                error!(function = %key, "{key}: its controller broke: the daemon ends, to begin again with what runs");
+                broken.cancel();
+            }
+        });
     }
 
     fn record(&self, key: &FunctionKey) -> Option<FunctionRecord> {
@@ -248,7 +287,7 @@ impl Registry {
 
     async fn put(&self, key: &FunctionKey, record: &FunctionRecord) -> Result<(), StoreError> {
         let (store, key, record) = (Arc::clone(&self.store), key.clone(), record.clone());
-        blocking(move || store.put(&key, &record)).await
+        whole_blocking(move || store.put(&key, &record)).await
     }
 
     /// The list. Held for a look-up, never across an await.
@@ -280,12 +319,18 @@ fn key_of(record: &FunctionRecord) -> Result<FunctionKey, String> {
     Ok(FunctionKey::new(spec::parse_namespace(&deployment.namespace)?, name))
 }
 
+/// Does something to its end, even when whoever asked for it goes away in the middle: between the store and memory
+/// nothing may be left undone.
+async fn whole<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    joined(tokio::spawn(work).await)
+}
+
 /// Runs a call of the store off the async workers.
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+async fn whole_blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    joined(tokio::task::spawn_blocking(call).await)
+}
+
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> T {
+    // A task that nobody aborts can only fail by a panic, which goes on here.
+    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -1,26 +1,30 @@
 //! The life of one replica, from its address to the last trace of it. One task owns it all the way.
 //!
 //! ```text
-//! attach → start → ready? ──▶ Ready ──(Drain: last claim gone, or the deadline)──▶ stop → detach ──▶ Gone
-//!    └────────┴───────┴── failure, exit, Stop ──▶ Ended ────────────────────────────▲
+//! attach → start → ready? ──▶ Ready ──drain: last claim gone, or the deadline──▶ Ended ──▶ stop → detach ──▶ Gone
+//!    └────────┴───────┴────── failure, exit, drain ───────────────────────────────▲
 //! ```
 //!
 //! A step is never cut off half-way: what it made is taken apart by the same task, which tries until it succeeds.
 //! When the daemon ends, these tasks end with it and the containers run on; the next daemon adopts them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use roost_proxy::Endpoint;
 use roost_proxy::function::{FunctionKey, ReplicaId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::function::controller::Happening;
+use crate::function::readiness::{self, Answer, Probe, Watched};
 use crate::function::spec::FunctionSpec;
 use crate::image::ResolvedImage;
+use crate::logs::LogStore;
 use crate::network::HostNetwork;
 use crate::runtime::ReplicaPlan;
 use crate::runtime::containerd::Containerd;
@@ -38,6 +42,8 @@ pub struct Host {
     pub runtime: Containerd,
     /// Addresses.
     pub network: HostNetwork,
+    /// What replicas print.
+    pub logs: LogStore,
     /// Limits of time and space.
     pub settings: ReplicaSettings,
 }
@@ -51,21 +57,17 @@ pub struct ReplicaSettings {
     pub drain: Duration,
     /// From the start of the process until it is ready.
     pub start_timeout: Duration,
-    /// Where its output is kept.
-    pub logs: std::path::PathBuf,
     /// How much output of one replica is kept, in bytes.
     pub log_limit: u64,
 }
 
-/// What the controller wants of a replica. It only ever moves forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Intent {
-    /// Come up and serve.
-    Serve,
-    /// Take nothing new; end when the last request is answered.
-    Drain,
-    /// End now.
-    Stop,
+/// Why a replica ended that should not have.
+#[derive(Debug, Clone)]
+pub enum Cause {
+    /// It was never started: what failed, for whoever runs the host.
+    NotStarted(String),
+    /// Its process ended, or never became ready: how. Holds nothing of the host.
+    Ended(String),
 }
 
 /// What a replica tells its controller.
@@ -74,7 +76,7 @@ pub enum Event {
     /// It can take requests, at this endpoint.
     Ready(Arc<Endpoint>),
     /// It takes no more. With the cause, if nobody asked for it.
-    Ended(Option<String>),
+    Ended(Option<Cause>),
     /// Nothing is left of it.
     Gone,
 }
@@ -85,7 +87,7 @@ pub enum Origin {
     /// It is made from an image.
     New(Box<(FunctionSpec, ResolvedImage)>),
     /// It runs already, at this address: an earlier daemon made it.
-    Adopted(Box<FunctionSpec>, SocketAddr),
+    Adopted(SocketAddr),
     /// An earlier daemon left it, and nobody wants it.
     Leftover,
 }
@@ -100,21 +102,21 @@ pub struct Replica {
     pub revision: String,
     /// What it is made with.
     pub host: Host,
-    /// What is wanted of it.
-    pub intent: watch::Receiver<Intent>,
+    /// Cancelled when it is to take nothing new and to end when its last request is answered.
+    pub drain: CancellationToken,
     /// Where its events go.
     pub tell: mpsc::Sender<Happening>,
 }
 
 impl Replica {
     /// Lives.
-    pub async fn run(mut self, origin: Origin) {
+    pub async fn run(self, origin: Origin) {
         let cause = match origin {
             Origin::New(new) => match self.make(&new.0, &new.1).await {
-                Ok(address) => self.live(&new.0, address).await,
-                Err(cause) => Some(cause),
+                Ok(address) => self.live(Some(&new.0.probe), address).await,
+                Err(cause) => Some(Cause::NotStarted(cause)),
             },
-            Origin::Adopted(spec, address) => self.live(&spec, address).await,
+            Origin::Adopted(address) => self.live(None, address).await,
             Origin::Leftover => None,
         };
         self.tell(Event::Ended(cause)).await;
@@ -123,10 +125,10 @@ impl Replica {
     }
 
     /// Makes the replica and starts its process. What it made is taken apart by `run` if it fails.
-    async fn make(&mut self, spec: &FunctionSpec, image: &ResolvedImage) -> Result<SocketAddr, String> {
+    async fn make(&self, spec: &FunctionSpec, image: &ResolvedImage) -> Result<SocketAddr, String> {
         let attachment =
             self.host.network.attach(&self.id, &spec.key).await.map_err(|e| format!("network: {e}"))?;
-        if *self.intent.borrow() != Intent::Serve {
+        if self.drain.is_cancelled() {
             return Err("no longer wanted".to_owned());
         }
         let plan = ReplicaPlan {
@@ -140,50 +142,77 @@ impl Replica {
             netns: attachment.netns,
             address: attachment.address,
             mounts: self.host.network.mounts(&self.id),
-            labels: std::collections::BTreeMap::new(),
-            log_dir: self.host.settings.logs.join(self.key.namespace.as_str()).join(self.key.name.as_str()),
+            labels: BTreeMap::new(),
+            log_dir: self.host.logs.directory(&self.key),
             log_limit: self.host.settings.log_limit,
         };
         self.host.runtime.start(&plan).await.map_err(|e| e.to_string())?;
         Ok(SocketAddr::new(attachment.address, FUNCTION_PORT))
     }
 
-    /// From the started process to its end: the cause, if nobody asked for it.
-    async fn live(&mut self, spec: &FunctionSpec, address: SocketAddr) -> Option<String> {
-        let runtime = self.host.runtime.clone();
+    /// From the started process to its end: the cause, if nobody asked for it. Without a probe it was ready before, or
+    /// will be: it is not judged again.
+    async fn live(&self, probe: Option<&Probe>, address: SocketAddr) -> Option<Cause> {
         let exit = async {
-            match runtime.wait(&self.key.namespace, &self.id).await {
+            match self.host.runtime.wait(&self.key.namespace, &self.id).await {
                 Ok(exit) => exit.to_string(),
-                Err(error) => format!("lost: {error}"),
+                Err(error) => {
+                    warn!(function = %self.key, replica = %self.id, "replica {}: lost: {error}", self.id);
+                    "lost".to_owned()
+                }
             }
         };
         tokio::pin!(exit);
 
-        let start_timeout = self.host.settings.start_timeout;
+        let ready = async {
+            match probe {
+                Some(probe) => self.late(probe, address).await,
+                None => {
+                    readiness::accepts(address).await;
+                    None
+                }
+            }
+        };
         tokio::select! {
-            cause = &mut exit => return Some(format!("{cause} before it was ready")),
-            ready = timeout(start_timeout, spec.probe.ready(address)) => if ready.is_err() {
-                return Some(format!("not ready after {start_timeout:?}: nothing answers on port {FUNCTION_PORT}"));
+            cause = &mut exit => return Some(Cause::Ended(format!("{cause} before it was ready"))),
+            late = ready => if let Some(late) = late {
+                return Some(Cause::Ended(late));
             },
-            () = reached(self.intent.clone(), Intent::Drain) => return None,
+            () = self.drain.cancelled() => return None,
         }
         let endpoint = Endpoint::new(self.id.clone(), address);
         self.tell(Event::Ready(Arc::clone(&endpoint))).await;
         let cause = tokio::select! {
-            cause = &mut exit => Some(cause),
-            () = reached(self.intent.clone(), Intent::Stop) => None,
+            cause = &mut exit => Some(Cause::Ended(cause)),
             () = self.drained(&endpoint) => None,
         };
         endpoint.close();
         cause
     }
 
+    /// Waits until the replica is ready: `None`, or what it was like when its time was over.
+    async fn late(&self, probe: &Probe, address: SocketAddr) -> Option<String> {
+        let last = Watched::default();
+        let limit = self.host.settings.start_timeout;
+        timeout(probe.initial_delay() + limit, probe.ready(address, &last)).await.err().map(|_| {
+            let found = match last.get() {
+                Answer::Status(status) => format!("GET {} answers {}", probe.path(), status.as_u16()),
+                Answer::NoAnswer => format!("GET {} gets no answer", probe.path()),
+                Answer::Silence | Answer::Ready => format!("nothing listens on port {FUNCTION_PORT}"),
+            };
+            format!("not ready after {} s: {found}", limit.as_secs())
+        })
+    }
+
     /// Resolves when the replica was told to drain and has, or its time to do so is over.
     async fn drained(&self, endpoint: &Endpoint) {
-        reached(self.intent.clone(), Intent::Drain).await;
+        self.drain.cancelled().await;
         if timeout(self.host.settings.drain, endpoint.drained()).await.is_err() {
             let left = endpoint.in_flight();
-            info!(function = %self.key, replica = %self.id, "replica {}: drained for long enough, {left} requests are left", self.id);
+            info!(
+                function = %self.key, replica = %self.id,
+                "replica {}: drained for long enough, {left} requests are left", self.id
+            );
         }
     }
 
@@ -191,7 +220,10 @@ impl Replica {
     async fn take_apart(&self) {
         let (mut pause, longest) = CLEAN_UP_PAUSE;
         while let Err(error) = self.try_take_apart().await {
-            warn!(function = %self.key, replica = %self.id, "replica {}: cannot be taken apart yet: {error}", self.id);
+            warn!(
+                function = %self.key, replica = %self.id,
+                "replica {}: cannot be taken apart yet: {error}", self.id
+            );
             sleep(pause).await;
             pause = (pause * 2).min(longest);
         }
@@ -208,13 +240,5 @@ impl Replica {
             // The controller is gone only when the daemon ends, and then so is this task.
             tracing::debug!(replica = %self.id, "nobody listens");
         }
-    }
-}
-
-/// Resolves when the intent is `wanted` or beyond.
-async fn reached(mut intent: watch::Receiver<Intent>, wanted: Intent) {
-    if intent.wait_for(|intent| *intent >= wanted).await.is_err() {
-        // Nobody is left who could ask for it.
-        std::future::pending::<()>().await;
     }
 }

@@ -72,18 +72,16 @@ pub fn plan(newest: &Target, serving: Option<&Target>, replicas: &[View]) -> Pla
     };
 
     let keep_serving = serving.filter(|_| !complete);
-    let start_serving = match keep_serving {
-        // While the newest can be started it is the one to start: this is for when it cannot.
-        Some(serving) if !newest.startable && live_newest.is_empty() => {
-            missing(serving, live(&serving.revision).len())
-        }
-        _ => 0,
+    let start_serving = keep_serving.map_or(0, |serving| missing(serving, live(&serving.revision).len()));
+    // Without a revision that was ever complete, whatever answers is better than nothing until the newest is.
+    let serves = |r: &View| match serving {
+        Some(serving) => serving.revision == r.revision,
+        None => r.phase == Phase::Ready,
     };
     let drain = replicas
         .iter()
         .filter(|r| matches!(r.phase, Phase::Starting | Phase::Ready))
-        .filter(|r| r.revision != newest.revision)
-        .filter(|r| keep_serving.is_none_or(|serving| serving.revision != r.revision))
+        .filter(|r| r.revision != newest.revision && (complete || !serves(r)))
         .map(|r| r.id.clone())
         .chain(surplus(&live_newest, newest.replicas))
         .collect();
@@ -148,6 +146,28 @@ mod tests {
         let one_left = views(&[("o1", "a", Ready), ("o2", "a", Stopping)]);
         let next = plan(&newest, Some(&serving), &one_left);
         assert_eq!((next.start_newest, next.start_serving, drained(&next)), (0, 1, vec![]));
+    }
+
+    #[test]
+    fn what_serves_is_made_whole_while_its_successor_still_comes_up() {
+        let (newest, serving) = (target("b", 2, true), target("a", 1, true));
+        // The old replica died, or the host was rebooted, in the middle of an update.
+        for replicas in
+            [views(&[]), views(&[("n1", "b", Starting), ("n2", "b", Ready), ("o1", "a", Stopping)])]
+        {
+            assert_eq!(plan(&newest, Some(&serving), &replicas).start_serving, 1);
+        }
+        let whole = views(&[("n1", "b", Starting), ("n2", "b", Ready), ("o1", "a", Ready)]);
+        assert_eq!(plan(&newest, Some(&serving), &whole).start_serving, 0);
+    }
+
+    #[test]
+    fn a_first_revision_that_was_never_complete_serves_with_what_it_has_until_the_next_is() {
+        let newest = target("b", 1, false);
+        let replicas = views(&[("o1", "a", Ready), ("o2", "a", Starting)]);
+        assert_eq!(drained(&plan(&newest, None, &replicas)), vec!["o2"]);
+        let replicas = views(&[("o1", "a", Ready), ("n1", "b", Ready)]);
+        assert_eq!(drained(&plan(&newest, None, &replicas)), vec!["o1"]);
     }
 
     #[test]

@@ -72,6 +72,9 @@ pub struct Resources {
     /// Such as `100m`.
     #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
     pub cpu: String,
+    /// What else was sent, such as `nvidia.com/gpu`: kept and echoed.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, serde_json::Value>,
 }
 
 /// Official clients send a literal `null` for what the user did not set.
@@ -124,7 +127,7 @@ impl FunctionSpec {
         parse_limits(&mut mistakes, "requests", deployment.requests.as_ref());
         let replicas = mistakes.take("labels.com.openfaas.scale.min", replicas(&deployment.labels));
         let probe = mistakes.take("annotations", Probe::parse(&deployment.annotations));
-        check_environment(&mut mistakes, &deployment.env_vars);
+        check_environment(&mut mistakes, &deployment.env_process, &deployment.env_vars);
         for (key, value) in &deployment.labels {
             if key.is_empty() || key.len() + value.len() > MAX_LABEL {
                 mistakes.add(format!(
@@ -226,7 +229,14 @@ pub fn replicas(labels: &BTreeMap<String, String>) -> Result<u32, String> {
     }
 }
 
-fn check_environment(mistakes: &mut Mistakes, environment: &BTreeMap<String, String>) {
+fn check_environment(
+    mistakes: &mut Mistakes,
+    environment_process: &str,
+    environment: &BTreeMap<String, String>,
+) {
+    if environment_process.contains('\0') {
+        mistakes.add("envProcess: cannot hold a NUL byte".to_owned());
+    }
     for (key, value) in environment {
         if key.is_empty() || key.contains(['=', '\0']) {
             mistakes.add(format!(

@@ -2,7 +2,7 @@
 //!
 //! Owns the decision, by the records alone. An image is kept for a while after its last use, so that going back to
 //! the version before is quick; when that use ended is written on the record, so that a restart forgets nothing.
-//! What was imported, or named by somebody else, stays until a person removes it.
+//! What a person imported, or somebody else named, stays until a person removes it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,6 +10,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::record::{Origin, Record};
+
+/// The host in the names of images that were made on this machine for one deployment.
+const PRIVATE_HOST: &str = "roost.local/";
 
 /// What to do with one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +27,13 @@ pub(super) enum Verdict {
 
 /// What to do with `record`, when the images `in_use` are used and an unused one is kept for `keep`.
 pub(super) fn decide(record: &Record, in_use: &HashSet<String>, keep: Duration, now: Timestamp) -> Verdict {
-    if record.origin != Origin::Pulled {
+    let disposable = match record.origin {
+        Origin::Pulled => true,
+        // Made by `roost deploy --binary` for one deployment, and named by its content: the next one has another name.
+        Origin::Imported => record.name.starts_with(PRIVATE_HOST),
+        Origin::Foreign => false,
+    };
+    if !disposable {
         return Verdict::Keep;
     }
     let used = in_use.contains(&record.manifest) || in_use.contains(&record.target);
@@ -64,9 +73,13 @@ mod tests {
             (Origin::Imported, false, ago(9999), hour, Verdict::Keep),
             (Origin::Foreign, false, None, Duration::ZERO, Verdict::Keep),
         ];
-        for (origin, used, unused_since, keep, verdict) in table {
+        let private = "roost.local/echo:0123";
+        let table =
+            table.map(|(origin, used, since, keep, verdict)| ("a", origin, used, since, keep, verdict));
+        let made_here = [(private, Origin::Imported, false, ago(9999), hour, Verdict::Remove)];
+        for (name, origin, used, unused_since, keep, verdict) in table.into_iter().chain(made_here) {
             let target = Descriptor { digest: "index".to_owned(), ..Descriptor::default() };
-            let mut record = Record::new("a".to_owned(), &target, origin, "manifest", 0);
+            let mut record = Record::new(name.to_owned(), &target, origin, "manifest", 0);
             record.unused_since = unused_since;
             let in_use = HashSet::from([if used { "manifest" } else { "other" }.to_owned()]);
             assert_eq!(decide(&record, &in_use, keep, now), verdict, "{origin:?} {used} {unused_since:?}");
