@@ -101,6 +101,9 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
         freed.len()
     );
     registry.restore(records, replicas);
+    if let Err(error) = logs.retain(registry.keys()).await {
+        warn!("output of functions that are gone is left: {error}");
+    }
 
     let ending = CancellationToken::new();
     let api = Api {

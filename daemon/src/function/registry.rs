@@ -173,6 +173,12 @@ impl Registry {
         of_namespace.filter_map(|(key, entry)| entry.view(key)).collect()
     }
 
+    /// All functions that somebody looks after, also those that are being removed.
+    #[must_use]
+    pub fn keys(&self) -> HashSet<FunctionKey> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// Is there such a function?
     #[must_use]
     pub fn contains(&self, key: &FunctionKey) -> bool {

@@ -3,7 +3,7 @@
 //! Owns the layout of the directory, and the files of replicas that have ended. Never writes a line, never touches a
 //! file that a driver may still write to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,15 @@ impl LogStore {
         tokio::task::spawn_blocking(move || prune(&dir, &live, cap)).await?
     }
 
+    /// Removes the files of all functions but these: a daemon that was killed may have left some.
+    ///
+    /// # Errors
+    /// When something cannot be read or removed.
+    pub async fn retain(&self, keys: HashSet<FunctionKey>) -> io::Result<()> {
+        let root = self.root.clone();
+        tokio::task::spawn_blocking(move || retain(&root, &keys)).await?
+    }
+
     /// Removes all files of a function. Its replicas have ended, or are ending: what they still print is lost.
     ///
     /// # Errors
@@ -64,6 +73,24 @@ impl LogStore {
         let dir = self.directory(key);
         tokio::task::spawn_blocking(move || if_there(fs::remove_dir_all(dir))).await?
     }
+}
+
+/// See [`LogStore::retain`].
+fn retain(root: &Path, keys: &HashSet<FunctionKey>) -> io::Result<()> {
+    for namespace in fs::read_dir(root)? {
+        let namespace = namespace?;
+        for function in fs::read_dir(namespace.path())? {
+            let function = function?;
+            let (namespace, name) = (namespace.file_name(), function.file_name());
+            let known = |key: &FunctionKey| {
+                namespace.as_os_str() == key.namespace.as_str() && name.as_os_str() == key.name.as_str()
+            };
+            if !keys.iter().any(known) {
+                if_there(fs::remove_dir_all(function.path()))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn prune(dir: &Path, live: &[ReplicaId], cap: u64) -> io::Result<Vec<String>> {
@@ -151,6 +178,19 @@ mod tests {
             assert_eq!(doomed, gone, "{sizes:?} within {cap}");
         }
         assert_eq!(over_cap(ended(&vec![0; ENDED_LIMIT + 3]), 10).len(), 3);
+    }
+
+    #[tokio::test]
+    async fn only_functions_that_are_known_keep_their_files() {
+        let root = tempfile::tempdir().unwrap();
+        let store = LogStore::new(root.path().to_owned());
+        let [kept, gone] = ["kept", "gone"].map(|name| FunctionKey::from_route(name).unwrap());
+        for key in [&kept, &gone] {
+            fs::create_dir_all(store.directory(key)).unwrap();
+        }
+        store.retain(HashSet::from([kept.clone()])).await.unwrap();
+        assert!(store.directory(&kept).exists());
+        assert!(!store.directory(&gone).exists());
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! async workers. Never knows what is running.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use roost_proxy::function::FunctionKey;
@@ -69,10 +70,13 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
     }
 }
 
-/// The open database.
+/// The database.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    path: PathBuf,
+    /// `None` behind a failure: redb takes no more calls then, even when the disk has room again. The next call opens
+    /// the file anew.
+    database: Mutex<Option<Database>>,
 }
 
 impl Store {
@@ -81,6 +85,11 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened, is in use by another process, or was written by another version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let database = Self::open_file(path)?;
+        Ok(Self { path: path.to_owned(), database: Mutex::new(Some(database)) })
+    }
+
+    fn open_file(path: &Path) -> Result<Database, StoreError> {
         let database = Database::builder()
             .set_cache_size(CACHE)
             .create(path)
@@ -97,7 +106,21 @@ impl Store {
             transaction.open_table(FUNCTIONS)?;
         }
         transaction.commit()?;
-        Ok(Self { database })
+        Ok(database)
+    }
+
+    /// Does something with the open database.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut open = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match open.take() {
+            Some(database) => database,
+            None => Self::open_file(&self.path)?,
+        };
+        let done = work(&database);
+        if !matches!(done, Err(StoreError::Database(_))) {
+            *open = Some(database);
+        }
+        done
     }
 
     /// All functions.
@@ -105,14 +128,17 @@ impl Store {
     /// # Errors
     /// When the file or a record in it cannot be read.
     pub fn functions(&self) -> Result<Vec<FunctionRecord>, StoreError> {
-        let table = self.database.begin_read()?.open_table(FUNCTIONS)?;
-        table
-            .iter()?
-            .map(|entry| {
-                let (key, value) = entry?;
-                decode(value.value()).map_err(|why| StoreError::Record { key: key.value().to_owned(), why })
-            })
-            .collect()
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(FUNCTIONS)?;
+            table
+                .iter()?
+                .map(|entry| {
+                    let (key, value) = entry?;
+                    decode(value.value())
+                        .map_err(|why| StoreError::Record { key: key.value().to_owned(), why })
+                })
+                .collect()
+        })
     }
 
     /// Writes the record of a function.
@@ -121,9 +147,11 @@ impl Store {
     /// When the file cannot be written. Then nothing has changed.
     pub fn put(&self, key: &FunctionKey, record: &FunctionRecord) -> Result<(), StoreError> {
         let value = encode(record).map_err(|why| StoreError::Record { key: key.to_string(), why })?;
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(FUNCTIONS)?.insert(path_of(key).as_str(), value.as_slice())?;
-        Ok(transaction.commit()?)
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(FUNCTIONS)?.insert(path_of(key).as_str(), value.as_slice())?;
+            Ok(transaction.commit()?)
+        })
     }
 
     /// Removes the record of a function, if it is there.
@@ -131,9 +159,11 @@ impl Store {
     /// # Errors
     /// When the file cannot be written. Then nothing has changed.
     pub fn remove(&self, key: &FunctionKey) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(FUNCTIONS)?.remove(path_of(key).as_str())?;
-        Ok(transaction.commit()?)
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(FUNCTIONS)?.remove(path_of(key).as_str())?;
+            Ok(transaction.commit()?)
+        })
     }
 }
 
@@ -188,8 +218,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("roost.redb");
         {
-            let store = Store::open(&path).unwrap();
-            let transaction = store.database.begin_write().unwrap();
+            let database = Store::open_file(&path).unwrap();
+            let transaction = database.begin_write().unwrap();
             transaction.open_table(META).unwrap().insert(SCHEMA, 99).unwrap();
             transaction.commit().unwrap();
         }
