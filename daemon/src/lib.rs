@@ -11,6 +11,7 @@ pub mod function;
 pub mod image;
 pub mod inotify;
 pub mod logs;
+pub mod memory;
 pub mod network;
 pub mod resolvers;
 pub mod runtime;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use roostd::cli::{Arguments, Command};
 use roostd::config::Config;
-use roostd::{app, logs, telemetry};
+use roostd::{app, logs, memory, telemetry};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -30,8 +30,11 @@ fn run(config: &std::path::Path) -> anyhow::Result<()> {
     // Before any thread is there that might use TLS: two providers in one process would be one too many to guess.
     rustls::crypto::ring::default_provider().install_default().ok();
     let listeners = roostd::systemd::listeners().context("cannot take over the sockets of systemd")?;
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    memory::bound(workers);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .worker_threads(workers)
         .thread_name("roostd")
         .max_blocking_threads(app::BLOCKING_THREADS)
         .build()

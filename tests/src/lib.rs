@@ -61,14 +61,20 @@ pub fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// A program of ours, as built beside this test.
+/// The directory of the programs under test, if they are not those that were built beside the tests: a release.
+#[must_use]
+pub fn release() -> Option<PathBuf> {
+    std::env::var_os("ROOST_TEST_RELEASE").map(PathBuf::from)
+}
+
+/// A program of ours: of the release, or as built beside this test.
 ///
 /// # Panics
 /// When it is not built: cargo builds the tests of this package without the programs of the others.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.ancestors().nth(2).unwrap().join(name);
+    let beside = || std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
+    let path = release().unwrap_or_else(beside).join(name);
     assert!(path.exists(), "{} is not built: run tests/run, or cargo build --workspace", path.display());
     path
 }

@@ -15,6 +15,7 @@ use crate::function::replica::Cause;
 use crate::function::rollout::Target;
 use crate::function::spec::FunctionSpec;
 use crate::image::{Progress, ResolvedImage};
+use crate::memory;
 
 /// The pauses after a replica that failed. The first failure after a good time is made good at once.
 const RESTART_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -96,6 +97,7 @@ impl Known {
         let (revision, tell) = (revision.clone(), tell.clone());
         let task = tokio::spawn(async move {
             let result = fetch(&tools, &spec, &revision, &progress).await;
+            memory::give_back();
             // Nobody listens only when the function is gone.
             tell.send(Happening::Image(revision.id, result)).await.ok();
         });
