@@ -1,19 +1,21 @@
 //! Settings: what is written in `roostd.toml`, and what it means.
 //!
-//! [`Raw`] is the file and nothing more. [`Config::resolve`] is the only way from it to the settings that the daemon
+//! `Raw` is the file and nothing more. [`Config::resolve`] is the only way from it to the settings that the daemon
 //! uses: it fills in defaults, reads durations and amounts, and reports all mistakes with the paths of their keys.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::Deserialize;
 
+use self::raw::Raw;
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::units;
+
+mod raw;
 
 /// Where the settings are, unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/roost/roostd.toml";
@@ -134,106 +136,6 @@ pub struct Logs {
     pub max_size: u64,
     /// What the daemon says: a filter of the `tracing` kind.
     pub level: String,
-}
-
-/// The file, as it is written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Raw {
-    server: RawServer,
-    auth: RawAuth,
-    paths: RawPaths,
-    containerd: RawContainerd,
-    functions: RawFunctions,
-    network: RawNetwork,
-    images: RawImages,
-    timeouts: RawTimeouts,
-    logs: RawLogs,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawServer {
-    listen: Option<String>,
-    drain: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawAuth {
-    enabled: Option<bool>,
-    user: Option<String>,
-    password_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawPaths {
-    state: Option<PathBuf>,
-    run: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawContainerd {
-    socket: Option<PathBuf>,
-    snapshotter: Option<String>,
-    cgroup_parent: Option<String>,
-    share_shim: Option<bool>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawFunctions {
-    stop_grace: Option<String>,
-    drain: Option<String>,
-    start_timeout: Option<String>,
-    seccomp: Option<bool>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawNetwork {
-    conflist: Option<PathBuf>,
-    plugin_dirs: Option<Vec<PathBuf>>,
-    bridge: Option<String>,
-    subnet: Option<String>,
-    dns: Vec<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawImages {
-    policy: Option<String>,
-    docker_config: Option<PathBuf>,
-    keep_unused: Option<String>,
-    max_size: Option<String>,
-    registries: BTreeMap<String, RawRegistry>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawRegistry {
-    plain_http: Option<bool>,
-    ca_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawTimeouts {
-    request: Option<String>,
-    idle: Option<String>,
-    tunnel_idle: Option<String>,
-    header: Option<String>,
-    connect: Option<String>,
-    waiting: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawLogs {
-    max_size: Option<String>,
-    level: Option<String>,
 }
 
 /// Why there are no settings.
@@ -358,95 +260,6 @@ impl Config {
             "containerd.cgroup_parent: expected a path that begins with '/'",
         );
         if mistakes.0.is_empty() { Ok(config) } else { Err(mistakes) }
-    }
-}
-
-impl RawContainerd {
-    fn resolve(self) -> Containerd {
-        Containerd {
-            socket: self.socket.unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
-            snapshotter: self.snapshotter.unwrap_or_else(|| "overlayfs".into()),
-            cgroup_parent: self.cgroup_parent.unwrap_or_else(|| "/roost".into()),
-            share_shim: self.share_shim.unwrap_or(true),
-        }
-    }
-}
-
-impl RawFunctions {
-    fn resolve(self, m: &mut Mistakes) -> Functions {
-        Functions {
-            stop_grace: m.duration("functions.stop_grace", self.stop_grace.as_deref(), 10),
-            drain: m.duration("functions.drain", self.drain.as_deref(), 30),
-            start_timeout: m.duration("functions.start_timeout", self.start_timeout.as_deref(), 60),
-            seccomp: self.seccomp.unwrap_or(true),
-        }
-    }
-}
-
-impl RawNetwork {
-    fn resolve(self, m: &mut Mistakes) -> Network {
-        let subnet =
-            |text: &str| text.parse().map(Some).map_err(|_| "expected a subnet such as 10.63.0.0/16");
-        let mut dns = Vec::new();
-        for text in &self.dns {
-            let parse = |text: &str| text.parse().map(Some).map_err(|_| "expected the address of a resolver");
-            dns.extend(m.read("network.dns", Some(text), None::<IpAddr>, parse));
-        }
-        Network {
-            conflist: self.conflist.unwrap_or_else(|| "/etc/roost/cni/10-roost.conflist".into()),
-            plugin_dirs: self
-                .plugin_dirs
-                .unwrap_or_else(|| vec!["/usr/lib/cni".into(), "/opt/cni/bin".into()]),
-            bridge: self.bridge,
-            subnet: m.read("network.subnet", self.subnet.as_deref(), None, subnet),
-            dns,
-        }
-    }
-}
-
-impl RawImages {
-    fn resolve(self, m: &mut Mistakes) -> Images {
-        let policy = |text: &str| match text {
-            "Always" => Ok(PullPolicy::Always),
-            "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
-            _ => Err("expected Always or IfNotPresent"),
-        };
-        let registry =
-            |raw: RawRegistry| RegistrySettings { plain_http: raw.plain_http, ca_file: raw.ca_file };
-        Images {
-            policy: m.read("images.policy", self.policy.as_deref(), PullPolicy::Always, policy),
-            docker_config: self.docker_config.unwrap_or_else(|| "/etc/roost/config.json".into()),
-            keep_unused: m.duration("images.keep_unused", self.keep_unused.as_deref(), 24 * 3600),
-            max_size: m.read("images.max_size", self.max_size.as_deref(), 10 << 30, units::memory),
-            registries: self.registries.into_iter().map(|(host, raw)| (host, registry(raw))).collect(),
-        }
-    }
-}
-
-impl RawTimeouts {
-    fn resolve(self, m: &mut Mistakes) -> Timeouts {
-        Timeouts {
-            request: m.duration("timeouts.request", self.request.as_deref(), 300),
-            idle: m.duration("timeouts.idle", self.idle.as_deref(), 300),
-            tunnel_idle: m.duration("timeouts.tunnel_idle", self.tunnel_idle.as_deref(), 3600),
-            header: m.duration("timeouts.header", self.header.as_deref(), 10),
-            connect: m.duration("timeouts.connect", self.connect.as_deref(), 5),
-            waiting: m.duration("timeouts.waiting", self.waiting.as_deref(), 60),
-        }
-    }
-}
-
-impl RawLogs {
-    fn resolve(self, m: &mut Mistakes) -> Logs {
-        let level = |text: &str| {
-            text.parse::<tracing_subscriber::filter::Targets>()
-                .map(|_| text.to_owned())
-                .map_err(|why| why.to_string())
-        };
-        Logs {
-            max_size: m.read("logs.max_size", self.max_size.as_deref(), 10 << 20, units::memory),
-            level: m.read("logs.level", self.level.as_deref(), "info".to_owned(), level),
-        }
     }
 }
 
