@@ -5,7 +5,10 @@ set -eu
 umask 022
 cd "$(dirname "$0")"
 : "${ROOST:=roost}"
-node=$(readlink -f "$(command -v node)") || { echo 'node is missing: apt-get install nodejs npm' >&2; exit 1; }
+for command in node npm; do
+  command -v $command >/dev/null || { echo "$command is missing: apt-get install nodejs npm" >&2; exit 1; }
+done
+node=$(readlink -f "$(command -v node)")
 
 npm ci --omit=dev --no-audit --no-fund
 

@@ -8,13 +8,16 @@ command -v busybox >/dev/null || { echo 'busybox is missing: apt-get install bus
 if ldd "$(command -v busybox)" >/dev/null 2>&1; then
   echo 'this busybox is not static: apt-get install busybox-static' >&2; exit 1
 fi
+command -v cargo >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs' >&2; exit 1; }
 host=$(cargo -vV | sed -n 's/^host: //p')
-RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$host" -p watchdog
+target=${CARGO_TARGET_DIR:-../../target}
+RUSTFLAGS='-C target-feature=+crt-static' \
+  cargo build --release --locked --target "$host" --target-dir "$target" -p watchdog
 
 rm -rf rootfs
 mkdir -p rootfs/bin rootfs/etc rootfs/tmp
 chmod 1777 rootfs/tmp
-cp "../../target/$host/release/watchdog" "$(command -v busybox)" rootfs/bin
+cp "$target/$host/release/watchdog" "$(command -v busybox)" rootfs/bin
 for applet in sh cat uname; do ln -s busybox "rootfs/bin/$applet"; done
 install -m 0755 handler.sh rootfs/bin/handler
 echo 'app:x:1000:1000::/:/bin/sh' >rootfs/etc/passwd
