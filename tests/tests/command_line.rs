@@ -8,16 +8,8 @@ use serde_json::Value;
 /// A host, and a login to it.
 async fn host() -> Host {
     let host = Host::start().await;
-    let login =
-        host.roost_with(&["login", "--gateway", &host.url(), "--password-stdin"], host.password()).await;
-    assert_eq!(login.code, Some(0), "{login:?}");
+    host.log_in().await;
     host
-}
-
-async fn done(host: &Host, args: &[&str]) -> String {
-    let output = host.roost(args).await;
-    assert_eq!(output.code, Some(0), "roost {args:?}: {output:?}");
-    output.stdout
 }
 
 async fn failed(host: &Host, args: &[&str]) -> Output {
@@ -31,25 +23,25 @@ async fn failed(host: &Host, args: &[&str]) -> Output {
 async fn from_a_binary_to_a_function_and_away() {
     let host = host().await;
     let binary = echo_binary();
-    done(&host, &["deploy", "hello", "--binary", binary.to_str().unwrap(), "--env", "A=b"]).await;
-    assert_eq!(done(&host, &["invoke", "hello", "-d", "hi"]).await, "hi");
+    host.roost_done(&["deploy", "hello", "--binary", binary.to_str().unwrap(), "--env", "A=b"]).await;
+    assert_eq!(host.roost_done(&["invoke", "hello", "-d", "hi"]).await, "hi");
     let piped = host.roost_with(&["invoke", "hello"], "from stdin").await;
     assert_eq!((piped.code, piped.stdout.as_str()), (Some(0), "from stdin"));
 
-    let table = done(&host, &["list"]).await;
+    let table = host.roost_done(&["list"]).await;
     assert!(table.contains("hello") && table.contains("1/1"), "{table}");
-    let json: Value = serde_json::from_str(&done(&host, &["list", "--json"]).await).unwrap();
+    let json: Value = serde_json::from_str(&host.roost_done(&["list", "--json"]).await).unwrap();
     assert_eq!(json[0]["name"], "hello");
-    let described = done(&host, &["describe", "hello"]).await;
+    let described = host.roost_done(&["describe", "hello"]).await;
     assert!(described.contains("hello") && described.contains("Ready"), "{described}");
-    let logs = done(&host, &["logs", "hello"]).await;
+    let logs = host.roost_done(&["logs", "hello"]).await;
     assert!(logs.contains("listening on"), "{logs}");
-    let version = done(&host, &["version"]).await;
+    let version = host.roost_done(&["version"]).await;
     assert!(version.contains(&host.url()), "{version}");
-    let images = done(&host, &["image", "list"]).await;
+    let images = host.roost_done(&["image", "list"]).await;
     assert!(images.contains("hello"), "{images}");
 
-    done(&host, &["remove", "hello"]).await;
+    host.roost_done(&["remove", "hello"]).await;
     failed(&host, &["remove", "nobody"]).await;
     failed(&host, &["describe", "nobody"]).await;
     failed(&host, &["invoke", "nobody", "-d", "hi"]).await;
@@ -60,14 +52,14 @@ async fn an_image_comes_from_a_file_or_is_built_here() {
     let host = host().await;
     let archive = host.dir().join("echo.tar");
     std::fs::write(&archive, Image::echo().archive("docker.io/library/carried:1")).unwrap();
-    done(&host, &["image", "import", archive.to_str().unwrap()]).await;
+    host.roost_done(&["image", "import", archive.to_str().unwrap()]).await;
     let binary = echo_binary();
-    done(&host, &["image", "build", binary.to_str().unwrap(), "-t", "built:1"]).await;
-    let images = done(&host, &["image", "list"]).await;
+    host.roost_done(&["image", "build", binary.to_str().unwrap(), "-t", "built:1"]).await;
+    let images = host.roost_done(&["image", "list"]).await;
     assert!(images.contains("carried") && images.contains("built"), "{images}");
     for image in ["carried:1", "built:1"] {
-        done(&host, &["deploy", "echo", "--image", image]).await;
-        assert_eq!(done(&host, &["invoke", "echo", "-d", image]).await, image);
+        host.roost_done(&["deploy", "echo", "--image", image]).await;
+        assert_eq!(host.roost_done(&["invoke", "echo", "-d", image]).await, image);
     }
 }
 
@@ -75,16 +67,16 @@ async fn an_image_comes_from_a_file_or_is_built_here() {
 async fn a_stack_file_is_deployed_and_removed() {
     let host = host().await;
     let binary = echo_binary();
-    done(&host, &["image", "build", binary.to_str().unwrap(), "-t", "built:1"]).await;
+    host.roost_done(&["image", "build", binary.to_str().unwrap(), "-t", "built:1"]).await;
     let stack = host.dir().join("stack.yaml");
     let text = "provider:\n  name: openfaas\nfunctions:\n  one:\n    image: built:1\n  two:\n    image: built:1\n    environment:\n      A: b\n";
     std::fs::write(&stack, text).unwrap();
     let stack = stack.to_str().unwrap();
-    done(&host, &["deploy", "-f", stack]).await;
+    host.roost_done(&["deploy", "-f", stack]).await;
     for name in ["one", "two"] {
-        assert_eq!(done(&host, &["invoke", name, "-d", "hi"]).await, "hi");
+        assert_eq!(host.roost_done(&["invoke", name, "-d", "hi"]).await, "hi");
     }
-    done(&host, &["remove", "-f", stack]).await;
+    host.roost_done(&["remove", "-f", stack]).await;
 }
 
 #[tokio::test]

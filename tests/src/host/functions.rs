@@ -91,6 +91,20 @@ impl Host {
         records.map(|record| record["text"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// Logs `roost` in to this host.
+    pub async fn log_in(&self) {
+        let args = ["login", "--gateway", &self.url(), "--password-stdin"];
+        let login = self.roost_with(&args, self.password()).await;
+        assert_eq!(login.code, Some(0), "{login:?}");
+    }
+
+    /// Runs `roost` against this host, which has to succeed, and returns what it printed.
+    pub async fn roost_done(&self, args: &[&str]) -> String {
+        let output = self.roost(args).await;
+        assert_eq!(output.code, Some(0), "roost {args:?}: {output:?}");
+        output.stdout
+    }
+
     /// Runs `roost` against this host. It has to log in first.
     pub async fn roost(&self, args: &[&str]) -> Output {
         self.roost_with(args, "").await

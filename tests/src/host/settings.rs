@@ -25,6 +25,8 @@ pub struct Config {
     pub header_timeout: &'static str,
     /// `[timeouts] request`.
     pub request_timeout: &'static str,
+    /// `[network] dns`. Empty is: as the machine.
+    pub dns: &'static [&'static str],
     /// The Docker-style credentials file.
     pub docker_config: Value,
 }
@@ -38,6 +40,7 @@ impl Default for Config {
             start_timeout: "30s",
             header_timeout: "10s",
             request_timeout: "1m",
+            dns: &[],
             docker_config: json!({}),
         }
     }
@@ -66,8 +69,16 @@ impl Host {
     }
 
     fn daemon_config(&self) -> String {
-        let Config { pull_policy, stop_grace, drain, start_timeout, header_timeout, request_timeout, .. } =
-            &self.config;
+        let Config {
+            pull_policy,
+            stop_grace,
+            drain,
+            start_timeout,
+            header_timeout,
+            request_timeout,
+            dns,
+            ..
+        } = &self.config;
         let dir = self.dir.path().display();
         format!(
             r#"
@@ -88,6 +99,7 @@ start_timeout = "{start_timeout}"
 [network]
 conflist = "{dir}/roost.conflist"
 plugin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
+dns = {dns:?}
 [images]
 policy = "{pull_policy}"
 docker_config = "{dir}/docker.json"

@@ -1,0 +1,61 @@
+//! The images of the examples, built as their READMEs say: by their own `build.sh`, with the `roost` of this build.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use crate::{program, repository};
+
+/// An example whose image its `build.sh` builds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Example {
+    /// Node with express and `ws`. Its packages come from npm's registry.
+    NodeWs,
+    /// A shell script under a watchdog. Compiles the watchdog.
+    Shell,
+}
+
+impl Example {
+    /// The name of its directory, and of its image.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NodeWs => "node-ws",
+            Self::Shell => "shell",
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn dir(self) -> PathBuf {
+        repository().join("examples").join(self.name())
+    }
+
+    /// Its image as a file below the target directory. It is built once in each test program.
+    ///
+    /// # Panics
+    /// When it cannot be built.
+    pub async fn archive(self) -> PathBuf {
+        static NODE_WS: OnceCell<PathBuf> = OnceCell::const_new();
+        static SHELL: OnceCell<PathBuf> = OnceCell::const_new();
+        let built = match self {
+            Self::NodeWs => &NODE_WS,
+            Self::Shell => &SHELL,
+        };
+        built.get_or_init(|| self.build()).await.clone()
+    }
+
+    async fn build(self) -> PathBuf {
+        let roost = program("roost");
+        let images = roost.with_file_name("example-images");
+        std::fs::create_dir_all(&images).unwrap();
+        let archive = images.join(format!("{}.tar", self.name()));
+        let mut command = Command::new(self.dir().join("build.sh"));
+        command.arg("-o").arg(&archive).env("ROOST", &roost).stdin(Stdio::null()).kill_on_drop(true);
+        let output = command.output().await.unwrap();
+        assert!(output.status.success(), "{self:?}: {}", String::from_utf8_lossy(&output.stderr));
+        archive
+    }
+}

@@ -1,0 +1,88 @@
+//! The examples, from their sources to functions that answer, as their READMEs promise.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+
+use futures_util::{SinkExt, StreamExt};
+use hyper::StatusCode;
+use roost_tests::{Example, Host, PATIENCE, Runner, clients};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+/// A host on which the example's image was imported from a file and deployed.
+async fn deployed(example: Example) -> Host {
+    let archive = example.archive().await;
+    let host = Host::start().await;
+    host.log_in().await;
+    host.roost_done(&["image", "import", archive.to_str().unwrap()]).await;
+    host.roost_done(&["deploy", example.name(), "--image", example.name()]).await;
+    host
+}
+
+async fn next(socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>) -> Message {
+    let message = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a message");
+    message.expect("no end yet").unwrap()
+}
+
+#[tokio::test]
+async fn node_ws_answers_http_and_echoes_to_websocket_clients_of_three_languages() {
+    let host = deployed(Example::NodeWs).await;
+    let answer = host.api.get("/function/node-ws").await;
+    assert_eq!(
+        (answer.status, answer.text()),
+        (StatusCode::OK, "Open a WebSocket here: messages come back.\n")
+    );
+
+    let url = format!("ws://127.0.0.1:{}/function/node-ws", host.port());
+    let (mut socket, _) = connect_async(&url).await.unwrap();
+    for message in [Message::text("h\u{e9}llo"), Message::text(""), Message::binary(vec![0, 255, 10])] {
+        socket.send(message.clone()).await.unwrap();
+        assert_eq!(next(&mut socket).await, message);
+    }
+    socket.close(Some(CloseFrame { code: CloseCode::Library(4001), reason: "bye".into() })).await.unwrap();
+    let Message::Close(Some(back)) = next(&mut socket).await else { panic!("no Close came back") };
+    assert_eq!(back.code, CloseCode::Library(4001));
+
+    // They check texts, binary messages, pings and the close code themselves.
+    let clients = clients().await;
+    for runner in [Runner::Python, Runner::Node] {
+        clients.run(runner, &url).await;
+    }
+}
+
+#[tokio::test]
+async fn node_ws_says_goodbye_to_its_sockets_when_it_is_removed() {
+    let host = deployed(Example::NodeWs).await;
+    let url = format!("ws://127.0.0.1:{}/function/node-ws", host.port());
+    let (mut socket, _) = connect_async(&url).await.unwrap();
+    socket.send(Message::text("hi")).await.unwrap();
+    assert_eq!(next(&mut socket).await, Message::text("hi"));
+    let body = serde_json::json!({ "functionName": "node-ws" }).to_string();
+    let answer = host.api.send(hyper::Method::DELETE, "/system/functions", body).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED);
+    let Message::Close(Some(frame)) = next(&mut socket).await else { panic!("no Close came") };
+    assert_eq!(frame.code, CloseCode::Away);
+}
+
+#[tokio::test]
+async fn shell_greets_whom_the_body_names() {
+    let host = deployed(Example::Shell).await;
+    let machine = std::env::consts::ARCH;
+    let ada = host.api.post("/function/shell/greet", "Ada").await;
+    assert_eq!(ada.status, StatusCode::OK);
+    assert_eq!(ada.text(), format!("Hello, Ada! You asked for POST /greet on {machine}.\n"));
+    let world = host.api.get("/function/shell").await;
+    assert_eq!(world.text(), format!("Hello, world! You asked for GET / on {machine}.\n"));
+    let invoked = host.roost_done(&["invoke", "shell", "-d", "Grace"]).await;
+    assert_eq!(invoked, format!("Hello, Grace! You asked for POST / on {machine}.\n"));
+    let log = host.log_lines("shell").await;
+    assert!(log.iter().any(|line| line == "POST /greet 200"), "{log:?}");
+}
+
+#[test]
+fn the_readme_of_shell_shows_the_script_as_it_is() {
+    let read = |file| std::fs::read_to_string(Example::Shell.dir().join(file)).unwrap();
+    assert!(read("README.md").contains(&format!("```sh\n{}```", read("handler.sh"))));
+}
