@@ -55,7 +55,7 @@ pub(super) async fn import(
         let stored = store_image(&leased, &archive, found).await;
         leased.release().await;
         let resolved = stored?;
-        tracing::info!(image = resolved.name, digest = resolved.digest, "imported");
+        tracing::info!(image = resolved.name, digest = resolved.digest, "imported {}", resolved.name);
         imported.push(resolved);
     }
     Ok(imported)

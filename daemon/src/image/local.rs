@@ -72,7 +72,7 @@ impl Images {
                     return Ok(None);
                 }
             }
-            tracing::info!(image = record.name, "unpacking again");
+            tracing::info!(image = record.name, "unpacking {} again", record.name);
             let leased = store.lease(&record.name).await?;
             let unpacked = leased.unpack(image).await;
             leased.release().await;

@@ -276,7 +276,7 @@ impl Images {
         if !has_other_name {
             store.forget(&pinned, true).await?;
         }
-        tracing::info!(image = name, digest = record.manifest, "removed");
+        tracing::info!(image = name, digest = record.manifest, "removed the image {name}");
         Ok(())
     }
 
@@ -307,7 +307,11 @@ impl Images {
                 }
                 Verdict::Remove => {
                     store.forget(&record.name, false).await?;
-                    tracing::info!(image = record.name, "removed an image that nothing uses");
+                    tracing::info!(
+                        image = record.name,
+                        "removed the image {}, which nothing uses",
+                        record.name
+                    );
                     removed.push(record.name);
                 }
             }

@@ -112,7 +112,7 @@ impl Counters {
         if logged.is_some_and(|(at, before)| is_news(now.duration_since(at), before, done, total)) {
             *logged = Some((now, done));
             drop(logged);
-            tracing::info!(image = name, "fetched {} of {} MB", megabytes(done), megabytes(total));
+            tracing::info!(image = name, "fetched {} of {} MB of {name}", megabytes(done), megabytes(total));
         }
     }
 

@@ -56,7 +56,7 @@ impl Pull {
     /// Fetches what `digest` leads to, and returns it unpacked and named.
     pub(super) async fn run(&self, digest: &str) -> Result<ResolvedImage, ImageError> {
         let name = self.reference.to_string();
-        tracing::info!(image = name, digest, "pulling");
+        tracing::info!(image = name, digest, "pulling {name}");
         self.counters.enter(Phase::Resolving);
         let (image, documents) = self.documents(digest).await?;
         let size = self.admit(&image.manifest)?;
@@ -67,9 +67,9 @@ impl Pull {
         match &pulled {
             Ok(_) => {
                 self.counters.enter(Phase::Done);
-                tracing::info!(image = name, digest, "pulled {} MB", megabytes(size));
+                tracing::info!(image = name, digest, "pulled {name}, {} MB", megabytes(size));
             }
-            Err(error) => tracing::warn!(image = name, digest, %error, "could not pull"),
+            Err(error) => tracing::warn!(image = name, digest, "could not pull {name}: {error}"),
         }
         if pulled.as_ref().err().is_none_or(|error| !error.is_retryable()) {
             leased.release().await;
@@ -231,7 +231,8 @@ impl Pull {
             if fruitless >= MAX_FRUITLESS || tries >= MAX_TRIES {
                 return Err(error);
             }
-            tracing::info!(digest = layer.digest, at = writer.offset(), %error, "trying again");
+            let (digest, at) = (&layer.digest, writer.offset());
+            tracing::info!(digest, at, "{digest}: trying again at byte {at}: {error}");
             tokio::time::sleep(pause(fruitless)).await;
         }
         Ok(())
@@ -281,7 +282,7 @@ where
     loop {
         match ask().await {
             Err(error) if is_passing(&error) && tries + 1 < MAX_FRUITLESS => {
-                tracing::info!(%error, "trying again");
+                tracing::info!("trying again: {error}");
                 tokio::time::sleep(pause(tries)).await;
                 tries += 1;
             }

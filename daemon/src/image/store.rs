@@ -113,7 +113,7 @@ impl Leased {
     pub(super) async fn release(self) {
         if let Err(error) = self.store.end_lease(&self.id).await {
             // It expires by itself.
-            tracing::warn!(image = %self.image, %error, "could not end the lease of an image");
+            tracing::warn!(image = %self.image, "could not end the lease of {}: {error}", self.image);
         }
     }
 }

@@ -135,7 +135,7 @@ impl Leased {
             && status.code() != Code::NotFound
         {
             // It goes with the lease.
-            tracing::warn!(key, error = status.message(), "could not remove a half-made snapshot");
+            tracing::warn!(key, "could not remove the half-made snapshot {key}: {}", status.message());
         }
     }
 }
@@ -157,7 +157,7 @@ async fn sync(files: Option<PathBuf>) {
         nix::unistd::syncfs(opened).map_err(|error| error.to_string())
     });
     if let Ok(Err(error)) = synced.await {
-        tracing::warn!(error, "could not bring an unpacked layer to the disk");
+        tracing::warn!("could not bring an unpacked layer to the disk: {error}");
     }
 }
 

@@ -95,7 +95,7 @@ impl Tree {
             match fs::remove_dir(&dir) {
                 Ok(()) => {}
                 Err(error) if expected_of_rmdir(&error) => {}
-                Err(error) => tracing::warn!(dir = %dir.display(), %error, "cannot remove the control group"),
+                Err(error) => tracing::warn!("cannot remove the control group {}: {error}", dir.display()),
             }
         }
     }

@@ -56,7 +56,7 @@ impl Lease {
         let deleted = LeasesClient::new(self.scope.channel()).delete(request).await;
         let deleted = deleted.map(drop).map_err(Error::call("release lease", &self.id));
         if let Err(error) = gone_is_fine(deleted) {
-            tracing::warn!(%error, "a lease stays until it expires");
+            tracing::warn!("a lease stays until it expires: {error}");
         }
     }
 }

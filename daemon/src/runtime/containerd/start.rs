@@ -88,7 +88,7 @@ impl Containerd {
         let mounts = snapshots.view(&key, &image.chain_id).await?;
         let texts = rootfs::read(mounts, ACCOUNTS).await;
         if let Err(error) = snapshots.remove(&key).await {
-            tracing::warn!(%error, "the view of an image stays until its lease expires");
+            tracing::warn!("the view of an image stays until its lease expires: {error}");
         }
         let texts = texts.map_err(|source| Error::Rootfs { image: image.name.clone(), source })?;
         let [passwd, group] = &texts[..] else { unreachable!("one text for each of the two files") };
@@ -108,7 +108,7 @@ impl Containerd {
                 Step::Snapshot => self.snapshots(scope).remove(id.as_str()).await,
             };
             if let Err(error) = gone_is_fine(undone) {
-                tracing::warn!(replica = %id, ?step, %error, "cannot take back a step of a failed start");
+                tracing::warn!(replica = %id, "replica {id}: cannot take back a step of a failed start, {step:?}: {error}");
             }
         }
     }

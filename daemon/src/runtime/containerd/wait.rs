@@ -68,7 +68,7 @@ impl Containerd {
                 Memory::default()
             }
             Err(error) => {
-                tracing::warn!(replica = %id, %error, "reading the control group failed");
+                tracing::warn!(replica = %id, "replica {id}: reading the control group failed: {error}");
                 Memory::default()
             }
         };
