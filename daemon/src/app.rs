@@ -1,7 +1,7 @@
 //! The daemon, put together: who is made in which order, who knows whom, and how it ends.
 //!
 //! Start: containerd answers → replicas that run are found → controllers adopt them → sockets are served → ready.
-//! End: no new connections → requests in flight finish → the containers run on.
+//! End: no new connections → requests in flight finish → the containers run on, unless the host ends too (`host_end`).
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -49,7 +49,7 @@ const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// When it cannot start: the text says what is missing.
-pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyhow::Result<()> {
+pub async fn run(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyhow::Result<()> {
     let credentials = match &config.auth {
         Some(auth) => Some(Arc::new(Credentials::load(&auth.user, &auth.password_file)?)),
         None => None,
@@ -57,14 +57,14 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
     // First of all: it can be open once only, so from here on this daemon is alone with its files.
     make_directory(&config.state, 0o700)?;
     let store = Store::open(&config.state.join("roost.redb"))?;
-    make_directories(&config)?;
-    let listeners = listeners(&config, inherited)?;
+    make_directories(config)?;
+    let listeners = listeners(config, inherited)?;
 
-    let containerd = Containerd::new(runtime_settings(&config)?);
+    let containerd = Containerd::new(runtime_settings(config)?);
     reach(&containerd).await;
     containerd.ensure_namespace(&Namespace::default()).await.context("cannot make containerd's namespace")?;
-    let network = host_network(&config)?;
-    let images = Images::new(image_settings(&config), containerd.client().clone())?;
+    let network = host_network(config)?;
+    let images = Images::new(image_settings(config), containerd.client().clone())?;
     let logs = LogStore::new(config.state.join("logs"));
     let tools = Tools {
         host: Host {
@@ -85,7 +85,7 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
     let records = store.functions()?;
     let routes = Routes::default();
     let broken = CancellationToken::new();
-    let registry = Registry::new(store, routes.clone(), limits(&config), tools, broken.clone());
+    let registry = Registry::new(store, routes.clone(), limits(config), tools, broken.clone());
     let replicas = find(&containerd).await?;
     let keep: HashSet<String> =
         replicas.values().flatten().map(|replica| replica.id.as_str().to_owned()).collect();
@@ -115,7 +115,7 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
         credentials,
         ending: ending.clone(),
     };
-    let server = Server::new(server_settings(&config), routes, api::fallback(api));
+    let server = Server::new(server_settings(config), routes, api::fallback(api));
     let gateway = gateway_listener(&listeners, &network);
     for listener in listeners.into_iter().chain(gateway) {
         info!("listening on {}", listener.local_addr()?);
@@ -132,7 +132,7 @@ pub async fn run(config: Config, inherited: Vec<std::net::TcpListener>) -> anyho
         () = broken.cancelled() => "broken",
     };
     ending.cancel();
-    info!("{why}: ending, functions run on");
+    info!("{why}: ending");
     systemd::notify(&[NotifyState::Stopping, NotifyState::Status("finishing requests")]);
     let drained = server.shutdown(config.drain).await;
     if drained.cut > 0 {
@@ -259,7 +259,7 @@ fn host_network(config: &Config) -> anyhow::Result<HostNetwork> {
     Ok(HostNetwork::new(conflist, settings.plugin_dirs.clone(), &config.run, settings.dns.clone())?)
 }
 
-fn runtime_settings(config: &Config) -> anyhow::Result<containerd::Settings> {
+pub(crate) fn runtime_settings(config: &Config) -> anyhow::Result<containerd::Settings> {
     Ok(containerd::Settings {
         socket: config.containerd.socket.clone(),
         snapshotter: config.containerd.snapshotter.clone(),

@@ -8,6 +8,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod function;
+pub mod host_end;
 pub mod image;
 pub mod inotify;
 pub mod logs;

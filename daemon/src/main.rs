@@ -1,12 +1,16 @@
 //! `roostd`: reads the command line and becomes the daemon, or one of the small things that the daemon needs.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use roostd::cli::{Arguments, Command};
 use roostd::config::Config;
-use roostd::{app, logs, memory, telemetry};
+use roostd::{app, host_end, logs, memory, telemetry};
+
+/// How long blocking calls of the daemon may take to return when it ends.
+const TASKS_END: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -39,10 +43,17 @@ fn run(config: &std::path::Path) -> anyhow::Result<()> {
         .max_blocking_threads(app::BLOCKING_THREADS)
         .build()
         .context("cannot start the async workers")?;
-    let result = runtime.block_on(app::run(config, listeners));
+    let result = runtime.block_on(app::run(&config, listeners));
     // Replicas' tasks that are still at work hold nothing that the next daemon does not find by itself.
-    runtime.shutdown_background();
-    result
+    runtime.shutdown_timeout(TASKS_END);
+    result?;
+    if host_end::has_come() { stop_functions(&config) } else { Ok(()) }
+}
+
+/// In a runtime of its own: the other one has ended with the controllers, which would start again what is stopped here.
+fn stop_functions(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the last async worker")?.block_on(host_end::stop_functions(config))
 }
 
 fn check(path: &std::path::Path) -> anyhow::Result<()> {
