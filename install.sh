@@ -17,7 +17,7 @@ readonly SHARE=/usr/local/share/roost UNITS=/etc/systemd/system
 readonly CONFIG=$ETC/roostd.toml PASSWORD=$ETC/admin-password CONFLIST=$ETC/cni/10-roost.conflist
 readonly MODULES_LOAD=/etc/modules-load.d/roost.conf LISTEN_DROPIN=$UNITS/roostd.socket.d/listen.conf
 readonly CONTAINERD_SOCKET=/run/containerd/containerd.sock
-readonly DEFAULT_LISTEN=127.0.0.1:8080 BRIDGE=roost0 NETWORK=roost
+readonly DEFAULT_LISTEN=127.0.0.1:8080 BRIDGE=roost0 NETWORK=roost CGROUP=/roost
 readonly MIN_DISK_MIB=700 MIN_BUILD_MIB=3000          # packages and state; a build from source on top
 readonly WAIT_SECONDS=60 GRACE_SECONDS=10
 
@@ -634,6 +634,7 @@ run_as_before() {
 
 # What a first start brings to life; noted before the daemon's own undo, so it is done after that.
 undo_functions() {
+  undo remove_cgroups
   undo remove_network
   [[ $FRESH = no ]] || undo remove_images
   undo remove_functions
@@ -727,6 +728,7 @@ uninstall_all() {
   act 'stop and remove their containers' remove_functions
   [[ $PURGE = no ]] || act 'remove their images' remove_images
   act "remove network namespaces, $BRIDGE and its rules" remove_network
+  act 'remove their control groups' remove_cgroups
   ! running containerd || act 'stop the containerd that install.sh started' stop_process containerd
   step 'Removing files'
   remove_files
@@ -810,6 +812,15 @@ remove_network() {
   done < <(awk -v below="$RUN/" 'index($5, below) == 1 { print $5 }' /proc/self/mountinfo | tac)
   ! has ip || ! ip link show "$BRIDGE" >/dev/null 2>&1 || ip link del "$BRIDGE"
   ! has iptables-save || remove_rules
+}
+
+# runc removes the group of each replica, but not those above it. One that is in use cannot be removed.
+remove_cgroups() {
+  local group
+  for group in /sys/fs/cgroup"$CGROUP" /sys/fs/cgroup/*"$CGROUP"; do
+    [[ -d $group ]] || continue
+    find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || warn "the control group $group is in use and stays"
+  done
 }
 
 # Rules of the CNI plugins name our network in a comment, or one of our addresses (their list is IPAM's).
