@@ -22,6 +22,7 @@ use crate::function::replica::{Cause, Event, Host, Origin, Replica};
 use crate::function::rollout::{self, Phase, Target, View};
 use crate::function::status::{FunctionPhase, ReplicaStatus, Status};
 use crate::image::{Images, PullPolicy, ResolvedImage};
+use crate::memory;
 
 /// What has happened and the controller has not looked at; those who tell it wait when it is full.
 const HAPPENINGS: usize = 64;
@@ -170,6 +171,7 @@ impl Controller {
         if plan.complete && !record.complete {
             self.registry.complete(&self.key, &record.newest.id).await;
             info!(function = %self.key, "{}: revision {} is up", self.key, record.newest.id);
+            memory::give_back();
         }
     }
 
