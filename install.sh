@@ -409,6 +409,7 @@ lay_down() {
   [[ $WAS_RUNNING = no || $DRY_RUN = yes ]] || undo run_as_before
   make_dir 0755 "$ETC"
   make_dir 0755 "$ETC/cni"
+  make_dir 0755 "$ETC/functions.d"
   make_dir 0700 "$STATE"
   make_dir 0755 "$SHARE"
   make_dir 0755 "$LOGS"
@@ -422,7 +423,8 @@ lay_down() {
   place 0644 "$HERE/systemd/roostd.toml" "$SHARE/roostd.toml"
   place_settings
   [[ -e $CONFLIST ]] || place 0644 "$HERE/systemd/10-roost.conflist" "$CONFLIST"
-  if [[ ! -e $PASSWORD ]]; then
+  # Where there are other users, the first admin is missing because somebody took it away.
+  if [[ ! -e $PASSWORD && ! -e $ETC/users ]]; then
     (umask 077; head -c 24 /dev/urandom | base64 | tr '+/' '-_' >"$WORK/password")
     place 0600 "$WORK/password" "$PASSWORD"
   fi
@@ -677,7 +679,7 @@ wait_until_healthy() {
 }
 
 deploy_echo() {
-  [[ -f $SHARE/echo || $DRY_RUN = yes ]] || return 0
+  [[ -f $SHARE/echo && -e $PASSWORD || $DRY_RUN = yes ]] || return 0
   local answer=''
   [[ $DRY_RUN = yes ]] || answer=$(http GET /system/function/echo '') || true
   [[ $answer != 200* ]] || return 0
@@ -700,7 +702,7 @@ summary() {
   ((${#CHANGED[@]} > 0)) || [[ $WAS_RUNNING = no ]] || say '    everything was up to date'
   cat <<TEXT
 
-Roost answers on http://$url   (user admin, password in $PASSWORD)
+Roost answers on http://$url   (user admin, password in $PASSWORD; more users: roost auth --help)
 
   curl -d hi http://$url/function/echo
   websocat ws://$url/function/echo
@@ -810,7 +812,10 @@ remove_network() {
   while read -r path; do
     umount -l "$path" 2>/dev/null || true
   done < <(awk -v below="$RUN/" 'index($5, below) == 1 { print $5 }' /proc/self/mountinfo | tac)
-  ! has ip || ! ip link show "$BRIDGE" >/dev/null 2>&1 || ip link del "$BRIDGE"
+  # Namespaces have bridges of their own, named by the main one's name, a dash and a number.
+  for path in /sys/class/net/"$BRIDGE" /sys/class/net/"$BRIDGE"-*; do
+    ! has ip || [[ ! -d $path/bridge ]] || ip link del "${path##*/}"
+  done
   ! has iptables-save || remove_rules
 }
 
@@ -831,6 +836,9 @@ remove_rules() {
     rules=$(iptables-save -t "$table" 2>/dev/null | grep '^-A' | grep -F -f "$WORK/ours") || continue
     remove_from "$table" "$rules" "$(sed -n 's/.* -j \(CNI-[0-9a-f]\{24\}\)$/\1/p' <<<"$rules")"
   done
+  # What keeps namespaces apart has a chain of its own.
+  rules=$(iptables-save -t mangle 2>/dev/null | grep -x -- "-A FORWARD -j ROOST-$BRIDGE") || rules=
+  [[ -z $rules ]] || remove_from mangle "$rules" "ROOST-$BRIDGE"
   remove_empty_chains
 }
 

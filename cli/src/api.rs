@@ -1,48 +1,14 @@
 //! The objects of the HTTP API, as far as people look at them. What we do not know is passed over, so an older or
 //! newer daemon, and any other OpenFaaS host, is understood as far as it goes.
 
-use std::collections::BTreeMap;
-
+pub(crate) use roost_stack::Map;
 use serde::{Deserialize, Serialize};
 
-/// Names and texts.
-pub(crate) type Map = BTreeMap<String, String>;
-
-/// What a person wants to run: the body of a deploy. Fields that were not given are not sent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Deployment {
-    pub(crate) service: String,
-    pub(crate) image: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) namespace: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) env_process: Option<String>,
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub(crate) env_vars: Map,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) constraints: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) secrets: Vec<String>,
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub(crate) labels: Map,
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub(crate) annotations: Map,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) limits: Option<Resources>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) requests: Option<Resources>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) read_only_root_filesystem: bool,
-}
-
 /// Quantities in Kubernetes' notation: `128Mi`, `100m`, `0.5`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Resources {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu: Option<String>,
 }
 
@@ -89,6 +55,10 @@ pub(crate) struct Status {
     pub(crate) image: Option<Fetched>,
     pub(crate) replicas: Vec<Replica>,
     pub(crate) last_exit: Option<String>,
+    /// The digest that the image stands for.
+    pub(crate) digest: String,
+    /// What was asked for and has no effect.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// How much of an image is here, in bytes.
@@ -121,6 +91,24 @@ pub(crate) struct Image {
     pub(crate) created_at: String,
     pub(crate) imported: bool,
     pub(crate) in_use: bool,
+}
+
+/// A namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) annotations: Option<Map>,
+    pub(crate) labels: Option<Map>,
+}
+
+/// A secret, without its value.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Secret {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
 }
 
 /// A line of a function's log.
@@ -161,12 +149,6 @@ pub(crate) struct Version {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_deployment_sends_only_what_was_given() {
-        let bare = Deployment { service: "a".into(), image: "b".into(), ..Deployment::default() };
-        assert_eq!(serde_json::to_string(&bare).unwrap(), r#"{"service":"a","image":"b"}"#);
-    }
 
     #[test]
     fn null_maps_and_unknown_fields_are_understood() {

@@ -4,7 +4,10 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{deploy, describe, image, invoke, list, login, logs, remove, version};
+use crate::commands::{
+    auth, deploy, describe, image, invoke, list, login, logs, namespace, ready, remove, scale, secret, stack,
+    version,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,13 +45,17 @@ pub(crate) struct Global {
     /// Print JSON, for programs
     #[arg(long, global = true, display_order = 102)]
     pub(crate) json: bool,
+    /// Taken, because faas-cli takes it; certificates are checked all the same
+    #[arg(long, global = true, hide = true)]
+    pub(crate) tls_no_verify: bool,
 }
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Deploy functions: from an image, a stack file, or one static binary
-    Deploy(deploy::DeployArgs),
+    #[command(visible_alias = "up")]
+    Deploy(Box<deploy::DeployArgs>),
     /// List the functions
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
@@ -57,6 +64,8 @@ pub(crate) enum Verb {
     /// Remove functions
     #[command(visible_aliases = ["rm", "delete"])]
     Remove(remove::RemoveArgs),
+    /// Set how many replicas a function has
+    Scale(scale::ScaleArgs),
     /// Call a function and print what it answers
     Invoke(invoke::InvokeArgs),
     /// Print what a function wrote to stdout and stderr
@@ -65,10 +74,22 @@ pub(crate) enum Verb {
     /// Build, import, list and remove images
     #[command(visible_alias = "images")]
     Image(image::ImageArgs),
+    /// Wait until the daemon answers, or a function is ready
+    Ready(ready::ReadyArgs),
+    /// Write a stack file from what runs
+    Stack(stack::StackVerbArgs),
+    /// List, create, change and remove namespaces
+    #[command(visible_alias = "ns", alias = "namespaces")]
+    Namespace(namespace::NamespaceArgs),
+    /// Create, list, update and remove secrets
+    #[command(visible_alias = "secrets")]
+    Secret(secret::SecretArgs),
     /// Save the password of a daemon
     Login(login::LoginArgs),
     /// Forget the password of a daemon
     Logout,
+    /// List and change the users of the daemon on this host
+    Auth(auth::AuthArgs),
     /// Print the version of this program and of the daemon
     Version(version::VersionArgs),
 }

@@ -7,15 +7,20 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use anyhow::Context;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use roost_stack::Deployment;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use thiserror::Error;
+use ureq::config::ConfigBuilder;
 use ureq::http::{Method, Request, Response, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::typestate::AgentScope;
 use ureq::{Agent, Body, SendBody};
 
-use crate::api::{Deployment, Function, Image, Info};
+use crate::api::{Image, Info, Namespace};
 use crate::config::Endpoint;
 use crate::name::Target;
 
@@ -27,6 +32,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_ERROR_TEXT: u64 = 8 * 1024;
 /// The most of a JSON answer that is read, in bytes.
 const MAX_JSON: u64 = 64 * 1024 * 1024;
+
+/// How a deployment meets a function that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// It becomes the function's newest revision; what is not there is created.
+    Update,
+    /// It is refused.
+    Create,
+    /// The function is removed first.
+    Replace,
+}
 
 /// Why a call to the daemon came to nothing.
 #[derive(Debug, Error)]
@@ -79,14 +95,8 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(endpoint: &Endpoint) -> Self {
         let local = is_loopback(&endpoint.gateway);
-        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .allow_non_standard_methods(true)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .user_agent(concat!("roost/", env!("CARGO_PKG_VERSION")))
-            .tls_config(tls);
+        let mut config =
+            agent().http_status_as_error(false).max_redirects(0).allow_non_standard_methods(true);
         if local {
             // A proxy elsewhere cannot reach a daemon on this host.
             config = config.proxy(None);
@@ -107,13 +117,25 @@ impl Client {
         &self.gateway
     }
 
-    /// Creates or updates: an update first, and only what is not known there is created.
-    pub(crate) fn deploy(&self, deployment: &Deployment) -> anyhow::Result<()> {
+    /// Creates or updates.
+    pub(crate) fn deploy(&self, deployment: &Deployment, how: How) -> anyhow::Result<()> {
         let body = serde_json::to_vec(deployment)?;
-        match self.change(Method::PUT, "/system/functions", body.clone()) {
-            Err(e) if e.status() == Some(404) => Ok(self.change(Method::POST, "/system/functions", body)?),
-            other => Ok(other?),
+        match how {
+            How::Create => {}
+            How::Update => match self.change(Method::PUT, "/system/functions", body.clone()) {
+                Err(e) if e.status() == Some(404) => {}
+                other => return Ok(other?),
+            },
+            How::Replace => {
+                let target =
+                    Target { name: deployment.service.clone(), namespace: deployment.namespace.clone() };
+                match self.remove(&target) {
+                    Err(e) if e.status() == Some(404) => {}
+                    other => other?,
+                }
+            }
         }
+        Ok(self.change(Method::POST, "/system/functions", body)?)
     }
 
     pub(crate) fn remove(&self, target: &Target) -> Result<(), Error> {
@@ -122,6 +144,16 @@ impl Client {
             body["namespace"] = namespace.as_str().into();
         }
         self.change(Method::DELETE, "/system/functions", body.to_string().into_bytes())
+    }
+
+    /// So many replicas of a function, from now on.
+    pub(crate) fn scale(&self, target: &Target, replicas: u32) -> Result<(), Error> {
+        let mut body = serde_json::json!({ "serviceName": target.name, "replicas": replicas });
+        if let Some(namespace) = &target.namespace {
+            body["namespace"] = namespace.as_str().into();
+        }
+        let path = format!("/system/scale-function/{}", target.name);
+        self.change(Method::POST, &path, body.to_string().into_bytes())
     }
 
     /// One function; `None` when there is none of that name.
@@ -135,14 +167,32 @@ impl Client {
         }
     }
 
-    /// All functions of a namespace.
-    pub(crate) fn functions<T: DeserializeOwned>(&self, namespace: Option<&str>) -> Result<T, Error> {
+    /// All functions of a namespace, as they are told.
+    pub(crate) fn functions(&self, namespace: Option<&str>) -> Result<Vec<Value>, Error> {
         self.json(&in_namespace("/system/functions", namespace))
     }
 
-    /// All functions of a namespace, typed.
-    pub(crate) fn list(&self, namespace: Option<&str>) -> Result<Vec<Function>, Error> {
-        self.functions(namespace)
+    /// Does the daemon answer?
+    pub(crate) fn health(&self) -> Result<(), Error> {
+        let request = self.request(Method::GET, "/healthz");
+        self.agreed(self.send(request, Payload::None, Some(ANSWER_TIMEOUT))?).map(drop)
+    }
+
+    pub(crate) fn namespaces(&self) -> Result<Vec<String>, Error> {
+        self.json("/system/namespaces")
+    }
+
+    /// One namespace, with its labels and annotations.
+    pub(crate) fn namespace<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
+        self.json(&format!("/system/namespace/{}", encode(name)))
+    }
+
+    /// Creates a namespace (`POST`), changes (`PUT`) or removes (`DELETE`) it.
+    pub(crate) fn change_namespace(&self, method: Method, namespace: &Namespace) -> anyhow::Result<()> {
+        // To create, the name is in the body alone.
+        let name = if method == Method::POST { String::new() } else { encode(&namespace.name) };
+        let body = serde_json::to_vec(namespace)?;
+        Ok(self.change(method, &format!("/system/namespace/{name}"), body)?)
     }
 
     pub(crate) fn info(&self) -> Result<Info, Error> {
@@ -176,6 +226,33 @@ impl Client {
             .header("Expect", "100-continue");
         let response = self.agreed(self.send(authorised(request, self), archive, None)?)?;
         self.read_json(response)
+    }
+
+    /// The secrets of a namespace, by name.
+    pub(crate) fn secrets<T: DeserializeOwned>(&self, namespace: Option<&str>) -> Result<T, Error> {
+        self.json(&in_namespace("/system/secrets", namespace))
+    }
+
+    pub(crate) fn create_secret(
+        &self,
+        name: &str,
+        namespace: Option<&str>,
+        value: &[u8],
+    ) -> Result<(), Error> {
+        self.change(Method::POST, "/system/secrets", secret(name, namespace, Some(value)))
+    }
+
+    pub(crate) fn update_secret(
+        &self,
+        name: &str,
+        namespace: Option<&str>,
+        value: &[u8],
+    ) -> Result<(), Error> {
+        self.change(Method::PUT, "/system/secrets", secret(name, namespace, Some(value)))
+    }
+
+    pub(crate) fn remove_secret(&self, name: &str, namespace: Option<&str>) -> Result<(), Error> {
+        self.change(Method::DELETE, "/system/secrets", secret(name, namespace, None))
     }
 
     /// The log of a function, line by line as JSON, for as long as the daemon sends.
@@ -282,6 +359,23 @@ impl Client {
     }
 }
 
+fn agent() -> ConfigBuilder<AgentScope> {
+    Agent::config_builder()
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .user_agent(concat!("roost/", env!("CARGO_PKG_VERSION")))
+        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
+}
+
+/// Fetches a text from anywhere, as nobody in particular. At most so many bytes.
+pub(crate) fn download(url: &str, most: u64) -> anyhow::Result<String> {
+    let agent: Agent = agent().timeout_global(Some(ANSWER_TIMEOUT)).build().into();
+    let text = agent
+        .get(url)
+        .call()
+        .and_then(|mut response| response.body_mut().with_config().limit(most).read_to_string());
+    text.with_context(|| format!("cannot fetch {url}"))
+}
+
 /// The request with the admin's password, where we have one.
 fn authorised(request: ureq::http::request::Builder, client: &Client) -> ureq::http::request::Builder {
     match &client.authorization {
@@ -300,6 +394,20 @@ pub(crate) fn error_text(body: &mut Body) -> String {
         Err(e) if text.is_empty() => format!("its answer broke off: {e}"),
         _ => text,
     }
+}
+
+/// The body of a call about a secret. A value that is no text goes as base64.
+fn secret(name: &str, namespace: Option<&str>, value: Option<&[u8]>) -> Vec<u8> {
+    let mut body = serde_json::json!({ "name": name });
+    if let Some(namespace) = namespace {
+        body["namespace"] = namespace.into();
+    }
+    match value.map(|bytes| (bytes, str::from_utf8(bytes))) {
+        Some((_, Ok(text))) => body["value"] = text.into(),
+        Some((bytes, Err(_))) => body["rawValue"] = BASE64_STANDARD.encode(bytes).into(),
+        None => {}
+    }
+    body.to_string().into_bytes()
 }
 
 /// Does the URL name this host?

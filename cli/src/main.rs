@@ -1,6 +1,7 @@
 //! `roost`: what a person types.
 //!
-//! It talks to the HTTP API of a daemon and to nothing else: no containerd, no state on the host but the saved login.
+//! It talks to the HTTP API of a daemon and to nothing else: no containerd, no state on the host but the saved login,
+//! and, for `roost auth` alone, the files that name the daemon's users.
 //! Read on from here: [`args`] says what may be typed, [`config`] finds the daemon, [`client`] speaks to it, and each
 //! verb is one file below [`commands`]. [`output`] is the only place that writes to the terminal.
 
@@ -14,8 +15,9 @@ mod failure;
 mod image;
 mod name;
 mod output;
-mod stack;
+mod stack_file;
 mod terminal;
+mod users;
 
 use std::process::ExitCode;
 
@@ -36,15 +38,24 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli, out: &mut Output) -> anyhow::Result<()> {
     let global = &cli.global;
+    if global.tls_no_verify {
+        out.note("roost: note: --tls-no-verify has no effect: make this host trust the gateway's authority");
+    }
     match &cli.verb {
         Verb::Deploy(args) => verb::deploy::run(args, global, out),
         Verb::List(args) => verb::list::run(args, global, out),
         Verb::Describe(args) => verb::describe::run(args, global, out),
         Verb::Remove(args) => verb::remove::run(args, global, out),
+        Verb::Scale(args) => verb::scale::run(args, global, out),
         Verb::Invoke(args) => verb::invoke::run(args, global, out),
         Verb::Logs(args) => verb::logs::run(args, global, out),
         Verb::Image(args) => verb::image::run(args, global, out),
+        Verb::Ready(args) => verb::ready::run(args, global, out),
+        Verb::Stack(args) => verb::stack::run(args, global, out),
+        Verb::Namespace(args) => verb::namespace::run(args, global, out),
+        Verb::Secret(args) => verb::secret::run(args, global, out),
         Verb::Login(args) => verb::login::run(args, global, out),
+        Verb::Auth(args) => verb::auth::run(args, global, out),
         Verb::Logout => verb::logout::run(global, out),
         Verb::Version(args) => verb::version::run(args, global, out),
     }

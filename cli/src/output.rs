@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use crate::failure::{Stdout, Usage};
@@ -23,13 +24,14 @@ pub(crate) struct Output {
     /// Programs read this: print JSON only, and no chatter.
     pub(crate) json: bool,
     live: bool,
-    shown: bool,
+    /// How many lines of progress stand on the terminal.
+    shown: usize,
     drawn_at: Option<Instant>,
 }
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, live: io::stderr().is_terminal(), shown: false, drawn_at: None }
+        Self { json, live: io::stderr().is_terminal(), shown: 0, drawn_at: None }
     }
 
     /// Is there a person who sees a progress line?
@@ -68,22 +70,30 @@ impl Output {
         say(&format!("{text}\n"));
     }
 
-    /// What is going on right now: one line that is drawn over and over, for people only.
+    /// What is going on right now: lines that are drawn over and over, for people only.
     pub(crate) fn progress(&mut self, text: impl Display) {
         let now = Instant::now();
         let soon = self.drawn_at.is_some_and(|at| now.duration_since(at) < REDRAW);
         if !self.live || soon {
             return;
         }
-        say(&format!("\r\x1b[K{text}"));
+        // A terminal that does not know its width says 0.
+        let width = tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col)).filter(|&w| w > 1);
+        let width = width.unwrap_or(80);
+        // A line that wraps could not be drawn over.
+        let cut = |line: &str| line.chars().take(width - 1).collect::<String>();
+        let lines: Vec<_> = text.to_string().lines().map(cut).collect();
+        self.clear();
+        say(&lines.join("\n"));
         self.drawn_at = Some(now);
-        self.shown = true;
+        self.shown = lines.len();
     }
 
-    /// Removes the progress line.
+    /// Removes the lines of progress.
     pub(crate) fn clear(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            say("\r\x1b[K");
+        let shown = std::mem::take(&mut self.shown);
+        if shown > 0 {
+            say(&format!("\r\x1b[K{}", "\x1b[A\x1b[K".repeat(shown - 1)));
         }
         self.drawn_at = None;
     }
@@ -157,6 +167,14 @@ pub(crate) fn share(done: u64, total: u64) -> String {
     if total == 0 { bytes(done) } else { format!("{} of {}", bytes(done.min(total)), bytes(total)) }
 }
 
+/// As [`share`], with the percentage before it.
+pub(crate) fn part(done: u64, total: u64) -> String {
+    match done.min(total).saturating_mul(100).checked_div(total) {
+        Some(percent) => format!("{percent}%, {}", share(done, total)),
+        None => share(done, total),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,5 +201,7 @@ mod tests {
         }
         assert_eq!(share(3, 0), "3 B");
         assert_eq!(share(2048, 1024), "1.0 KiB of 1.0 KiB");
+        assert_eq!(part(3, 0), "3 B");
+        assert_eq!(part(1024, 4096), "25%, 1.0 KiB of 4.0 KiB");
     }
 }

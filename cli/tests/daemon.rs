@@ -80,6 +80,15 @@ fn a_login_is_tried_saved_used_and_forgotten() {
 }
 
 #[test]
+fn users_of_another_host_are_not_changed_here() {
+    let home = Home::of("http://127.0.0.1:8080");
+    let ran = home.run(&["auth", "add", "ci", "-g", "http://far:8080"]);
+    let said = "roost: --gateway is not http://127.0.0.1:8080: users are changed on the daemon's own host\n";
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""));
+    assert!(ran.stderr.starts_with(said), "{}", ran.stderr);
+}
+
+#[test]
 fn a_login_of_faas_cli_is_good_too() {
     let daemon = Daemon::new(|_| (200, "[]".into()));
     let home = Home::of("http://127.0.0.1:1");

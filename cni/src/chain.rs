@@ -23,6 +23,15 @@ pub(crate) struct Chain<'a> {
     args: String,
 }
 
+/// How DEL of a whole chain ended.
+#[derive(Default)]
+pub(crate) struct Deleted {
+    /// What is to be tried again.
+    pub(crate) failures: Vec<PluginError>,
+    /// Something failed that is not tried again.
+    pub(crate) unclean: bool,
+}
+
 impl<'a> Chain<'a> {
     pub(crate) fn new(plugins: &'a Plugins, record: &'a Record, netns: Option<&'a Path>) -> Self {
         let args = record.options.args.iter().map(|(key, value)| format!("{key}={value}"));
@@ -50,23 +59,24 @@ impl<'a> Chain<'a> {
 
     /// DEL of all that were added, backwards, and of the one that may have been halfway. Goes on on failures.
     ///
-    /// A failure of the one that was halfway is only logged: what could not be added often cannot be read for DEL either,
+    /// A failure of the one that was halfway only counts as unclean: what could not be added often cannot be read for DEL either,
     /// and would never go.
-    pub(crate) async fn del(&self) -> Vec<PluginError> {
+    pub(crate) async fn del(&self) -> Deleted {
         let conflist = &self.record.conflist;
         let previous = self.record.result.as_ref().filter(|_| conflist.version().knows_check());
-        let mut failures = Vec::new();
+        let mut deleted = Deleted::default();
         let begun = (self.record.added + 1).min(conflist.plugins().len());
         for place in (0..begun).rev() {
             match self.run(Command::Del, place, previous).await {
                 Ok(_) => {}
                 Err(error) if place >= self.record.added => {
                     tracing::warn!(id = self.record.id, %error, "a plugin that was not fully added does not go cleanly");
+                    deleted.unclean = true;
                 }
-                Err(error) => failures.push(error),
+                Err(error) => deleted.failures.push(error),
             }
         }
-        failures
+        deleted
     }
 
     async fn run(

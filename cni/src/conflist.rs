@@ -97,6 +97,8 @@ pub struct Overrides {
     pub bridge: Option<String>,
     /// The subnet from which addresses are given.
     pub subnet: Option<IpNet>,
+    /// The only subnet: whatever else the conflist says of addresses and their families does not count.
+    pub only_subnet: Option<IpNet>,
     /// The directory in which `host-local` notes the addresses in use.
     pub ipam_dir: Option<PathBuf>,
 }
@@ -157,6 +159,16 @@ impl Conflist {
             .find(|p| p.kind == "bridge")
             .and_then(|p| p.config.get("bridge"))
             .and_then(Value::as_str)
+    }
+
+    /// Does a plugin rewrite the addresses of what leaves the network, with rules of each attachment's own?
+    pub(crate) fn masquerades(&self) -> bool {
+        self.plugins.iter().any(|plugin| plugin.config.get("ipMasq") == Some(&Value::Bool(true)))
+    }
+
+    /// Where `host-local` notes the addresses of this network, if it is told where.
+    pub(crate) fn ipam_dir(&self) -> Option<PathBuf> {
+        self.plugins.iter().find_map(|plugin| ipam::directory(&plugin.config, &self.name))
     }
 
     /// The network's name.
@@ -352,7 +364,8 @@ fn apply(mut document: Map<String, Value>, overrides: &Overrides) -> Result<Map<
     if let Some(name) = &overrides.name {
         document.insert("name".into(), name.as_str().into());
     }
-    if overrides.bridge.is_none() && overrides.subnet.is_none() && overrides.ipam_dir.is_none() {
+    let Overrides { name: _, bridge, subnet, only_subnet, ipam_dir } = overrides;
+    if bridge.is_none() && subnet.is_none() && only_subnet.is_none() && ipam_dir.is_none() {
         return Ok(document);
     }
     let (place, bridge) = document
@@ -375,6 +388,9 @@ fn apply(mut document: Map<String, Value>, overrides: &Overrides) -> Result<Map<
     let key = format!("plugins[{place}]");
     if let Some(subnet) = overrides.subnet {
         ipam::set_subnet(bridge, &key, subnet)?;
+    }
+    if let Some(subnet) = overrides.only_subnet {
+        ipam::set_only(bridge, &key, subnet)?;
     }
     if let Some(dir) = &overrides.ipam_dir {
         ipam::set_directory(bridge, &key, dir)?;

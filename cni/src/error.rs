@@ -128,6 +128,46 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// What the attachments of a network share cannot be removed.
+    #[error("network {network}: cannot remove {what}: {source}")]
+    Dismantle {
+        /// The network.
+        network: String,
+        /// The bridge, or a directory.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// Something is attached to a network that was to go.
+    #[error("network {network}: {id} is still attached")]
+    InUse {
+        /// The network.
+        network: String,
+        /// The attachment.
+        id: String,
+    },
+
+    /// The rules that keep networks apart cannot be read or written.
+    #[error("cannot keep networks apart: {program}: {problem}")]
+    Isolation {
+        /// The program that failed.
+        program: &'static str,
+        /// What it said.
+        problem: String,
+    },
+
+    /// What a failed teardown left behind of an attachment's masquerading cannot be removed. It can be tried again.
+    #[error("{id}: the rules left of its masquerading cannot be removed: {program}: {problem}")]
+    Masquerade {
+        /// The attachment.
+        id: String,
+        /// The program that failed.
+        program: &'static str,
+        /// What it said.
+        problem: String,
+    },
+
     /// A collection went through, but some of it failed.
     #[error("not everything could be collected: {}", display_all(failures))]
     Collect {

@@ -6,7 +6,7 @@
 //! ranges, from each of which one address is given. A range in the first spelling counts as the first of the second.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
@@ -98,6 +98,26 @@ pub(crate) fn set_subnet(config: &mut Map<String, Value>, key: &str, subnet: IpN
     Ok(())
 }
 
+/// Puts `subnet` in the place of all that is said about addresses: of other families, and of gateways and bounds. Routes of other
+/// families go with them.
+pub(crate) fn set_only(config: &mut Map<String, Value>, key: &str, subnet: IpNet) -> Result<(), Mistake> {
+    let ipam = ipam_mut(config, key)?;
+    for name in ["subnet", "gateway", "rangeStart", "rangeEnd"] {
+        ipam.remove(name);
+    }
+    let mut range = Map::new();
+    range.insert("subnet".into(), subnet.trunc().to_string().into());
+    ipam.insert("ranges".into(), vec![vec![Value::Object(range)]].into());
+    let same_family = |route: &Value| {
+        let to = route.get("dst").and_then(Value::as_str).and_then(|to| to.parse::<IpNet>().ok());
+        to.is_none_or(|to| to.addr().is_ipv4() == subnet.addr().is_ipv4())
+    };
+    if let Some(routes) = ipam.get_mut("routes").and_then(Value::as_array_mut) {
+        routes.retain(same_family);
+    }
+    Ok(())
+}
+
 /// Sets the directory in which the addresses in use are noted.
 pub(crate) fn set_directory(config: &mut Map<String, Value>, key: &str, dir: &Path) -> Result<(), Mistake> {
     let ipam = ipam_mut(config, key)?;
@@ -106,6 +126,12 @@ pub(crate) fn set_directory(config: &mut Map<String, Value>, key: &str, dir: &Pa
     };
     ipam.insert("dataDir".into(), dir.into());
     Ok(())
+}
+
+/// The directory in which `host-local` notes the addresses of the network `name`, if it is told.
+pub(crate) fn directory(config: &Map<String, Value>, name: &str) -> Option<PathBuf> {
+    let ipam = ipam(config).filter(|ipam| ipam.get("type").is_some_and(|kind| kind == "host-local"))?;
+    Some(Path::new(ipam.get("dataDir")?.as_str()?).join(name))
 }
 
 fn ipam(config: &Map<String, Value>) -> Option<&Map<String, Value>> {

@@ -1,8 +1,10 @@
 //! A CNI runtime: it gives each replica a network namespace with an address, and takes both back.
 //!
 //! Owns the network namespaces, the runs of the CNI plugins and the cache that tells what they made. Never knows what runs
-//! in a namespace, never speaks HTTP, never makes a link, an address or a rule itself: what the network looks like is decided by
-//! the conflist and done by the plugins. (Only `lo` inside a new namespace is set up here.)
+//! in a namespace, never speaks HTTP, never makes a link or an address itself: what a network looks like is decided by the
+//! conflist and done by the plugins. (Only `lo` inside a new namespace is set up here, and a bridge removed that is needed no more.)
+//! What no plugin does is to keep several networks of one host apart: [`Isolation`] does. And rules that a plugin cannot find any more
+//! after a failed DEL are removed here.
 //!
 //! The life of an attachment:
 //!
@@ -23,7 +25,10 @@ mod conflist;
 mod error;
 mod id;
 mod ipam;
+mod iptables;
+mod isolation;
 mod link;
+mod masquerade;
 mod mounts;
 mod namespaces;
 mod network;
@@ -33,5 +38,6 @@ mod turns;
 
 pub use conflist::{Conflist, Overrides, Version};
 pub use error::{Error, PluginError};
+pub use isolation::{Isolation, Segments};
 pub use network::{Attachment, Network, Options, Settings};
 pub use plugin::Command;

@@ -1,7 +1,7 @@
-//! The one thing about links that no plugin of the chain does for us: `lo` up inside a new namespace.
+//! What no plugin of the chain does for us about links: `lo` up inside a new namespace, and a bridge removed at the end.
 //!
-//! Owns a small piece of rtnetlink: one request, one acknowledgement. (The `loopback` plugin would do it too, for the price of one
-//! more process on the way to an answer.) Never makes or removes a link.
+//! Owns a small piece of rtnetlink: one request, one acknowledgement. (The `loopback` plugin would set `lo` up too, for the price of
+//! one more process on the way to an answer.) Never makes a link.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -13,6 +13,7 @@ use nix::sys::socket::{
 };
 
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
@@ -22,21 +23,33 @@ const HEADER: usize = 16;
 
 /// Sets an interface of the calling thread's network namespace up.
 pub(crate) fn set_up(name: &str) -> io::Result<()> {
-    change(&request(if_nametoindex(name)?))
+    change(&request(RTM_NEWLINK, if_nametoindex(name)?, IFF_UP))
 }
 
-/// An RTM_NEWLINK message that sets the flag "up".
-fn request(index: u32) -> Vec<u8> {
+/// Removes an interface of the calling thread's network namespace. It need not be there.
+pub(crate) fn remove(name: &str) -> io::Result<()> {
+    let done = match if_nametoindex(name) {
+        Ok(index) => change(&request(RTM_DELLINK, index, 0)),
+        Err(error) => Err(error.into()),
+    };
+    match done {
+        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
+        done => done,
+    }
+}
+
+/// A message about the link `index`: RTM_NEWLINK sets `flags`, RTM_DELLINK needs none.
+fn request(kind: u16, index: u32, flags: u32) -> Vec<u8> {
     let mut body = Vec::with_capacity(16);
     // ifinfomsg: family and padding, type, index, flags, the mask of the flags that are meant.
     body.extend([0; 4]);
     body.extend(index.to_ne_bytes());
-    body.extend(IFF_UP.to_ne_bytes());
-    body.extend(IFF_UP.to_ne_bytes());
+    body.extend(flags.to_ne_bytes());
+    body.extend(flags.to_ne_bytes());
     let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
     let mut message = Vec::with_capacity(HEADER + body.len());
     message.extend(length.to_ne_bytes());
-    message.extend(RTM_NEWLINK.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
     message.extend((NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
     // Sequence number and port: one request on a socket of its own needs neither.
     message.extend([0; 8]);
@@ -77,8 +90,13 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_that_is_not_there_is_removed_already() {
+        remove("no-such-link").unwrap();
+    }
+
+    #[test]
     fn the_kernel_answers_for_an_index_that_does_not_exist() {
-        let error = change(&request(0x7fff_fff0)).unwrap_err();
+        let error = change(&request(RTM_NEWLINK, 0x7fff_fff0, IFF_UP)).unwrap_err();
         // Without the right to change links the refusal comes first.
         let code = error.raw_os_error();
         assert!(code == Some(Errno::ENODEV as i32) || code == Some(Errno::EPERM as i32), "{error}");

@@ -10,19 +10,18 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
 use crate::cache::{Cache, Record, State};
-use crate::chain::Chain;
+use crate::chain::{Chain, Deleted};
 use crate::namespaces::Namespaces;
 use crate::plugin::{Command, Plugins};
 use crate::turns::Turns;
-use crate::{Conflist, Error, PluginError, id, result};
+use crate::{Conflist, Error, PluginError, id, link, masquerade, result};
 
 /// How many attachments are collected at a time. The plugins queue for the iptables lock anyway.
 const COLLECT_AT_ONCE: usize = 4;
@@ -74,9 +73,12 @@ struct Shared {
     cache: Arc<Cache>,
     namespaces: Namespaces,
     turns: Arc<Turns>,
-    /// Has a chain gone through? The first one goes alone: it makes what all share (bridge, its address, the firewall's chains), and
-    /// the plugins do not agree among each other who makes it.
-    made: Mutex<bool>,
+    /// Of which networks, by name, has a chain gone through? The first one of a network goes alone in it: it makes what its
+    /// attachments share (bridge, its address), and the plugins do not agree among each other who makes it. The very first one
+    /// goes alone everywhere: it makes what all networks share (the firewall's chains).
+    made: Mutex<HashSet<String>>,
+    /// Who makes or dismantles a network, by its name; under no name, who goes alone everywhere.
+    makers: Arc<Turns>,
 }
 
 impl Network {
@@ -87,10 +89,8 @@ impl Network {
         require_plugins(&conflist, &plugins)?;
         let cache = Arc::new(Cache::open(cache_dir)?);
         let namespaces = Namespaces::prepare(&netns_dir)?;
-        let turns = Arc::default();
-        Ok(Self {
-            shared: Arc::new(Shared { conflist, plugins, cache, namespaces, turns, made: Mutex::new(false) }),
-        })
+        let (turns, made, makers) = Default::default();
+        Ok(Self { shared: Arc::new(Shared { conflist, plugins, cache, namespaces, turns, made, makers }) })
     }
 
     /// Makes a namespace and attaches it. A failure undoes everything, in reverse.
@@ -100,8 +100,25 @@ impl Network {
 
     /// The same, with something to tell the plugins.
     pub async fn attach_with(&self, id: &str, options: Options) -> Result<Attachment, Error> {
+        self.attach_by(id, self.shared.conflist.clone(), options).await
+    }
+
+    /// The same, to another network than the host's usual one. Its plugins must be among those of the usual one.
+    pub async fn attach_to(&self, conflist: &Conflist, id: &str) -> Result<Attachment, Error> {
+        self.attach_by(id, conflist.clone(), Options::default()).await
+    }
+
+    async fn attach_by(&self, id: &str, conflist: Conflist, options: Options) -> Result<Attachment, Error> {
         validate_args(&options)?;
-        self.in_turn(id, move |shared, id| async move { shared.attach(id, options).await }).await
+        self.in_turn(id, move |shared, id| async move { shared.attach(id, conflist, options).await }).await
+    }
+
+    /// Removes what the attachments of a network shared: its bridge, and the directory of its addresses. They need not be there.
+    ///
+    /// Refuses while something is attached to it; nothing may be attached meanwhile.
+    pub async fn dismantle(&self, conflist: &Conflist) -> Result<(), Error> {
+        let (shared, conflist) = (Arc::clone(&self.shared), conflist.clone());
+        in_own_task("dismantle", async move { shared.dismantle(&conflist).await }).await
     }
 
     /// Asks the plugins whether the attachment is as it was made. Nothing is asked if the conflist disables it, or its version does
@@ -160,11 +177,10 @@ async fn in_own_task<T: Send + 'static>(
 }
 
 impl Shared {
-    async fn attach(&self, id: String, options: Options) -> Result<Attachment, Error> {
+    async fn attach(&self, id: String, conflist: Conflist, options: Options) -> Result<Attachment, Error> {
         if self.read(&id).await?.is_some() {
             return Err(Error::AlreadyAttached { id });
         }
-        let conflist = self.conflist.clone();
         let mut record =
             Record { id, state: State::Attaching, added: 0, address: None, conflist, options, result: None };
         self.write(&record).await?;
@@ -182,15 +198,48 @@ impl Shared {
     /// Namespace, then plugin after plugin; each step is noted before the next.
     async fn build(&self, record: &mut Record) -> Result<IpAddr, Error> {
         self.namespaces.create(&record.id).await?;
-        let mut made = self.made.lock().await;
-        if *made {
-            drop(made);
-            self.add_all(record).await
-        } else {
-            let address = self.add_all(record).await?;
-            *made = true;
-            Ok(address)
+        let network = record.conflist.name().to_owned();
+        let alone = if self.made().is_empty() { Some(self.makers.take("").await) } else { None };
+        // Another one may have been the first meanwhile.
+        let _alone = alone.filter(|_| self.made().is_empty());
+        let maker = self.makers.take(&network).await;
+        if self.made().contains(&network) {
+            drop(maker);
+            return self.add_all(record).await;
         }
+        let address = self.add_all(record).await?;
+        self.made().insert(network);
+        Ok(address)
+    }
+
+    /// Held for a look-up, never across an await.
+    fn made(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn dismantle(&self, conflist: &Conflist) -> Result<(), Error> {
+        let network = conflist.name().to_owned();
+        let _maker = self.makers.take(&network).await;
+        for id in self.with_cache(Cache::ids).await? {
+            if self.read(&id).await.is_ok_and(|record| record.is_some_and(|r| r.conflist.name() == network)) {
+                return Err(Error::InUse { network, id });
+            }
+        }
+        self.made().remove(&network);
+        let (bridge, dir) = (conflist.bridge().map(str::to_owned), conflist.ipam_dir());
+        let removed = spawn_blocking(move || {
+            let failed = |what: String| move |source| Error::Dismantle { network, what, source };
+            if let Some(bridge) = bridge {
+                link::remove(&bridge).map_err(failed.clone()(format!("the bridge {bridge}")))?;
+            }
+            match dir.as_ref().map(std::fs::remove_dir_all) {
+                Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(failed(dir.unwrap_or_default().display().to_string())(error))
+                }
+                _ => Ok(()),
+            }
+        });
+        removed.await.unwrap_or_else(|_| Err(Error::CutShort { what: "dismantle".into() }))
     }
 
     async fn add_all(&self, record: &mut Record) -> Result<IpAddr, Error> {
@@ -264,14 +313,19 @@ impl Shared {
 
     /// The reverse of `build`.
     async fn tear_down(&self, record: &mut Record) -> Result<(), Error> {
+        let repeated = record.state == State::Detaching;
         record.state = State::Detaching;
         self.write(record).await?;
         let netns = self.namespaces.path(&record.id);
         // Plugins give the address back without it; a path that is no namespace they refuse.
         let netns = Some(netns.as_path()).filter(|_| self.namespaces.exists(&record.id));
-        let failures = Chain::new(&self.plugins, record, netns).del().await;
+        let Deleted { failures, unclean } = Chain::new(&self.plugins, record, netns).del().await;
         if !failures.is_empty() {
             return Err(Error::Detach { id: record.id.clone(), failures });
+        }
+        // Only then can a plugin have succeeded without finding the addresses whose rules it was to remove.
+        if (repeated || unclean || netns.is_none()) && record.conflist.masquerades() {
+            masquerade::sweep(record.conflist.name(), &record.id).await?;
         }
         self.namespaces.remove(&record.id).await?;
         let id = record.id.clone();

@@ -29,7 +29,7 @@ const MAX_OUTPUT: usize = 1024 * 1024;
 /// How much of what a failed plugin printed is told, in bytes.
 const MAX_TOLD: usize = 2048;
 /// Where plugins find `iptables` if our own environment does not tell.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a plugin is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

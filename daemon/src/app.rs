@@ -1,9 +1,10 @@
 //! The daemon, put together: who is made in which order, who knows whom, and how it ends.
 //!
-//! Start: containerd answers → replicas that run are found → controllers adopt them → sockets are served → ready.
+//! Start: containerd answers → replicas that run are found → controllers adopt them → stack files are applied →
+//! sockets are served → ready.
 //! End: no new connections → requests in flight finish → the containers run on, unless the host ends too (`host_end`).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,32 +13,38 @@ use std::time::Duration;
 use anyhow::Context;
 use roost_cni::{Conflist, Overrides};
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::{Routes, Server, UpstreamLimits};
+use roost_proxy::{Caller, Routes, Server, UpstreamLimits};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::{self, Api, Credentials};
+use crate::api::{self, Api, ApiCall};
 use crate::config::Config;
+use crate::function::binds::Binds;
 use crate::function::controller::{Inherited, Tools};
+use crate::function::grants::Allowed;
+use crate::function::namespace::Namespaces;
+use crate::function::record::FunctionRecord;
 use crate::function::registry::Registry;
 use crate::function::replica::{FUNCTION_PORT, Host, ReplicaSettings};
+use crate::gateways::{Gateways, bind};
+use crate::guard::HostGuard;
 use crate::image::Images;
 use crate::logs::LogStore;
+use crate::metrics::{self, Collector, Timings};
 use crate::network::HostNetwork;
+use crate::pauses::Pauses;
+use crate::queue::Queue;
 use crate::runtime::containerd::{self, Containerd};
+use crate::secrets::Secrets;
 use crate::store::Store;
-use crate::{image, systemd};
+use crate::usage::{self, Sampler, UsageRecord};
+use crate::users::{self, Users};
+use crate::{image, memory, stacks, systemd};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
-
-/// The port at which functions expect the gateway.
-const GATEWAY_PORT: u16 = 8080;
-
-/// Connections that the kernel holds while none is accepted.
-const BACKLOG: i32 = 4096;
 
 /// The pauses between tries to reach containerd.
 const CONTAINERD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -50,96 +57,233 @@ const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 /// # Errors
 /// When it cannot start: the text says what is missing.
 pub async fn run(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyhow::Result<()> {
-    let credentials = match &config.auth {
-        Some(auth) => Some(Arc::new(Credentials::load(&auth.user, &auth.password_file)?)),
-        None => None,
-    };
-    // First of all: it can be open once only, so from here on this daemon is alone with its files.
-    make_directory(&config.state, 0o700)?;
-    let store = Store::open(&config.state.join("roost.redb"))?;
-    make_directories(config)?;
-    let listeners = listeners(config, inherited)?;
-
-    let containerd = Containerd::new(runtime_settings(config)?);
-    reach(&containerd).await;
-    containerd.ensure_namespace(&Namespace::default()).await.context("cannot make containerd's namespace")?;
-    let network = host_network(config)?;
-    let images = Images::new(image_settings(config), containerd.client().clone())?;
-    let logs = LogStore::new(config.state.join("logs"));
-    let tools = Tools {
-        host: Host {
-            runtime: containerd.clone(),
-            network: network.clone(),
-            logs: logs.clone(),
-            settings: ReplicaSettings {
-                stop_grace: config.functions.stop_grace,
-                drain: config.functions.drain,
-                start_timeout: config.functions.start_timeout,
-                log_limit: config.logs.max_size,
-            },
-        },
-        images: images.clone(),
-        policy: config.images.policy,
-    };
-
-    let records = store.functions()?;
-    let routes = Routes::default();
-    let broken = CancellationToken::new();
-    let registry = Registry::new(store, routes.clone(), limits(config), tools, broken.clone());
-    let replicas = find(&containerd).await?;
-    let keep: HashSet<String> =
-        replicas.values().flatten().map(|replica| replica.id.as_str().to_owned()).collect();
-    let freed = network.collect(&keep).await.unwrap_or_else(|error| {
-        // It is tried again at the next start; the functions that are well need not wait for it.
-        warn!("networks of earlier daemons are left: {error}");
-        Vec::new()
-    });
-    info!(
-        "{} functions in the store, {} replicas in containerd, {} stray networks freed",
-        records.len(),
-        keep.len(),
-        freed.len()
-    );
-    registry.restore(records, replicas);
-    if let Err(error) = logs.retain(registry.keys()).await {
-        warn!("output of functions that are gone is left: {error}");
-    }
-
-    let ending = CancellationToken::new();
-    let api = Api {
-        registry: Arc::clone(&registry),
-        images: images.clone(),
-        work_dir: config.state.join("work"),
-        max_archive: config.images.max_size,
-        logs,
-        credentials,
-        ending: ending.clone(),
-    };
-    let server = Server::new(server_settings(config), routes, api::fallback(api));
-    let gateway = gateway_listener(&listeners, &network);
-    for listener in listeners.into_iter().chain(gateway) {
-        info!("listening on {}", listener.local_addr()?);
-        let server = server.clone();
-        tokio::spawn(async move { server.serve(listener).await });
-    }
-    tokio::spawn(systemd::watchdog());
-    tokio::spawn(async move { network.follow_resolvers().await });
-    tokio::spawn(collect_images(Arc::clone(&registry), images, config.images.keep_unused));
+    let (house, stored, sockets) = House::open(config, inherited).await?;
+    house.restore(config, stored).await?;
+    let (server, ending) = house.serve(config, sockets)?;
     systemd::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
 
     let why = tokio::select! {
         signal = systemd::asked_to_end() => signal,
-        () = broken.cancelled() => "broken",
+        () = house.broken.cancelled() => "broken",
     };
     ending.cancel();
     info!("{why}: ending");
     systemd::notify(&[NotifyState::Stopping, NotifyState::Status("finishing requests")]);
-    let drained = server.shutdown(config.drain).await;
+    let (drained, dropped) = tokio::join!(server.shutdown(config.drain), house.queue.drain(config.drain));
     if drained.cut > 0 {
         warn!("{} connections that had not ended were cut", drained.cut);
     }
-    anyhow::ensure!(!broken.is_cancelled(), "a controller broke: see above");
+    if dropped > 0 {
+        warn!("{dropped} queued calls that had not ended were dropped");
+    }
+    // Behind the last request.
+    usage::write(&house.registry).await;
+    anyhow::ensure!(!house.broken.is_cancelled(), "a controller broke: see above");
     Ok(())
+}
+
+/// All parts of the daemon that live as long as it does.
+struct House {
+    users: Option<Arc<Users>>,
+    containerd: Containerd,
+    network: HostNetwork,
+    images: Images,
+    secrets: Secrets,
+    binds: Binds,
+    logs: LogStore,
+    queue: Queue,
+    /// How long calls of the API took.
+    calls: Timings<ApiCall>,
+    routes: Routes,
+    registry: Arc<Registry>,
+    /// Cancelled when a controller broke.
+    broken: CancellationToken,
+}
+
+/// What the store held at the start.
+struct Stored {
+    functions: Vec<FunctionRecord>,
+    namespaces: Namespaces,
+    /// By `namespace/name`.
+    usage: HashMap<String, UsageRecord>,
+}
+
+/// What is listened on.
+struct Sockets {
+    main: Vec<TcpListener>,
+    metrics: Option<TcpListener>,
+}
+
+impl House {
+    /// Makes the parts, each with those that it needs. Nothing acts yet.
+    async fn open(
+        config: &Config,
+        inherited: Vec<std::net::TcpListener>,
+    ) -> anyhow::Result<(Self, Stored, Sockets)> {
+        let users = config.auth.as_ref().map(Users::load).transpose()?;
+        // First of all: it can be open once only, so from here on this daemon is alone with its files.
+        make_directory(&config.state, 0o700)?;
+        let store = Store::open(&config.state.join("roost.redb"))?;
+        make_directories(config)?;
+        let main = listeners(config, inherited)?;
+        let here = main.first().context("no socket to listen on")?.local_addr()?;
+        let sockets = Sockets { main, metrics: config.metrics.map(metrics_listener).transpose()? };
+
+        let containerd = Containerd::new(runtime_settings(config)?);
+        reach(&containerd).await;
+        containerd
+            .ensure_namespace(&Namespace::default())
+            .await
+            .context("cannot make containerd's namespace")?;
+        let network = host_network(config)?;
+        let images = Images::new(image_settings(config), containerd.client().clone())?;
+        let logs = LogStore::new(config.state.join("logs"));
+        let secrets = Secrets::open(&config.state, &config.run)?;
+        let binds = Binds::open(&config.run)?;
+        let host = Host {
+            runtime: containerd.clone(),
+            network: network.clone(),
+            secrets: secrets.clone(),
+            logs: logs.clone(),
+            allowed: Arc::new(Allowed::new(
+                config.functions.mounts.clone(),
+                config.functions.devices.clone(),
+            )),
+            binds: binds.clone(),
+            settings: replica_settings(config),
+        };
+        let tools = Tools { host, images: images.clone(), policy: config.images.policy };
+        let stored =
+            Stored { functions: store.functions()?, namespaces: store.namespaces()?, usage: store.usage()? };
+        let (routes, broken) = (Routes::default(), CancellationToken::new());
+        let (calls, replicas) = (Timings::default(), network.clone());
+        let is_replica = move |address| replicas.is_replica(address);
+        let caller = Caller::new(routes.clone());
+        let queue = Queue::new(config.queue.clone(), caller, here, is_replica, calls.clone());
+        let registry = Registry::new(
+            store,
+            routes.clone(),
+            limits(config),
+            tools,
+            queue.clone(),
+            users.is_some(),
+            broken.clone(),
+        );
+        let house = Self {
+            users,
+            containerd,
+            network,
+            images,
+            secrets,
+            binds,
+            logs,
+            queue,
+            calls,
+            routes,
+            registry,
+            broken,
+        };
+        Ok((house, stored, sockets))
+    }
+
+    /// Goes on where the last daemon ended: adopts what runs, clears away what it left, applies the stack files.
+    async fn restore(&self, config: &Config, stored: Stored) -> anyhow::Result<()> {
+        let replicas = find(&self.containerd).await?;
+        let keep: HashSet<String> =
+            replicas.values().flatten().map(|replica| replica.id.as_str().to_owned()).collect();
+        let freed = self.network.collect(&keep).await.unwrap_or_else(|error| {
+            // It is tried again at the next start; the functions that are well need not wait for it.
+            warn!("networks of earlier daemons are left: {error}");
+            Vec::new()
+        });
+        info!(
+            "{} functions in the store, {} replicas in containerd, {} stray networks freed",
+            stored.functions.len(),
+            keep.len(),
+            freed.len()
+        );
+        if let Err(error) = self.binds.collect(keep.clone()).await {
+            warn!("mounts of earlier daemons are left: {error}");
+        }
+        if let Err(error) = self.secrets.collect(keep).await {
+            // As above; a replica that sees an old value gets today's with the next update.
+            warn!("copies of secrets that earlier daemons left are as they were: {error}");
+        }
+        self.registry.restore_namespaces(stored.namespaces).await;
+        self.registry.restore(stored.functions, &stored.usage, replicas);
+        self.registry.resume_endings();
+        if let Err(error) = self.logs.retain(self.registry.keys()).await {
+            warn!("output of functions that are gone is left: {error}");
+        }
+        stacks::apply(&self.registry, &config.stacks).await;
+        Ok(())
+    }
+
+    /// Opens the doors, and starts what goes on beside them. The token ends answers that have no end of their own.
+    fn serve(&self, config: &Config, sockets: Sockets) -> anyhow::Result<(Server, CancellationToken)> {
+        let ending = CancellationToken::new();
+        let sampler = Sampler::new(self.containerd.clone());
+        let api = Api {
+            registry: Arc::clone(&self.registry),
+            images: self.images.clone(),
+            work_dir: config.state.join("work"),
+            max_archive: config.images.max_size,
+            logs: self.logs.clone(),
+            sampler: sampler.clone(),
+            calls: self.calls.clone(),
+            users: self.users.clone(),
+            secrets: self.secrets.clone(),
+            ending: ending.clone(),
+        };
+        let guard = Arc::new(HostGuard { users: self.users.clone(), network: self.network.clone() });
+        let server = Server::new(
+            server_settings(config),
+            self.routes.clone(),
+            api::fallback(api),
+            guard,
+            Arc::new(self.queue.clone()),
+        );
+        let mut gateways = Gateways::new(server.clone(), self.network.clone(), &sockets.main);
+        let mut namespaces = self.registry.watch_namespaces();
+        gateways.set(&namespaces.borrow_and_update());
+        tokio::spawn(gateways.follow(namespaces));
+        for listener in sockets.main {
+            info!("listening on {}", listener.local_addr()?);
+            let server = server.clone();
+            tokio::spawn(async move { server.serve(listener).await });
+        }
+        if let Some(listener) = sockets.metrics {
+            info!("metrics on {}", listener.local_addr()?);
+            let containerd_calls = self.containerd.client().channel().calls().clone();
+            let server = metrics::server::server(Collector::new(
+                Arc::clone(&self.registry),
+                self.queue.clone(),
+                sampler.clone(),
+                self.calls.clone(),
+                containerd_calls,
+            ));
+            tokio::spawn(async move { server.serve(listener).await });
+        }
+        tokio::spawn(users::follow(self.users.clone()));
+        tokio::spawn(stacks::follow(Arc::clone(&self.registry), config.stacks.clone()));
+        tokio::spawn(usage::keep(Arc::clone(&self.registry), sampler));
+        tokio::spawn(systemd::watchdog());
+        tokio::spawn(memory::keep_small());
+        let network = self.network.clone();
+        tokio::spawn(async move { network.follow_resolvers().await });
+        let (registry, images) = (Arc::clone(&self.registry), self.images.clone());
+        tokio::spawn(collect_images(registry, images, config.images.keep_unused));
+        Ok((server, ending))
+    }
+}
+
+fn replica_settings(config: &Config) -> ReplicaSettings {
+    ReplicaSettings {
+        stop_grace: config.functions.stop_grace,
+        drain: config.functions.drain,
+        start_timeout: config.functions.start_timeout,
+        log_limit: config.logs.max_size,
+    }
 }
 
 fn make_directories(config: &Config) -> anyhow::Result<()> {
@@ -172,43 +316,14 @@ fn listeners(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyhow::
     listeners.context("cannot use the listening socket")
 }
 
-/// The socket that functions use: the gateway's port on the bridge, unless the main socket covers it.
-fn gateway_listener(listeners: &[TcpListener], network: &HostNetwork) -> Option<TcpListener> {
-    let address = SocketAddr::new(network.gateway()?, GATEWAY_PORT);
-    let covers =
-        |there: SocketAddr| there == address || (there.ip().is_unspecified() && there.port() == GATEWAY_PORT);
-    if listeners.iter().filter_map(|listener| listener.local_addr().ok()).any(covers) {
-        return None;
-    }
-    // The bridge comes with the first replica; the address is bound before it is there.
-    match bind(address, true).and_then(|listener| Ok(TcpListener::from_std(listener)?)) {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            warn!("functions cannot reach the gateway: {error:#}");
-            None
-        }
-    }
-}
-
-fn bind(address: SocketAddr, free: bool) -> anyhow::Result<std::net::TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let open = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        if free && address.is_ipv4() {
-            socket.set_freebind_v4(true)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok::<_, std::io::Error>(socket.into())
-    };
-    open().with_context(|| format!("cannot listen on {address}"))
+fn metrics_listener(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = bind(address, false).context("server.metrics")?;
+    TcpListener::from_std(listener).context("server.metrics: cannot use the socket")
 }
 
 /// Waits until containerd answers and can do what is needed.
 async fn reach(containerd: &Containerd) {
-    let (mut pause, longest) = CONTAINERD_PAUSE;
+    let mut pauses = Pauses::new(CONTAINERD_PAUSE);
     loop {
         match containerd.connect().await {
             Ok(version) => return info!("containerd {}", version.version),
@@ -217,8 +332,7 @@ async fn reach(containerd: &Containerd) {
                 systemd::notify(&[NotifyState::Status("waiting for containerd")]);
             }
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(longest);
+        pauses.wait().await;
     }
 }
 
@@ -239,11 +353,12 @@ async fn collect_images(registry: Arc<Registry>, images: Images, keep: Duration)
     let mut ticks = tokio::time::interval(COLLECT_EVERY);
     loop {
         ticks.tick().await;
-        let namespace = Namespace::default();
-        match images.collect(&namespace, &registry.images_in_use(&namespace), keep).await {
-            Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => info!("unused images removed: {}", removed.join(", ")),
-            Err(error) => warn!("unused images stay: {error}"),
+        for namespace in registry.namespaces() {
+            match images.collect(&namespace, &registry.images_in_use(&namespace), keep).await {
+                Ok(removed) if removed.is_empty() => {}
+                Ok(removed) => info!("unused images of {namespace} removed: {}", removed.join(", ")),
+                Err(error) => warn!("unused images of {namespace} stay: {error}"),
+            }
         }
     }
 }
@@ -256,7 +371,12 @@ fn host_network(config: &Config) -> anyhow::Result<HostNetwork> {
         ipam_dir: Some(config.run.join("ipam")),
         ..Overrides::default()
     })?;
-    Ok(HostNetwork::new(conflist, settings.plugin_dirs.clone(), &config.run, settings.dns.clone())?)
+    let (plugin_dirs, dns) = (settings.plugin_dirs.clone(), settings.dns.clone());
+    let network = HostNetwork::new(conflist, plugin_dirs, &config.run, settings.namespaces, dns)?;
+    if let Err(why) = network.last_index() {
+        warn!("there can be no namespace but openfaas-fn: {why}");
+    }
+    Ok(network)
 }
 
 pub(crate) fn runtime_settings(config: &Config) -> anyhow::Result<containerd::Settings> {
@@ -307,4 +427,17 @@ fn limits(config: &Config) -> UpstreamLimits {
 
 fn server_settings(config: &Config) -> roost_proxy::Settings {
     roost_proxy::Settings { header_timeout: config.timeouts.header, ..roost_proxy::Settings::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metrics_address_that_is_taken_is_named_by_its_key() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = metrics_listener(taken.local_addr().unwrap()).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.starts_with("server.metrics: cannot listen on 127.0.0.1:"), "{text}");
+    }
 }

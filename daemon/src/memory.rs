@@ -2,6 +2,21 @@
 //! there. A daemon that fetches images now and then has many short-lived threads, and would hold megabytes for
 //! nothing.
 
+use std::time::Duration;
+
+/// How often what is not used is given back, whoever had it.
+const EVERY: Duration = Duration::from_secs(15);
+
+/// Gives back what is not used, now and then, for as long as the daemon runs. What a burst of work leaves is given back
+/// at once by whoever did it; this is for what is freed behind that: threads that end, connections that close.
+pub async fn keep_small() {
+    let mut ticks = tokio::time::interval(EVERY);
+    loop {
+        ticks.tick().await;
+        give_back();
+    }
+}
+
 /// Has all threads share as many arenas as there are async workers, which are the ones that must not wait for each
 /// other. Called once, before there is a second thread.
 pub fn bound(workers: usize) {

@@ -294,7 +294,12 @@ async fn a_pull_that_was_given_up_is_resumed_by_the_next() {
     host.containerd.collect_garbage().await;
     assert_eq!(host.containerd.ingests().await.len(), 1, "the lease keeps what came");
     host.pull(&line.reference("app:1"), Always).await.unwrap();
-    assert_eq!(line.ranges().len(), 1, "it was resumed");
+    // More than one request if containerd had not yet noticed that the first writer was gone; each asks for the rest of
+    // what containerd has stored, which is less than what had come: up to two messages were on their way to it.
+    let ranges = line.ranges();
+    let begins =
+        |range: &String| range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap_or(0);
+    assert!(!ranges.is_empty() && ranges.iter().all(|range| begins(range) > 0), "it was resumed: {ranges:?}");
     assert_eq!(host.containerd.leases().await, 0, "also the lease of the first is gone");
     assert!(host.containerd.ingests().await.is_empty());
 }

@@ -2,6 +2,9 @@
 //!
 //! Owns the record of a request from its admission to its last byte. The event goes to the target `access` at debug
 //! level; when nobody listens there, nothing is collected. Never holds headers or bodies, so no secret gets in.
+//!
+//! A request is counted when it ends; one that becomes a tunnel, at its 101: tunnels live for hours, and how long they do
+//! says nothing of how fast a function answers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +27,8 @@ pub(crate) struct Record {
     pub(crate) sent: u64,
     /// What broke after the head of the answer, if anything did.
     pub(crate) broken: Option<&'static str>,
+    /// It is a tunnel now, and was counted.
+    tunnel: bool,
     details: Option<Box<Details>>,
 }
 
@@ -31,7 +36,8 @@ pub(crate) struct Record {
 struct Details {
     method: Method,
     path: String,
-    peer: SocketAddr,
+    /// `None` for a call of ours.
+    peer: Option<SocketAddr>,
     call_id: HeaderValue,
     replica: Option<ReplicaId>,
 }
@@ -41,7 +47,7 @@ impl Record {
         upstream: &Arc<Upstream>,
         method: &Method,
         path: &str,
-        peer: SocketAddr,
+        peer: Option<SocketAddr>,
         call_id: &HeaderValue,
     ) -> Self {
         upstream.counters().started();
@@ -60,8 +66,17 @@ impl Record {
             status: 0,
             sent: 0,
             broken: None,
+            tunnel: false,
             details,
         }
+    }
+
+    /// Both sides have agreed to go on as a tunnel.
+    pub(crate) fn upgraded(&mut self) {
+        let counters = self.upstream.counters();
+        counters.tunnel_opened();
+        counters.finished(self.status, self.began.elapsed());
+        self.tunnel = true;
     }
 
     pub(crate) fn answered_by(&mut self, replica: &ReplicaId) {
@@ -73,7 +88,14 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.upstream.counters().finished(self.status);
+        let counters = self.upstream.counters();
+        let duration = self.began.elapsed();
+        if self.tunnel {
+            counters.tunnel_closed();
+        } else {
+            counters.finished(self.status, duration);
+        }
+        counters.sent(self.sent);
         let Some(details) = &self.details else { return };
         debug!(
             target: "access",
@@ -82,8 +104,8 @@ impl Drop for Record {
             path = details.path,
             status = self.status,
             bytes = self.sent,
-            seconds = self.began.elapsed().as_secs_f64(),
-            peer = %details.peer,
+            seconds = duration.as_secs_f64(),
+            peer = details.peer.map(tracing::field::display),
             call_id = details.call_id.to_str().unwrap_or_default(),
             replica = details.replica.as_ref().map(ReplicaId::as_str),
             broken = self.broken,

@@ -108,23 +108,59 @@ impl IdleTimer {
     }
 }
 
-/// The client's body on its way to a function.
+/// What a function is sent: the bytes of a client as they come, or bytes of ours.
+#[derive(Debug)]
+pub(crate) enum Payload {
+    Client(Incoming),
+    Own(Full<Bytes>),
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Client(body) => Pin::new(body).poll_frame(cx),
+            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client(body) => body.is_end_stream(),
+            Self::Own(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Client(body) => body.size_hint(),
+            Self::Own(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A body on its way to a function.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    inner: Incoming,
+    inner: Payload,
     /// `None` when there is no body: then nothing hangs on it.
     exchange: Option<Arc<Exchange>>,
     idle: IdleTimer,
 }
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming, exchange: &Arc<Exchange>, idle: Option<Duration>) -> Self {
+    pub(crate) fn new(inner: Payload, exchange: &Arc<Exchange>, idle: Option<Duration>) -> Self {
         let exchange = (!inner.is_end_stream()).then(|| Arc::clone(exchange));
         Self { inner, exchange, idle: IdleTimer::new(idle, None) }
     }
 
     /// The body, if it was not sent.
-    pub(crate) fn into_inner(self) -> Incoming {
+    pub(crate) fn into_inner(self) -> Payload {
         self.inner
     }
 }

@@ -7,7 +7,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Response, StatusCode};
 
 use crate::body::ResponseBody;
@@ -30,6 +32,9 @@ pub enum Side {
     Host,
 }
 
+/// How to ask for a function that wants to know who calls.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"roost\"");
+
 /// Why a request got no answer from a function.
 ///
 /// The text is for the client: one line, no addresses, nothing of the request but the name it asked for.
@@ -40,6 +45,18 @@ pub enum Error {
     UnknownFunction {
         /// `NAME.NAMESPACE` as the client asked for it.
         name: String,
+    },
+    /// The function asks who calls, and the client did not say, or it is not so.
+    #[error("function {function} asks for a user of this host and a password")]
+    Unauthorized {
+        /// The function.
+        function: FunctionKey,
+    },
+    /// No deferred call is known by this id (any more).
+    #[error("no call {id} is queued or running here")]
+    UnknownCall {
+        /// The id as the client gave it.
+        id: String,
     },
     /// No connection could be made, so nothing was sent.
     #[error("Can't reach service for: {}. Connecting to replica {replica} failed: {cause}", .function.name)]
@@ -109,9 +126,10 @@ impl Error {
     #[must_use]
     pub fn side(&self) -> Side {
         match self {
-            Self::ClientStalled { .. } | Self::ClientGone => Side::Downstream,
+            Self::Unauthorized { .. } | Self::ClientStalled { .. } | Self::ClientGone => Side::Downstream,
             Self::Connect { .. } | Self::NoAnswer { .. } | Self::RequestTimeout { .. } => Side::Upstream,
             Self::UnknownFunction { .. }
+            | Self::UnknownCall { .. }
             | Self::WaitingRoomFull { .. }
             | Self::WaitingTimeout { .. }
             | Self::Unavailable { .. } => Side::Host,
@@ -122,7 +140,8 @@ impl Error {
     #[must_use]
     pub fn status(&self, tunnel: bool) -> StatusCode {
         match self {
-            Self::UnknownFunction { .. } => StatusCode::NOT_FOUND,
+            Self::UnknownFunction { .. } | Self::UnknownCall { .. } => StatusCode::NOT_FOUND,
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::Connect { .. } | Self::NoAnswer { .. } if tunnel => StatusCode::BAD_GATEWAY,
             Self::Connect { .. } | Self::NoAnswer { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::RequestTimeout { .. } => StatusCode::BAD_GATEWAY,
@@ -147,6 +166,9 @@ impl Error {
         if response.status() == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
+        if response.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
+        }
         response
     }
 }
@@ -163,6 +185,8 @@ mod tests {
         let refused = Arc::new(io::Error::from(io::ErrorKind::ConnectionRefused));
         for (error, call, tunnel) in [
             (Error::UnknownFunction { name: "x.y".into() }, 404, 404),
+            (Error::Unauthorized { function: function.clone() }, 401, 401),
+            (Error::UnknownCall { id: "x".into() }, 404, 404),
             (
                 Error::Connect { function: function.clone(), replica: replica.clone(), cause: refused },
                 500,
@@ -181,6 +205,7 @@ mod tests {
             let response = error.response(false);
             assert_eq!(response.headers()[X_OPENFAAS_INTERNAL], "proxy");
             assert_eq!(response.headers().contains_key(RETRY_AFTER), call == 503, "{error}");
+            assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), call == 401, "{error}");
         }
     }
 }

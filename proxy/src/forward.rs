@@ -21,7 +21,7 @@ use http::header::HOST;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::body::{Broken, Exchange, RequestBody};
+use crate::body::{Broken, Exchange, Payload, RequestBody};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::pool::Connection;
@@ -41,7 +41,7 @@ pub(crate) struct Answer {
 enum Sent {
     Answered(Answer),
     /// It was not sent.
-    Back(Request<Incoming>, Claim),
+    Back(Request<Payload>, Claim),
     Failed(Error),
 }
 
@@ -50,7 +50,7 @@ enum Sent {
 /// Cancel safe: dropping the future closes the connection and releases the claim.
 pub(crate) async fn send(
     mut claim: Claim,
-    mut request: Request<Incoming>,
+    mut request: Request<Payload>,
     timeouts: &Timeouts,
 ) -> Result<Answer, Error> {
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
@@ -93,7 +93,7 @@ pub(crate) async fn send(
 async fn send_on(
     mut connection: Connection,
     claim: Claim,
-    mut request: Request<Incoming>,
+    mut request: Request<Payload>,
     idle: Option<Duration>,
 ) -> Sent {
     request.headers_mut().insert(HOST, claim.endpoint().host().clone());

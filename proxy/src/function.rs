@@ -25,12 +25,12 @@ pub struct InvalidName {
     text: String,
 }
 
-/// Is `text` an RFC 1123 label: `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63 bytes?
-fn is_label(text: &str) -> bool {
+/// Is `text` of the form of an RFC 1123 label: `[a-z0-9]([-a-z0-9]*[a-z0-9])?`? How long it may be is another question.
+#[must_use]
+pub fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    bytes.len() <= MAX_LABEL
-        && bytes.first().is_some_and(alphanumeric)
+    bytes.first().is_some_and(alphanumeric)
         && bytes.last().is_some_and(alphanumeric)
         && bytes.iter().all(|b| alphanumeric(b) || *b == b'-')
 }
@@ -54,7 +54,7 @@ macro_rules! label {
             type Err = InvalidName;
 
             fn from_str(text: &str) -> Result<Self, InvalidName> {
-                if is_label(text) {
+                if text.len() <= MAX_LABEL && is_label(text) {
                     Ok(Self(text.into()))
                 } else {
                     // A name comes from outside and goes into an answer and a log: no more of it than helps.

@@ -1,7 +1,7 @@
 //! The life of a request, from its head to the head of its answer.
 //!
-//! Owns the order of things: identify, admit, route, claim, forward, finish. Each step is one call into the file that
-//! owns it. Never touches a socket.
+//! Owns the order of things: identify, admit, route, access, claim, forward, finish. Each step is one call into the
+//! file that owns it. Never touches a socket.
 
 use std::future::{Future, pending};
 use std::net::SocketAddr;
@@ -9,26 +9,30 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, TRANSFER_ENCODING};
+use http::header::{
+    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, TE, TRAILER, TRANSFER_ENCODING,
+};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
+use crate::access::Guard;
 use crate::access_log::Record;
-use crate::body::{FunctionBody, IdleTimer, ResponseBody};
+use crate::body::{FunctionBody, IdleTimer, Payload, ResponseBody};
 use crate::call::{Call, CallIds};
 use crate::error::Error;
 use crate::forward::{self, Answer};
 use crate::headers;
+use crate::intake::{Deferred, Intake};
 use crate::path::{self, FunctionPath, Target};
 use crate::route::{Routes, split};
 use crate::tunnel::{Tunnel, Tunnels};
 use crate::upstream::{Claim, Timeouts, Upstream};
 
-/// Answers everything that is not under `/function/`.
+/// Answers everything that is neither under `/function/` nor under `/async-function/`.
 pub type Fallback = Arc<
     dyn Fn(Request<Incoming>, SocketAddr) -> Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>
         + Send
@@ -40,6 +44,8 @@ pub(crate) struct Handler {
     pub(crate) ids: CallIds,
     pub(crate) routes: Routes,
     pub(crate) fallback: Fallback,
+    pub(crate) guard: Arc<dyn Guard>,
+    pub(crate) intake: Arc<dyn Intake>,
     pub(crate) tunnels: Tunnels,
 }
 
@@ -50,19 +56,46 @@ impl Handler {
         request: Request<Incoming>,
         peer: SocketAddr,
     ) -> Response<ResponseBody> {
-        match path::read(request.uri().path()) {
+        let deferred = path::is_deferred(request.uri().path());
+        let deferred = deferred.then(|| (request.method().clone(), Instant::now()));
+        let response = self.respond(request, peer).await;
+        if let Some((method, began)) = deferred {
+            self.intake.answered(&method, response.status(), began.elapsed());
+        }
+        response
+    }
+
+    async fn respond(&self, mut request: Request<Incoming>, peer: SocketAddr) -> Response<ResponseBody> {
+        // Apart from the request, whose headers are changed while its path is still read.
+        let uri = request.uri().clone();
+        match path::read(uri.path()) {
             _ if request.method() == Method::CONNECT => status(StatusCode::METHOD_NOT_ALLOWED),
             Target::Redirect(path) => redirect(&path, request.uri().query()),
             Target::Other => (self.fallback)(request, peer).await,
             Target::Function(_) if !is_admitted(request.method()) => status(StatusCode::METHOD_NOT_ALLOWED),
+            Target::Function(path) if path.names_call() && request.method() == Method::DELETE => {
+                self.cancel(path.segment(), request.headers(), peer).await
+            }
             Target::Function(path) => {
                 let call = self.ids.identify(request.headers());
                 let Some(upstream) = self.routes.find(path.segment()) else {
                     return refuse(&unknown(path.segment()), &call, false);
                 };
-                let record = Record::begin(&upstream, request.method(), request.uri().path(), peer, &call.id);
+                if !upstream.access().is_open() {
+                    match upstream.admit(&self.guard, request.headers(), peer).await {
+                        // The password of a user of this host is not for a function to know.
+                        Ok(true) => drop(request.headers_mut().remove(AUTHORIZATION)),
+                        Ok(false) => {}
+                        Err(error) => return turn_away(&upstream, &request, &error, &call, peer),
+                    }
+                }
                 let uri = function_uri(&path, request.uri().query());
-                drop(path);
+                if path.is_deferred() {
+                    let name = path.segment().to_owned();
+                    return self.defer(&upstream, name, request, uri, &call, peer).await;
+                }
+                let record =
+                    Record::begin(&upstream, request.method(), request.uri().path(), Some(peer), &call.id);
                 self.invoke(upstream, request, uri, call, peer, record).await
             }
         }
@@ -85,11 +118,7 @@ impl Handler {
         let asked_with = request.headers().get(CONTENT_TYPE).cloned();
         let (outbound, upgrade) = prepare(request, uri, &call, peer);
         let timeouts = upstream.limits().timeouts;
-        let answered = match upstream.acquire().await {
-            Ok(claim) => answer(claim, outbound, &timeouts).await,
-            Err(error) => Err(error),
-        };
-        match answered {
+        match reach(&upstream, outbound, &timeouts).await {
             Ok((answer, timer)) => self.finish(answer, timer, &call, asked_with, upgrade, &timeouts, record),
             Err(error) => {
                 record.status = error.status(upgrade.is_some()).as_u16();
@@ -102,7 +131,7 @@ impl Handler {
     #[expect(clippy::too_many_arguments, reason = "each is one end that is tied here")]
     fn finish(
         &self,
-        Answer { mut response, connection, exchange }: Answer,
+        answer: Answer,
         timer: Option<Pin<Box<Sleep>>>,
         call: &Call,
         asked_with: Option<HeaderValue>,
@@ -110,32 +139,110 @@ impl Handler {
         timeouts: &Timeouts,
         mut record: Record,
     ) -> Response<ResponseBody> {
-        let status = response.status();
-        record.status = status.as_u16();
-        record.answered_by(exchange.claim().endpoint().id());
-        let has_body = !response.body().is_end_stream();
-        headers::to_client(status, response.headers_mut(), call, asked_with, has_body);
-        // Each side has its own version, which is for hyper to know.
-        *response.version_mut() = Version::HTTP_11;
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(client) = upgrade else {
-                let claim = exchange.claim();
-                let error = Error::NoAnswer {
-                    function: claim.upstream().key().clone(),
-                    replica: claim.endpoint().id().clone(),
-                    what: "switched to another protocol unasked",
-                };
-                record.status = error.status(false).as_u16();
-                return refuse(&error, call, false);
-            };
-            let function = hyper::upgrade::on(&mut response);
-            let limit = timeouts.tunnel_idle;
-            self.tunnels.open(Tunnel { client, function, connection, exchange, limit, record });
-            return response.map(|_| ResponseBody::empty());
+        if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return pass_on(answer, timer, call, asked_with, timeouts, record);
         }
-        let idle = IdleTimer::new(timeouts.idle, timer);
+        let Some(client) = upgrade else {
+            let error = unasked_switch(&answer);
+            record.status = error.status(false).as_u16();
+            return refuse(&error, call, false);
+        };
+        let Answer { mut response, connection, exchange } = answer;
+        record.status = response.status().as_u16();
+        record.answered_by(exchange.claim().endpoint().id());
+        headers::to_client(response.status(), response.headers_mut(), call, asked_with, false);
+        *response.version_mut() = Version::HTTP_11;
+        record.upgraded();
+        let function = hyper::upgrade::on(&mut response);
+        let limit = timeouts.tunnel_idle;
+        self.tunnels.open(Tunnel { client, function, connection, exchange, limit, record });
+        response.map(|_| ResponseBody::empty())
+    }
+
+    /// Has a call taken over, to be made when nobody waits for it.
+    async fn defer(
+        &self,
+        upstream: &Upstream,
+        name: String,
+        request: Request<Incoming>,
+        uri: Option<Uri>,
+        call: &Call,
+        peer: SocketAddr,
+    ) -> Response<ResponseBody> {
+        let Some(uri) = uri else { return status(StatusCode::BAD_REQUEST) };
+        let (mut parts, body) = request.into_parts();
+        headers::from_client(&mut parts, peer, false);
+        parts.uri = uri;
+        parts.extensions.clear();
+        // Trailers are not kept with the bytes, nor those of an answer that nobody reads.
+        parts.headers.remove(TE);
+        parts.headers.remove(TRAILER);
+        let answered = self.intake.accept(Deferred {
+            function: upstream.key().clone(),
+            name,
+            call_id: call.id.clone(),
+            idle: upstream.limits().timeouts.idle,
+            request: Request::from_parts(parts, body),
+        });
+        let mut response = answered.await;
+        headers::to_client(response.status(), response.headers_mut(), call, None, false);
         response
-            .map(|body| ResponseBody::function(FunctionBody::new(body, connection, exchange, idle, record)))
+    }
+
+    /// Ends the deferred calls of an id, as far as `peer` might have made them. Of others it does not hear.
+    async fn cancel(&self, id: &str, headers: &HeaderMap, peer: SocketAddr) -> Response<ResponseBody> {
+        let mut admitted = Vec::new();
+        for function in self.intake.functions_of(id) {
+            let Some(upstream) = self.routes.get(&function) else { continue };
+            if upstream.admit(&self.guard, headers, peer).await.is_ok() {
+                admitted.push(function);
+            }
+        }
+        if self.intake.cancel(id, &admitted) {
+            return status(StatusCode::ACCEPTED);
+        }
+        refuse(&Error::UnknownCall { id: id.to_owned() }, &self.ids.identify(headers), false)
+    }
+}
+
+/// Takes a request to an endpoint of `upstream`, up to the head of the answer. The timer is given on: the body needs
+/// one too.
+async fn reach(
+    upstream: &Arc<Upstream>,
+    request: Request<Payload>,
+    timeouts: &Timeouts,
+) -> Result<(Answer, Option<Pin<Box<Sleep>>>), Error> {
+    let claim = upstream.acquire().await?;
+    answer(claim, request, timeouts).await
+}
+
+/// The answer as it goes on, its body with all that ends when it ends.
+pub(crate) fn pass_on(
+    Answer { mut response, connection, exchange }: Answer,
+    timer: Option<Pin<Box<Sleep>>>,
+    call: &Call,
+    asked_with: Option<HeaderValue>,
+    timeouts: &Timeouts,
+    mut record: Record,
+) -> Response<ResponseBody> {
+    let status = response.status();
+    record.status = status.as_u16();
+    record.answered_by(exchange.claim().endpoint().id());
+    let has_body = !response.body().is_end_stream();
+    headers::to_client(status, response.headers_mut(), call, asked_with, has_body);
+    // Each side has its own version, which is for hyper to know.
+    *response.version_mut() = Version::HTTP_11;
+    let idle = IdleTimer::new(timeouts.idle, timer);
+    response.map(|body| ResponseBody::function(FunctionBody::new(body, connection, exchange, idle, record)))
+}
+
+/// What to say of a replica that answers 101 to a request that was none for an upgrade.
+pub(crate) fn unasked_switch(answer: &Answer) -> Error {
+    let claim = answer.exchange.claim();
+    Error::NoAnswer {
+        function: claim.upstream().key().clone(),
+        replica: claim.endpoint().id().clone(),
+        what: "switched to another protocol unasked",
     }
 }
 
@@ -174,7 +281,7 @@ fn prepare(
     uri: Uri,
     call: &Call,
     peer: SocketAddr,
-) -> (Request<Incoming>, Option<OnUpgrade>) {
+) -> (Request<Payload>, Option<OnUpgrade>) {
     let on_upgrade = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
     let upgrade = headers::wants_upgrade(&parts);
@@ -186,13 +293,13 @@ fn prepare(
     parts.uri = uri;
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    (Request::from_parts(parts, body), upgrade.then_some(on_upgrade))
+    (Request::from_parts(parts, Payload::Client(body)), upgrade.then_some(on_upgrade))
 }
 
-/// Waits for the head of the answer, within the request limit. The timer is given on: the body needs one too.
-async fn answer(
+/// Waits for the head of the answer, within the request limit.
+pub(crate) async fn answer(
     claim: Claim,
-    request: Request<Incoming>,
+    request: Request<Payload>,
     timeouts: &Timeouts,
 ) -> Result<(Answer, Option<Pin<Box<Sleep>>>), Error> {
     let upstream = Arc::clone(claim.upstream());
@@ -211,6 +318,23 @@ async fn answer(
             Err(Error::RequestTimeout { function: upstream.key().clone(), limit })
         }
     }
+}
+
+/// Tells a caller that it is not let in. One that is not to know of the function leaves no trace in its counters either:
+/// everything is as if there were none.
+fn turn_away(
+    upstream: &Arc<Upstream>,
+    request: &Request<Incoming>,
+    error: &Error,
+    call: &Call,
+    peer: SocketAddr,
+) -> Response<ResponseBody> {
+    if !matches!(error, Error::UnknownFunction { .. }) {
+        let mut record =
+            Record::begin(upstream, request.method(), request.uri().path(), Some(peer), &call.id);
+        record.status = error.status(false).as_u16();
+    }
+    refuse(error, call, false)
 }
 
 fn unknown(segment: &str) -> Error {

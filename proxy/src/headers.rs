@@ -50,6 +50,27 @@ pub(crate) fn wants_upgrade(parts: &Parts) -> bool {
 
 /// Makes the headers of a client those for a function. `Host` is left to whoever knows the address.
 pub(crate) fn to_function(parts: &mut Parts, call: &Call, peer: SocketAddr, upgrade: bool) {
+    from_client(parts, peer, upgrade);
+    of_call(&mut parts.headers, call);
+}
+
+/// What a function is told of a call that no client is waiting for.
+pub(crate) fn of_own(headers: &mut HeaderMap, call: &Call) {
+    drop_hop_by_hop(headers);
+    of_call(headers, call);
+}
+
+/// What a function is told of each call.
+fn of_call(headers: &mut HeaderMap, call: &Call) {
+    headers.insert(X_CALL_ID, call.id.clone());
+    headers.append(X_START_TIME, HeaderValue::from(call.start));
+    if let Entry::Vacant(entry) = headers.entry(USER_AGENT) {
+        entry.insert(HeaderValue::from_static(PRODUCT));
+    }
+}
+
+/// Keeps of a client's headers what is for the function, and adds what is known of the client.
+pub(crate) fn from_client(parts: &mut Parts, peer: SocketAddr, upgrade: bool) {
     let host = host(parts);
     let trailers = parts
         .headers
@@ -72,17 +93,12 @@ pub(crate) fn to_function(parts: &mut Parts, call: &Call, peer: SocketAddr, upgr
     if parts.version == Version::HTTP_2 {
         join_cookies(headers);
     }
-    headers.insert(X_CALL_ID, call.id.clone());
-    headers.append(X_START_TIME, HeaderValue::from(call.start));
     append_peer(headers, peer.ip().to_canonical());
     if let (Some(host), Entry::Vacant(entry)) = (host, headers.entry(X_FORWARDED_HOST)) {
         entry.insert(host);
     }
     if let Entry::Vacant(entry) = headers.entry(X_FORWARDED_PROTO) {
         entry.insert(HeaderValue::from_static("http"));
-    }
-    if let Entry::Vacant(entry) = headers.entry(USER_AGENT) {
-        entry.insert(HeaderValue::from_static(PRODUCT));
     }
 }
 

@@ -12,6 +12,7 @@
 //!             handler         identify   which path is this, is it canonical, who calls     ──► 301, fallback
 //!               │             admit      is the method one of ours                          ──► 405
 //!               │             route  ⟲   the upstream, from an immutable table              ──► 404
+//!               │             access     what the function asks of its callers, if anything     ──► 401, 404
 //!               │             claim  ⟲   an endpoint and its in-flight count, in one step   ──► 503
 //!               │               └─ none ready: the waiting room, first come first served
 //!               │             forward    headers, a pooled connection, the response head    ──► 500, 502
@@ -27,6 +28,9 @@
 //!
 //! `⟲` is a snapshot read: no lock is held, nothing is asked of anybody. `──►` is how the request ends early.
 //!
+//! A request below `/async-function/` leaves this way after `route`: an [`Intake`] takes it over and the client has its
+//! answer. Whoever holds a call makes it through a [`Caller`], which enters at `claim` with bytes of its own.
+//!
 //! # What holds
 //!
 //! * A claim is released once the last byte has moved, or by dropping it: cancelling a request is dropping its future.
@@ -34,10 +38,12 @@
 //! * A request that may have reached a function is never sent again ([`forward`](self)).
 //! * A body that broke off never looks whole to the client ([`body`](self)).
 
+mod access;
 mod access_log;
 mod balance;
 mod body;
 mod call;
+mod caller;
 mod client;
 mod endpoint;
 mod error;
@@ -45,6 +51,7 @@ mod forward;
 pub mod function;
 mod handler;
 mod headers;
+mod intake;
 mod metrics;
 mod path;
 mod pool;
@@ -54,14 +61,17 @@ mod tunnel;
 mod upstream;
 mod waiting;
 
+pub use access::{Access, Denied, Guard, Judgement};
 pub use body::{BoxError, ResponseBody};
+pub use caller::Caller;
 pub use endpoint::Endpoint;
 pub use error::{Error, Side};
 pub use handler::Fallback;
-pub use metrics::Load;
+pub use intake::{Answering, Deferred, Intake};
+pub use metrics::{BOUNDS, CLIENT_LEFT, Distribution, Histogram, Load, Totals};
 pub use route::{RouteTable, Routes};
 pub use server::{Drained, Server, Settings};
 pub use upstream::{Claim, Timeouts, Upstream, UpstreamLimits};
 
-/// How we name ourselves to functions (`User-Agent`) and to clients (`X-Served-By`).
-pub(crate) const PRODUCT: &str = concat!("roost/", env!("CARGO_PKG_VERSION"));
+/// How we name ourselves to functions and other servers (`User-Agent`) and to clients (`X-Served-By`).
+pub const PRODUCT: &str = concat!("roost/", env!("CARGO_PKG_VERSION"));

@@ -1,15 +1,14 @@
-//! Reading the path of a request: is it canonical, and does it name a function?
+//! Reading the path of a request: does it name a function, and if not, is it canonical?
 //!
-//! Owns the routing grammar. Pure text to text; never looks anything up.
-
-use std::borrow::Cow;
+//! Owns the routing grammar. Pure text to text; never looks anything up. Nothing is decoded: the segment that names a
+//! function is looked for in the path as it was sent, and what stands behind it is the function's own business.
 
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Target<'a> {
-    /// `/function/SEGMENT[/rest]`.
+    /// `/function/SEGMENT[/rest]` or `/async-function/SEGMENT[/rest]`.
     Function(FunctionPath<'a>),
-    /// The path has `//` or dot segments: the client is sent to this one.
+    /// The path is no function's and has `//` or dot segments: the client is sent to this one.
     Redirect(String),
     /// Anything else.
     Other,
@@ -18,64 +17,62 @@ pub(crate) enum Target<'a> {
 /// A path that names a function.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct FunctionPath<'a> {
-    /// `/function/SEGMENT/rest`, with `%2F` decoded.
-    path: Cow<'a, str>,
-    /// Where the segment ends in `path`.
-    end: usize,
+    segment: &'a str,
+    rest: &'a str,
+    deferred: bool,
 }
 
 const PREFIX: &str = "/function/";
 
-impl FunctionPath<'_> {
+/// Behind it stands the same, for calls that are made later; or the id of such a call.
+const DEFERRED_PREFIX: &str = "/async-function/";
+
+impl<'a> FunctionPath<'a> {
     /// `name` or `name.namespace`, as the client wrote it.
-    pub(crate) fn segment(&self) -> &str {
-        &self.path[PREFIX.len()..self.end]
+    pub(crate) fn segment(&self) -> &'a str {
+        self.segment
     }
 
-    /// What the function sees: begins with `/`.
-    pub(crate) fn rest(&self) -> &str {
-        match &self.path[self.end..] {
-            "" => "/",
-            rest => rest,
-        }
+    /// Is the call to be made later?
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.deferred
+    }
+
+    /// Can the segment be the id of a deferred call? Then there is nothing behind it, not even a slash.
+    pub(crate) fn names_call(&self) -> bool {
+        self.deferred && self.rest.is_empty()
+    }
+
+    /// What the function sees: begins with `/`, and is otherwise byte for byte what the client sent, `//`, `%2F` and dot
+    /// segments too.
+    pub(crate) fn rest(&self) -> &'a str {
+        if self.rest.is_empty() { "/" } else { self.rest }
     }
 }
 
-/// Reads `path`. `%2F` counts as `/`, every other byte is left as it is.
+/// Does `path` name a function to be called later, or such a call?
+pub(crate) fn is_deferred(path: &str) -> bool {
+    path.starts_with(DEFERRED_PREFIX) && matches!(read(path), Target::Function(path) if path.deferred)
+}
+
+/// Reads `path`.
 pub(crate) fn read(path: &str) -> Target<'_> {
-    let path = decode_slashes(path);
-    if !is_canonical(&path) {
-        return Target::Redirect(clean(&path));
+    let prefixes = [(PREFIX, false), (DEFERRED_PREFIX, true)];
+    for (tail, deferred) in
+        prefixes.into_iter().filter_map(|(prefix, it)| Some((path.strip_prefix(prefix)?, it)))
+    {
+        let (segment, rest) = tail.split_at(tail.find('/').unwrap_or(tail.len()));
+        // A dot segment names nobody: taken for a name, it would hide where the path leads.
+        if !segment.is_empty() && segment.bytes().all(is_name_byte) && dots(segment) == 0 {
+            return Target::Function(FunctionPath { segment, rest, deferred });
+        }
     }
-    let Some(tail) = path.strip_prefix(PREFIX) else { return Target::Other };
-    let length = tail.find('/').unwrap_or(tail.len());
-    if length == 0 || !tail[..length].bytes().all(is_name_byte) {
-        return Target::Other;
-    }
-    Target::Function(FunctionPath { path, end: PREFIX.len() + length })
+    if is_canonical(path) { Target::Other } else { Target::Redirect(clean(path)) }
 }
 
 /// The bytes of a name segment. More than a deployable name may have: the rest is an unknown function, not an unknown path.
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
-}
-
-fn decode_slashes(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') {
-        return Cow::Borrowed(path);
-    }
-    let mut out = String::new();
-    let mut rest = path;
-    while let Some(at) = rest.find("%2F").into_iter().chain(rest.find("%2f")).min() {
-        out.push_str(&rest[..at]);
-        out.push('/');
-        rest = &rest[at + 3..];
-    }
-    if out.is_empty() {
-        return Cow::Borrowed(path);
-    }
-    out.push_str(rest);
-    Cow::Owned(out)
 }
 
 /// No empty segment but the last, and no dot segment. Asked for each request, so one pass without allocation.
@@ -149,15 +146,8 @@ fn dots(segment: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn function(path: &str) -> (String, String) {
-        match read(path) {
-            Target::Function(found) => (found.segment().to_owned(), found.rest().to_owned()),
-            other => panic!("{path}: {other:?}"),
-        }
-    }
-
     #[test]
-    fn a_function_path_gives_its_segment_and_the_rest_untouched() {
+    fn a_function_path_gives_its_segment_and_the_rest_byte_for_byte() {
         for (path, segment, rest) in [
             ("/function/f", "f", "/"),
             ("/function/f/", "f", "/"),
@@ -165,35 +155,64 @@ mod tests {
             ("/function/f/a/b/", "f", "/a/b/"),
             ("/function/A_b-9.x/..a/.b/c..", "A_b-9.x", "/..a/.b/c.."),
             ("/function/f/a%20b%3F%25", "f", "/a%20b%3F%25"),
-            ("/function/f/a%2Fb%2fc", "f", "/a/b/c"),
-            ("/function%2Ff%2Fx", "f", "/x"),
+            ("/function/f/a%2Fb%2fc", "f", "/a%2Fb%2fc"),
             ("/function/f/%2", "f", "/%2"),
-            ("/function/f/...", "f", "/..."),
             ("/function/f/ä", "f", "/ä"),
-            ("/function/f/a%2ejs", "f", "/a%2ejs"),
+            ("/function/f//", "f", "//"),
+            ("/function/f//evil.example//x", "f", "//evil.example//x"),
+            ("/function/f/./x/.", "f", "/./x/."),
+            ("/function/f/..", "f", "/.."),
+            ("/function/f/../../system/functions", "f", "/../../system/functions"),
+            ("/function/f/%2e%2E/x", "f", "/%2e%2E/x"),
+            ("/function/.../x", "...", "/x"),
         ] {
-            assert_eq!(function(path), (segment.to_owned(), rest.to_owned()), "{path}");
+            match read(path) {
+                Target::Function(found) => {
+                    assert_eq!((found.segment(), found.rest()), (segment, rest), "{path}");
+                }
+                other => panic!("{path}: {other:?}"),
+            }
         }
     }
 
     #[test]
-    fn a_path_that_is_not_canonical_is_sent_to_its_clean_form() {
+    fn a_path_of_a_deferred_call_is_read_alike_and_may_name_the_call_itself() {
+        for (path, segment, rest, names_call) in [
+            ("/async-function/f.x", "f.x", "/", true),
+            ("/async-function/f/", "f", "/", false),
+            ("/async-function/f//a%2F../", "f", "//a%2F../", false),
+        ] {
+            let Target::Function(found) = read(path) else { panic!("{path}") };
+            assert_eq!(
+                (found.segment(), found.rest(), found.names_call()),
+                (segment, rest, names_call),
+                "{path}"
+            );
+            assert!(found.is_deferred(), "{path}");
+        }
+        let Target::Function(found) = read("/function/async-function/f") else { panic!() };
+        assert!(!found.is_deferred() && !found.names_call());
+        assert_eq!(read("/async-function/../system/x"), Target::Redirect("/system/x".into()));
+    }
+
+    #[test]
+    fn a_path_that_names_no_function_and_is_not_canonical_is_sent_to_its_clean_form() {
         for (path, clean) in [
             ("//", "/"),
+            ("/function//", "/function/"),
             ("/function//f", "/function/f"),
-            ("/function/f//", "/function/f/"),
-            ("/function/f/./x", "/function/f/x"),
-            ("/function/f/.", "/function/f"),
-            ("/function/f/..", "/function"),
-            ("/function/f/../", "/function/"),
+            ("//function/f/x", "/function/f/x"),
+            ("/./function/f//x", "/function/f/x"),
+            ("/function/./f", "/function/f"),
+            ("/function/..", "/"),
+            ("/function/../system/x", "/system/x"),
+            ("/function/%2e%2E/system/x", "/system/x"),
+            ("/function/.%2e/f/../x", "/x"),
             ("/function/../../../x", "/x"),
-            ("/function/f/%2e%2E/x", "/function/x"),
-            ("/function/f/.%2e/x", "/function/x"),
-            ("/function/f/%2Fx", "/function/f/x"),
-            ("/function/f/a%2F..%2Fb%20c", "/function/f/b%20c"),
             ("//evil.example/x", "/evil.example/x"),
-            ("/%2Fevil.example", "/evil.example"),
             ("/system//functions", "/system/functions"),
+            ("/system/./functions/", "/system/functions/"),
+            ("/ui/../x", "/x"),
             ("", "/"),
         ] {
             assert_eq!(read(path), Target::Redirect(clean.to_owned()), "{path}");
@@ -210,13 +229,18 @@ mod tests {
             "/functions/f",
             "/function/f%20x",
             "/function/ä",
+            "/function%2Ff",
+            "/function/f%2Fx",
+            "/%2Fevil.example",
+            "/system/%2F",
             "/x/function/f",
         ] {
             assert_eq!(read(path), Target::Other, "{path}");
         }
     }
 
-    /// All paths of up to six pieces out of an alphabet of nasty ones: cleaning is final and never leaves the root.
+    /// All paths of up to six pieces out of an alphabet of nasty ones: cleaning is final and never leaves the root, and
+    /// what is a function's is not touched.
     #[test]
     fn cleaning_once_is_enough() {
         let pieces = ["/", ".", "..", "a", "%2e", "%2F", "function"];
@@ -227,9 +251,17 @@ mod tests {
                 .flat_map(|path| pieces.iter().map(move |piece| format!("{path}{piece}")))
                 .collect();
             for path in &paths {
-                if let Target::Redirect(clean) = read(path) {
-                    assert!(clean.starts_with('/') && !clean.starts_with("//"), "{path} -> {clean}");
-                    assert!(!matches!(read(&clean), Target::Redirect(_)), "{path} -> {clean}");
+                match read(path) {
+                    Target::Redirect(clean) => {
+                        assert!(clean.starts_with('/') && !clean.starts_with("//"), "{path} -> {clean}");
+                        assert!(!matches!(read(&clean), Target::Redirect(_)), "{path} -> {clean}");
+                    }
+                    Target::Function(found) => {
+                        let whole = format!("/function/{}{}", found.segment(), found.rest());
+                        assert_eq!(whole.trim_end_matches('/'), path.trim_end_matches('/'));
+                        assert!(!found.segment().is_empty() && dots(found.segment()) == 0, "{path}");
+                    }
+                    Target::Other => {}
                 }
             }
         }

@@ -26,9 +26,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::access::Guard;
 use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::handler::{Fallback, Handler};
+use crate::intake::Intake;
 use crate::route::Routes;
 use crate::tunnel::Tunnels;
 
@@ -92,13 +94,20 @@ struct Shared {
 }
 
 impl Server {
-    /// A server for the functions of `routes`; `fallback` answers every other path.
+    /// A server for the functions of `routes`: `fallback` answers every other path, `guard` judges the callers of
+    /// functions that are not open, and `intake` takes calls that are to be made later.
     #[must_use]
-    pub fn new(settings: Settings, routes: Routes, fallback: Fallback) -> Self {
+    pub fn new(
+        settings: Settings,
+        routes: Routes,
+        fallback: Fallback,
+        guard: Arc<dyn Guard>,
+        intake: Arc<dyn Intake>,
+    ) -> Self {
         let (tracker, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let tunnels = Tunnels::default();
+        let (ids, tunnels) = (CallIds::default(), Tunnels::default());
         Self(Arc::new(Shared {
-            handler: Arc::new(Handler { ids: CallIds::default(), routes, fallback, tunnels }),
+            handler: Arc::new(Handler { ids, routes, fallback, guard, intake, tunnels }),
             http: http(&settings, &tracker),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             settings,

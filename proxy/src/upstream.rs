@@ -6,17 +6,19 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 
+use crate::access::Access;
 use crate::balance::least_loaded;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::function::FunctionKey;
-use crate::metrics::{Counters, Load};
+use crate::metrics::{Counters, Load, Refused, Totals};
 use crate::waiting::{Entry, WaitingRoom};
 
 /// How long each part of a request may take. `None` is no limit.
@@ -65,10 +67,14 @@ impl Default for UpstreamLimits {
 pub struct Upstream {
     key: FunctionKey,
     limits: ArcSwap<UpstreamLimits>,
+    /// The bits of an [`Access`].
+    access: AtomicU8,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     /// Counts up with each claim, so that ties among endpoints are spread.
     turn: AtomicUsize,
     waiting: WaitingRoom<Claim, Error>,
+    /// Tripped by each place that is taken. Any number of them before somebody looks is one.
+    demand: Notify,
     retired: AtomicBool,
     counters: Counters,
 }
@@ -86,9 +92,11 @@ impl Upstream {
         Arc::new(Self {
             key,
             limits: ArcSwap::from_pointee(limits),
+            access: AtomicU8::new(Access::default().bits()),
             endpoints: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             waiting: WaitingRoom::new(),
+            demand: Notify::new(),
             retired: AtomicBool::new(false),
             counters: Counters::default(),
         })
@@ -109,6 +117,17 @@ impl Upstream {
     /// Replaces the limits, for requests from now on.
     pub fn set_limits(&self, limits: UpstreamLimits) {
         self.limits.store(Arc::new(limits));
+    }
+
+    /// What is asked of callers.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access::from_bits(self.access.load(Ordering::Relaxed))
+    }
+
+    /// Asks this of callers from now on. Requests that were admitted go on.
+    pub fn set_access(&self, access: Access) {
+        self.access.store(access.bits(), Ordering::Relaxed);
     }
 
     /// Replaces the endpoints by those that take new work now, and hands claims to those who wait, in their order.
@@ -175,23 +194,65 @@ impl Upstream {
         let limits = self.limits();
         match self.waiting.enter(limits.waiting_capacity, || self.claim()) {
             Entry::Served(claim) => Ok(claim),
-            Entry::Refused(error) => Err(error),
+            Entry::Refused(error) => Err(self.refused(Refused::Unavailable, error)),
             Entry::Full => {
-                Err(Error::WaitingRoomFull { function: self.key.clone(), capacity: limits.waiting_capacity })
+                let (function, capacity) = (self.key.clone(), limits.waiting_capacity);
+                Err(self.refused(Refused::Full, Error::WaitingRoomFull { function, capacity }))
             }
-            Entry::Place(place) => match timeout(limits.timeouts.waiting, place).await {
-                Ok(called) => called,
-                Err(_) => {
-                    Err(Error::WaitingTimeout { function: self.key.clone(), limit: limits.timeouts.waiting })
+            Entry::Place(place) => {
+                self.demand.notify_one();
+                let began = Instant::now();
+                match timeout(limits.timeouts.waiting, place).await {
+                    Ok(Ok(claim)) => {
+                        self.counters.cold_start(began.elapsed());
+                        Ok(claim)
+                    }
+                    Ok(Err(error)) => Err(self.refused(Refused::Unavailable, error)),
+                    Err(_) => {
+                        let (function, limit) = (self.key.clone(), limits.timeouts.waiting);
+                        Err(self.refused(Refused::Late, Error::WaitingTimeout { function, limit }))
+                    }
                 }
-            },
+            }
         }
+    }
+
+    /// Resolves when a request has begun to wait since this last resolved. For one task: whoever starts replicas. It
+    /// may have left again; [`load`](Self::load) tells who waits now.
+    ///
+    /// Cancel safe.
+    pub async fn demand(&self) {
+        self.demand.notified().await;
+    }
+
+    fn refused(&self, why: Refused, error: Error) -> Error {
+        self.counters.refused(why);
+        error
     }
 
     /// What is going on now.
     #[must_use]
     pub fn load(&self) -> Load {
         self.counters.load(self.waiting.len())
+    }
+
+    /// All that was counted since this process began.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.counters.totals(self.waiting.len())
+    }
+
+    /// How many requests this function has answered in its life, as far as it is known: see
+    /// [`set_requests`](Self::set_requests).
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.counters.requests()
+    }
+
+    /// Lets [`requests`](Self::requests) count on from `count`: what an earlier process counted, or 0 for a function
+    /// that begins anew.
+    pub fn set_requests(&self, count: u64) {
+        self.counters.set_requests(count);
     }
 
     /// An endpoint that is none of `tried`, if one takes new work.

@@ -77,7 +77,9 @@ impl Api {
     pub fn request(&self, method: &Method, path: &str) -> hyper::http::request::Builder {
         let builder = Request::builder().method(method).uri(format!("{}{path}", self.base));
         match &self.credentials {
-            Some(credentials) if path.starts_with("/system/") => builder.header(AUTHORIZATION, credentials),
+            Some(credentials) if path.starts_with("/system/") || path.starts_with("/ui/") => {
+                builder.header(AUTHORIZATION, credentials)
+            }
             _ => builder,
         }
     }

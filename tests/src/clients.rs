@@ -1,10 +1,13 @@
-//! WebSocket clients of other languages: Python `websockets` and npm `ws`, as their users have them.
+//! Clients that others wrote: Python `websockets` and npm `ws`, as their users have them, and Prometheus' own parser.
 //!
 //! `tests/clients/setup` installs them from their registries, once, below the target directory.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
@@ -40,7 +43,53 @@ pub async fn clients() -> Clients {
     CLIENTS.get_or_init(install).await.clone()
 }
 
+/// A sample of a metric, as Prometheus reads it.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// The type of its metric.
+    pub kind: String,
+    /// Its name, with the suffix of a histogram's series.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its value.
+    pub value: f64,
+}
+
 impl Clients {
+    /// Reads a page of metrics as Prometheus' Python library does. Each sample is its family's type, its name, labels and
+    /// value.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn parse_metrics(&self, page: &str) -> Vec<Sample> {
+        let mut command = Command::new(self.dir.join("python/bin/python"));
+        command.arg(repository().join("tests/clients/metrics.py"));
+        let mut parser =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut input = parser.stdin.take().unwrap();
+        let write = async {
+            input.write_all(page.as_bytes()).await.unwrap();
+            drop(input);
+        };
+        let (output, ()) = tokio::join!(parser.wait_with_output(), write);
+        let output = output.unwrap();
+        assert!(output.status.success(), "the page is refused: {}\n{page}", output.status);
+        let samples: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let labels = |value: &Value| {
+            let labels = value.as_object().unwrap().iter();
+            labels.map(|(name, value)| (name.clone(), text(value))).collect()
+        };
+        let sample = |s: &Value| Sample {
+            kind: text(&s[0]),
+            name: text(&s[1]),
+            labels: labels(&s[2]),
+            value: s[3].as_f64().unwrap(),
+        };
+        samples.as_array().unwrap().iter().map(sample).collect()
+    }
+
     /// Lets a client talk to an echoing WebSocket.
     ///
     /// # Panics

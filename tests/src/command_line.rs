@@ -19,10 +19,17 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Runs `roost` with a home of its own and `input` on its stdin.
-pub(crate) async fn roost(home: &Path, url: &str, args: &[&str], input: &str) -> Output {
+/// Runs `roost` with a home of its own and `input` on its stdin; `config` if it can see the daemon's own files.
+pub(crate) async fn roost(
+    home: &Path,
+    url: &str,
+    config: Option<&Path>,
+    args: &[&str],
+    input: &str,
+) -> Output {
     let mut command = Command::new(program("roost"));
     command.args(args).env_clear().env("HOME", home).env("PATH", "/usr/bin:/bin").env("ROOST_URL", url);
+    command.envs(config.map(|config| ("ROOST_CONFIG", config)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();

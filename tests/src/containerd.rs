@@ -8,9 +8,6 @@ use nix::sys::signal::Signal;
 
 use crate::process::{Background, run};
 
-/// The containerd namespace of functions that name none.
-const NAMESPACE: &str = "openfaas-fn";
-
 /// A containerd with all that it has below one directory.
 #[derive(Debug)]
 pub(crate) struct Containerd {
@@ -68,17 +65,26 @@ impl Containerd {
         self.process.take().unwrap().crash();
     }
 
-    fn ctr<const N: usize>(&self, args: [&str; N]) -> Result<String, String> {
+    pub(crate) fn ctr<const N: usize>(&self, args: [&str; N]) -> Result<String, String> {
         let socket = self.socket();
-        let head =
-            ["--connect-timeout", "2s", "--address", socket.to_str().unwrap(), "--namespace", NAMESPACE];
+        let head = ["--connect-timeout", "2s", "--address", socket.to_str().unwrap()];
         run("ctr", head.into_iter().chain(args))
+    }
+
+    /// The names of its namespaces.
+    pub(crate) fn namespaces(&self) -> Vec<String> {
+        let listed = self.ctr(["namespaces", "list", "--quiet"]).unwrap_or_default();
+        listed.split_whitespace().map(str::to_owned).collect()
     }
 
     /// The ids of all containers, and the numbers of the processes of those that run.
     pub(crate) fn containers(&self) -> Vec<(String, Option<i32>)> {
-        let ids = self.ctr(["containers", "list", "--quiet"]).unwrap_or_default();
-        let tasks = self.ctr(["tasks", "list"]).unwrap_or_default();
+        self.namespaces().iter().flat_map(|namespace| self.containers_in(namespace)).collect()
+    }
+
+    fn containers_in(&self, namespace: &str) -> Vec<(String, Option<i32>)> {
+        let ids = self.ctr(["--namespace", namespace, "containers", "list", "--quiet"]).unwrap_or_default();
+        let tasks = self.ctr(["--namespace", namespace, "tasks", "list"]).unwrap_or_default();
         let pid = |id: &str| {
             let mut fields = tasks.lines().map(str::split_whitespace);
             fields.find_map(|mut line| if line.next() == Some(id) { line.next()?.parse().ok() } else { None })
@@ -88,18 +94,24 @@ impl Containerd {
 
     /// Snapshots that are written to: those of containers, not of images.
     pub(crate) fn active_snapshots(&self) -> Vec<String> {
-        let listed = self.ctr(["snapshots", "list"]).unwrap_or_default();
-        let active = listed.lines().filter(|line| line.split_whitespace().last() == Some("Active"));
-        active.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+        let mut found = Vec::new();
+        for namespace in self.namespaces() {
+            let listed = self.ctr(["--namespace", &namespace, "snapshots", "list"]).unwrap_or_default();
+            let active = listed.lines().filter(|line| line.split_whitespace().last() == Some("Active"));
+            found.extend(active.filter_map(|line| line.split_whitespace().next()).map(str::to_owned));
+        }
+        found
     }
 
     /// Removes containers that nothing else removed any more.
     pub(crate) fn clear(&self) {
-        for (id, pid) in self.containers() {
-            if pid.is_some() {
-                self.ctr(["tasks", "delete", "--force", &id]).ok();
+        for namespace in self.namespaces() {
+            for (id, pid) in self.containers_in(&namespace) {
+                if pid.is_some() {
+                    self.ctr(["--namespace", &namespace, "tasks", "delete", "--force", &id]).ok();
+                }
+                self.ctr(["--namespace", &namespace, "containers", "delete", &id]).ok();
             }
-            self.ctr(["containers", "delete", &id]).ok();
         }
     }
 }

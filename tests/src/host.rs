@@ -37,6 +37,7 @@ pub struct Host {
     /// A client that knows the password.
     pub api: Api,
     port: u16,
+    metrics_port: u16,
     password: String,
     place: Place,
     daemon: Option<Background>,
@@ -57,8 +58,17 @@ impl Host {
         let password = format!("{:x}{:x}", std::process::id(), rand_from_time());
         let containerd = Containerd::start(&dir.path().join("containerd"));
         let api = Api::new(port, Some(("admin", &password)));
-        let mut host =
-            Self { config, api, port, password, place: Place::new(), daemon: None, containerd, dir };
+        let mut host = Self {
+            config,
+            api,
+            port,
+            metrics_port: free_port(),
+            password,
+            place: Place::new(),
+            daemon: None,
+            containerd,
+            dir,
+        };
         host.containerd_answers().await;
         host.start_daemon().await;
         host
@@ -68,6 +78,12 @@ impl Host {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where it serves metrics.
+    #[must_use]
+    pub fn metrics_port(&self) -> u16 {
+        self.metrics_port
     }
 
     /// Its URL.
@@ -119,7 +135,12 @@ impl Host {
         self.write_settings();
         let mut command = Command::new(program("roostd"));
         command.arg("--config").arg(self.dir.path().join("roostd.toml")).arg("run");
-        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        // A test may put a program before the host's own.
+        let path = format!(
+            "{}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            self.dir().display()
+        );
+        command.env_clear().env("PATH", path);
         self.daemon = Some(Background::start(&mut command, &self.daemon_log()));
     }
 
@@ -132,6 +153,11 @@ impl Host {
     /// Asks the daemon to end, as systemd does.
     pub fn terminate(&self) {
         self.daemon.as_ref().unwrap().signal(Signal::SIGTERM);
+    }
+
+    /// Asks the daemon to read again what it reads again, as `systemctl reload` does.
+    pub fn reload(&self) {
+        self.daemon.as_ref().unwrap().signal(Signal::SIGHUP);
     }
 
     /// Waits until the daemon has ended.
@@ -221,6 +247,20 @@ impl Host {
 
     async fn containerd_answers(&self) {
         eventually("containerd", || async { self.containerd.answers().then_some(()) }).await;
+    }
+
+    /// Runs containerd's own client, as somebody who shares it would.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn ctr<const N: usize>(&self, args: [&str; N]) {
+        self.containerd.ctr(args).unwrap();
+    }
+
+    /// The names of containerd's namespaces.
+    #[must_use]
+    pub fn containerd_namespaces(&self) -> Vec<String> {
+        self.containerd.namespaces()
     }
 
     /// The running replicas: the first process of each, by the replica's id.

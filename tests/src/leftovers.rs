@@ -30,11 +30,15 @@ impl Marks {
         let mut left = Vec::new();
         let shims = self.processes().into_iter().filter(|(_, line)| !line.starts_with("containerd --config"));
         left.extend(shims.map(|(pid, line)| format!("process {pid}: {line}")));
-        // The daemon's directory of network namespaces is a mount of its own, once, and not one of a function.
-        let namespaces = self.dir.join("run/netns");
-        let mounts = self.mounts().into_iter().filter(|mount| Path::new(mount) != namespaces);
+        // The daemon's directories of network namespaces and of secrets are mounts of their own, once, and not of a function.
+        let own = [self.dir.join("run/netns"), self.dir.join("run/secrets")];
+        let mounts = self.mounts().into_iter().filter(|mount| !own.iter().any(|own| Path::new(mount) == own));
         left.extend(mounts.map(|mount| format!("mount {mount}")));
-        left.extend(self.links().into_iter().map(|link| format!("link {link} on {}", self.bridge)));
+        let copies = fs::read_dir(self.dir.join("run/secrets")).into_iter().flatten().flatten();
+        left.extend(copies.map(|copy| format!("secrets in {}", copy.path().display())));
+        let places = fs::read_dir(self.dir.join("run/mounts")).into_iter().flatten().flatten();
+        left.extend(places.map(|place| format!("places of mounts in {}", place.path().display())));
+        left.extend(self.links());
         left.extend(self.rules().into_iter().map(|(table, rule)| format!("rule in {table}: {rule}")));
         left.extend(self.cgroups().into_iter().map(|group| format!("control group {}", group.display())));
         left.extend(self.addresses().into_iter().map(|address| format!("address {address} still given")));
@@ -52,8 +56,8 @@ impl Marks {
         for mount in self.mounts().iter().rev() {
             tell(run("umount", ["--lazy", mount]));
         }
-        if Path::new("/sys/class/net").join(&self.bridge).exists() {
-            tell(run("ip", ["link", "delete", &self.bridge]));
+        for bridge in self.bridges() {
+            tell(run("ip", ["link", "delete", &bridge]));
         }
         self.clear_rules();
         below.iter().for_each(|group| remove_groups(group));
@@ -66,13 +70,11 @@ impl Marks {
             let command = format!("iptables -w -t {table} {}", rule.replacen("-A ", "-D ", 1));
             tell(run("sh", ["-c", &command]));
         }
-        for (table, rule) in &rules {
-            // Masquerading has a chain of its own for each replica.
-            if let Some((_, chain)) = rule.rsplit_once(" -j CNI-") {
-                let command =
-                    format!("iptables -w -t {table} -F CNI-{chain} && iptables -w -t {table} -X CNI-{chain}");
-                tell(run("sh", ["-c", &command]));
-            }
+        // Masquerading has a chain of its own for each replica, keeping namespaces apart one for the host.
+        let jumps = rules.iter().filter_map(|(table, rule)| Some((table, rule.rsplit_once(" -j ")?.1)));
+        for (table, chain) in jumps.filter(|(_, to)| to.starts_with("CNI-") || to.starts_with("ROOST-")) {
+            let command = format!("iptables -w -t {table} -F {chain} && iptables -w -t {table} -X {chain}");
+            tell(run("sh", ["-c", &command]));
         }
     }
 
@@ -87,24 +89,43 @@ impl Marks {
         points.filter(|point| Path::new(point).starts_with(&self.dir)).map(str::to_owned).collect()
     }
 
+    /// The host's bridge and those of its namespaces, which are named by it.
+    fn bridges(&self) -> Vec<String> {
+        let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        let names = links.map(|link| link.file_name().to_string_lossy().into_owned());
+        names.filter(|name| *name == self.bridge || self.is_of_namespace(name)).collect()
+    }
+
+    fn is_of_namespace(&self, link: &str) -> bool {
+        link.strip_prefix(&self.bridge).is_some_and(|rest| rest.starts_with('-'))
+    }
+
+    /// What is on the bridges, and bridges of namespaces: these go with theirs.
     fn links(&self) -> Vec<String> {
-        let ports = fs::read_dir(Path::new("/sys/class/net").join(&self.bridge).join("brif"));
-        ports
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|port| port.file_name().to_string_lossy().into_owned())
-            .collect()
+        let mut found = Vec::new();
+        for bridge in self.bridges() {
+            let ports = fs::read_dir(Path::new("/sys/class/net").join(&bridge).join("brif"));
+            let ports = ports.into_iter().flatten().flatten().map(|port| port.file_name());
+            found.extend(ports.map(|port| format!("link {} on {bridge}", port.to_string_lossy())));
+            if self.is_of_namespace(&bridge) {
+                found.push(format!("bridge {bridge}"));
+            }
+        }
+        found
     }
 
     fn rules(&self) -> Vec<(String, String)> {
         let mut table = String::new();
         let mut found = Vec::new();
+        let chain = format!("ROOST-{}", self.bridge);
+        let is_of_chain = |line: &str| line.split(' ').any(|word| word == chain);
         for line in run("iptables-save", [""; 0]).unwrap_or_default().lines() {
             if let Some(name) = line.strip_prefix('*') {
                 table = name.to_owned();
             } else if line.starts_with("-A")
-                && (line.contains(&format!(" {}", self.address_prefix)) || line.contains(&self.network))
+                && (line.contains(&format!(" {}", self.address_prefix))
+                    || line.contains(&self.network)
+                    || is_of_chain(line))
             {
                 found.push((table.clone(), line.to_owned()));
             }
@@ -132,15 +153,22 @@ impl Marks {
         found
     }
 
-    /// Addresses that `host-local` has noted as given.
+    /// Addresses that `host-local` has noted as given, and networks of namespaces: these go with theirs.
     fn addresses(&self) -> Vec<String> {
-        let noted = fs::read_dir(self.dir.join("ipam").join(&self.network));
-        let names = noted
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| name.starts_with(&self.address_prefix)).collect()
+        let names = |dir: PathBuf| {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        let noted = self.dir.join("run/ipam");
+        let mut found = Vec::new();
+        for network in names(noted.clone()) {
+            let given = names(noted.join(&network)).into_iter();
+            found.extend(given.filter(|name| name.starts_with(&self.address_prefix)));
+            if network != self.network {
+                found.push(format!("of network {network}"));
+            }
+        }
+        found
     }
 }
 
@@ -203,22 +231,26 @@ mod tests {
         let marks = Marks {
             dir: dir.path().to_owned(),
             bridge: format!("rt{}", place.tag),
-            address_prefix: place.address_prefix().to_owned(),
+            address_prefix: place.prefix.clone(),
             network: format!("roost-test-{}", place.tag),
             cgroup: format!("roost-test-{}", place.tag),
         };
         assert_eq!(marks.find(), [""; 0]);
 
         let shown = dir.path().display();
-        let address = format!("{}7", place.address_prefix());
+        let address = format!("{}7", place.prefix);
         let port = format!("pt{}", place.tag);
         let group = hierarchies().into_iter().map(|root| root.join(&marks.cgroup).join("ns/replica"));
         let group = group.into_iter().find(|group| fs::create_dir_all(group).is_ok()).unwrap();
-        fs::create_dir_all(dir.path().join("ipam").join(&marks.network)).unwrap();
-        fs::write(dir.path().join("ipam").join(&marks.network).join(&address), "").unwrap();
+        let noted = dir.path().join("run/ipam").join(&marks.network);
+        fs::create_dir_all(&noted).unwrap();
+        fs::write(noted.join(&address), "").unwrap();
         let script = format!(
             "mkdir {shown}/m && mount -t tmpfs none {shown}/m
              ip link add {bridge} type bridge && ip link add {port} type veth && ip link set {port} master {bridge}
+             ip link add {bridge}-1 type bridge && iptables -w -t mangle -N ROOST-{bridge}
+             iptables -w -t mangle -A ROOST-{bridge} -i {bridge}-1 -o {bridge}-1 -j RETURN
+             iptables -w -t mangle -A FORWARD -j ROOST-{bridge}
              iptables -w -A INPUT -d {address} -m comment --comment 'of {network}' -j ACCEPT",
             bridge = marks.bridge,
             network = marks.network,
@@ -235,13 +267,22 @@ mod tests {
         process.stdout.as_mut().unwrap().read_exact(&mut here).unwrap();
 
         let found = marks.find();
-        for what in ["process", "mount", "link", "rule in filter", "control group", "address"] {
+        for what in [
+            "process",
+            "mount",
+            "link",
+            "bridge",
+            "rule in filter",
+            "rule in mangle: -A FORWARD",
+            "control group",
+            "address",
+        ] {
             assert!(found.iter().any(|text| text.starts_with(what)), "{what}: {found:#?}");
         }
         marks.clear();
         process.wait().unwrap();
         run("ip", ["link", "delete", &port]).unwrap();
-        fs::remove_dir_all(dir.path().join("ipam")).unwrap();
+        fs::remove_dir_all(dir.path().join("run")).unwrap();
         assert_eq!(marks.find(), [""; 0]);
         assert!(!group.exists() && !Path::new("/sys/class/net").join(&marks.bridge).exists());
     }

@@ -20,6 +20,7 @@ mod leftovers;
 mod load;
 mod ports;
 mod process;
+mod receiver;
 mod registry;
 
 use std::future::Future;
@@ -27,13 +28,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use client::{Answer, Api, Body, body_in_pieces, body_of, next_piece};
-pub use clients::{Clients, Runner, clients};
+pub use clients::{Clients, Runner, Sample, clients};
 pub use command_line::Output;
 pub use examples::Example;
 pub use host::{Config, Host};
 pub use image::{Image, echo_binary};
 pub use load::{Load, Report};
 pub use process::{Started, started};
+pub use receiver::{Callback, Receiver};
 pub use registry::Registry;
 
 /// How long anything may take before a test gives up on it. Far more than it takes: other work shares the machine.

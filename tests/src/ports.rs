@@ -13,8 +13,8 @@ pub(crate) fn free_port() -> u16 {
 pub(crate) struct Place {
     /// Fits into an interface's name, behind a short prefix.
     pub(crate) tag: String,
-    /// `10.x.y.0/24`, with x from 100 to 189.
-    pub(crate) subnet: String,
+    /// What all its addresses begin with: `10.x.y.`, with x from 100 to 189.
+    pub(crate) prefix: String,
 }
 
 impl Place {
@@ -24,11 +24,16 @@ impl Place {
         let pid = std::process::id();
         // Hosts of one process differ by the counter; processes that run at the same time by their ids, which are near.
         let slot = (pid.wrapping_mul(16) + n) % (90 * 256);
-        Self { tag: format!("{pid:x}-{n}"), subnet: format!("10.{}.{}.0/24", 100 + slot / 256, slot % 256) }
+        Self { tag: format!("{pid:x}-{n}"), prefix: format!("10.{}.{}.", 100 + slot / 256, slot % 256) }
     }
 
-    /// What the addresses of the subnet begin with.
-    pub(crate) fn address_prefix(&self) -> &str {
-        self.subnet.strip_suffix("0/24").unwrap()
+    /// The subnet of the default namespace.
+    pub(crate) fn subnet(&self) -> String {
+        format!("{}0/25", self.prefix)
+    }
+
+    /// What the subnets of further namespaces are cut from.
+    pub(crate) fn namespaces(&self) -> String {
+        format!("{}128/25", self.prefix)
     }
 }

@@ -110,6 +110,49 @@ async fn the_unknown_is_not_found_and_the_malformed_refused() {
 }
 
 #[tokio::test]
+async fn paths_that_lead_nowhere_are_answered_as_the_contract_says() {
+    let host = Host::start().await;
+    let text = "text/plain; charset=utf-8";
+    let page = "text/html; charset=utf-8";
+    for (method, path, status, location, kind, body) in [
+        (Method::GET, "/nothing", 404, "", text, Some("404 page not found\n")),
+        (Method::GET, "/system/nothing", 404, "", text, Some("404 page not found\n")),
+        (Method::GET, "/ui/nothing", 404, "", text, Some("404 page not found\n")),
+        (Method::GET, "/metrics", 404, "", text, Some("404 page not found\n")),
+        (Method::PATCH, "/system/functions", 405, "", "", Some("")),
+        (Method::GET, "/system/scale-function/nobody", 405, "", "", Some("")),
+        (Method::TRACE, "/function/nobody", 405, "", "", Some("")),
+        (Method::GET, "/system//functions?namespace=a", 301, "/system/functions?namespace=a", "", Some("")),
+        (Method::POST, "/system/./functions", 301, "/system/functions", "", Some("")),
+        (Method::GET, "/function/../system/info", 301, "/system/info", "", Some("")),
+        (Method::GET, "/ui/../healthz", 301, "/healthz", "", Some("")),
+        (Method::HEAD, "/healthz", 200, "", "", Some("")),
+        (Method::GET, "/", 307, "/ui/", "", Some("")),
+        (Method::GET, "/ui/", 200, "", page, None),
+        (Method::GET, "/function/nobody//system/../x", 404, "", text, None),
+    ] {
+        let answer = host.api.send(method.clone(), path, "").await;
+        let found = (answer.status.as_u16(), answer.header("location"), answer.header("content-type"));
+        assert_eq!(found, (status, location, kind), "{method} {path}");
+        assert!(body.is_none_or(|body| body == answer.text()), "{method} {path}: {}", answer.text());
+        assert!(answer.headers.get("allow").is_none(), "{method} {path}");
+    }
+    let page = host.api.get("/ui/").await;
+    assert!(page.text().contains("Roost") && page.text().contains("/system/info"), "{}", page.text());
+    for (name, value) in
+        [("headers", "Content-Type"), ("methods", "GET"), ("origin", "raw.githubusercontent.com")]
+    {
+        assert_eq!(page.header(&format!("access-control-allow-{name}")), value);
+    }
+    let nobody = Api::new(host.port(), None);
+    for path in ["/ui/", "/ui/nothing", "/system/nothing"] {
+        let answer = nobody.get(path).await;
+        assert_eq!((answer.status.as_u16(), answer.text()), (401, "invalid credentials"), "{path}");
+    }
+    assert_eq!(nobody.get("/").await.status.as_u16(), 307, "tells no secret");
+}
+
+#[tokio::test]
 async fn nobody_gets_in_without_the_password() {
     let host = Host::start().await;
     let right = host.password().to_owned();

@@ -64,22 +64,6 @@ async fn an_image_comes_from_a_file_or_is_built_here() {
 }
 
 #[tokio::test]
-async fn a_stack_file_is_deployed_and_removed() {
-    let host = host().await;
-    let binary = echo_binary();
-    host.roost_done(&["image", "build", binary.to_str().unwrap(), "-t", "built:1"]).await;
-    let stack = host.dir().join("stack.yaml");
-    let text = "provider:\n  name: openfaas\nfunctions:\n  one:\n    image: built:1\n  two:\n    image: built:1\n    environment:\n      A: b\n";
-    std::fs::write(&stack, text).unwrap();
-    let stack = stack.to_str().unwrap();
-    host.roost_done(&["deploy", "-f", stack]).await;
-    for name in ["one", "two"] {
-        assert_eq!(host.roost_done(&["invoke", name, "-d", "hi"]).await, "hi");
-    }
-    host.roost_done(&["remove", "-f", stack]).await;
-}
-
-#[tokio::test]
 async fn what_goes_wrong_is_said_with_an_exit_code() {
     let host = host().await;
     let wrong = host.roost_with(&["login", "--gateway", &host.url(), "--password-stdin"], "wrong").await;

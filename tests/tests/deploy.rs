@@ -165,3 +165,76 @@ async fn two_functions_of_one_image_and_one_namespace_live_side_by_side() {
     host.remove("one").await;
     host.assert_echoes("two").await;
 }
+
+#[tokio::test]
+async fn who_waits_for_a_deploy_is_told_how_it_turned_out() {
+    let registry = Registry::open().await;
+    let image = registry.push(&Image::echo(), "echo", "1").await;
+    let broken = registry.push(&Image::script("exit 7"), "broken", "1").await;
+    let slow = registry.push(&Image::script("busybox sleep 600"), "slow", "1").await;
+    let host = Host::start().await;
+    let send = |method: Method, query: &str, deployment: Value| {
+        let path = format!("/system/functions{query}");
+        let host = &host;
+        async move {
+            let answer = host.api.send(method, &path, deployment.to_string()).await;
+            (answer.status.as_u16(), answer.text().to_owned())
+        }
+    };
+    let of = |name: &str, image: &str| json!({ "service": name, "image": image });
+
+    for wait in ["", "soon", "0", "-1s", "2h", "true"] {
+        let (status, text) = send(Method::POST, &format!("?wait={wait}"), of("echo", &image)).await;
+        assert_eq!(status, 400, "{wait}: {text}");
+        assert!(text.starts_with("wait: "), "{wait}: {text}");
+    }
+    assert_eq!(host.api.get("/system/functions").await.json(), json!([]), "refused before anything was done");
+
+    let sent = json!({
+        "service": "echo", "image": image, "network": "old", "constraints": ["a"], "requests": { "cpu": "1" },
+        "annotations": { "com.openfaas.profile": "fast", "long": "x".repeat(64 << 10), "nul": "a\u{0}b" },
+        "labels": { "long": "y\n".repeat(32 << 10) },
+    });
+    assert_eq!(
+        send(Method::POST, "?wait=50s&namespace=openfaas-fn", sent.clone()).await,
+        (202, String::new())
+    );
+    let function = host.function("echo").await;
+    assert_eq!((&function["status"]["phase"], &function["availableReplicas"]), (&json!("Ready"), &json!(1)));
+    host.assert_echoes("echo").await;
+    assert_eq!(function["image"], image.as_str(), "as it was sent");
+    let digest = function["status"]["digest"].as_str().unwrap();
+    assert!(digest.starts_with("sha256:") && digest.len() == 71, "{digest}");
+    assert_eq!(function["annotations"], sent["annotations"]);
+    assert_eq!(function["labels"]["long"], sent["labels"]["long"]);
+    assert_eq!(function.get("network"), None, "no field of a function");
+    let warnings = function["status"]["warnings"].as_array().unwrap();
+    let told: Vec<_> =
+        warnings.iter().map(|text| text.as_str().unwrap().split(':').next().unwrap()).collect();
+    assert_eq!(told, ["network", "constraints", "requests", "com.openfaas.profile"]);
+
+    // What fails says why, and the old revision serves on.
+    let (status, text) = send(Method::PUT, "?wait=50s", of("echo", &broken)).await;
+    assert_eq!(status, 422, "{text}");
+    assert!(text.starts_with("echo.openfaas-fn: ") && text.contains("code 7"), "{text}");
+    host.assert_echoes("echo").await;
+    let nowhere = format!("{}/nothing:1", registry.host());
+    let (status, text) = send(Method::PUT, "?wait=50", of("echo", &nowhere)).await;
+    assert_eq!(status, 422, "{text}");
+    assert!(text.contains(&registry.host()), "{text}");
+    host.assert_echoes("echo").await;
+    assert_eq!(send(Method::PUT, "?wait=50s", of("nobody", &image)).await.0, 404);
+
+    // What takes longer is still tried, until it is overtaken.
+    let (status, text) = send(Method::POST, "?wait=100ms", of("slow", &slow)).await;
+    assert_eq!((status, text.contains("not ready after 0.1 s")), (504, true), "{text}");
+    let overtaken =
+        send(Method::PUT, "?wait=50s", json!({ "service": "slow", "image": slow, "envProcess": "x" }));
+    let overtake = async {
+        let before = host.function("slow").await["status"]["revision"].clone();
+        host.status("slow", "a newer revision", |status| status["revision"] != before).await;
+        send(Method::PUT, "?wait=50s", of("slow", &image)).await
+    };
+    let (overtaken, overtake) = tokio::join!(overtaken, overtake);
+    assert_eq!((overtaken.0, overtake), (409, (202, String::new())), "{}", overtaken.1);
+}

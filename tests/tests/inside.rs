@@ -139,3 +139,76 @@ async fn the_environment_is_as_it_was_sent() {
     let all = run(&host, "busybox tr '\\0' '\\n' </proc/1/environ").await;
     assert!(all.lines().any(|line| line == "lower.case=1"), "{all}");
 }
+
+#[tokio::test]
+async fn files_and_devices_of_the_host_are_seen_where_the_settings_allow_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |path: &str| dir.path().join(path).to_str().unwrap().to_owned();
+    for path in ["read", "write", "secret"] {
+        std::fs::create_dir(at(path)).unwrap();
+        std::fs::write(at(&format!("{path}/file")), path).unwrap();
+    }
+    std::fs::create_dir(at("write/part")).unwrap();
+    std::os::unix::fs::symlink(at("secret"), at("read/out")).unwrap();
+    // The kernel lets nobody open these who was not given them.
+    let device = ["/dev/fuse", "/dev/loop-control"].into_iter().find(|path| std::fs::exists(path).unwrap());
+    let device = device.expect("a device that is not everybody's");
+    let config = Config {
+        mounts: vec![at("read"), format!("{}:rw", at("write"))],
+        devices: vec![device.to_owned()],
+        ..Config::default()
+    };
+    let annotations = json!({
+        "roost.mount.read": format!("{}:/in/read", at("read")),
+        "roost.mount.write": format!("{}:/in/write:rw", at("write")),
+        "roost.mount.part": format!("{}:/in/part", at("write/part")),
+        "roost.device.whole": format!("{device}:/dev/whole"),
+        "roost.device.part": format!("{device}:/dev/part/of-it:r"),
+    });
+    let host = shell_with(config, json!({ "annotations": annotations })).await;
+    assert_eq!(run(&host, "cat /in/read/file /in/write/file").await, "readwrite");
+    assert!(run(&host, "echo x > /in/read/new || echo refused").await.ends_with("refused\n"));
+    run(&host, "echo new > /in/write/new").await;
+    assert_eq!(std::fs::read_to_string(at("write/new")).unwrap(), "new\n");
+    // A link that leads out of what is mounted leads nowhere inside.
+    assert!(run(&host, "cat /in/read/out/file || echo refused").await.ends_with("refused\n"));
+    // The rules of the same device add up: it may be written by both names.
+    assert_eq!(run(&host, "exec 3<>/dev/whole && echo opened").await, "opened\n");
+    assert_eq!(run(&host, "test -c /dev/part/of-it && echo there").await, "there\n");
+
+    // What is not allowed is refused by its name, and so is its replica when the host has changed meanwhile.
+    for (name, value, part) in [
+        ("roost.mount.m", format!("{}:/in/m", at("secret")), "functions.mounts"),
+        ("roost.mount.m", format!("{}:/in/m", at("read/out")), "functions.mounts"),
+        ("roost.mount.m", format!("{}:/in/m:rw", at("read")), "functions.mounts"),
+        ("roost.mount.m", format!("{}:/etc", at("read")), "Roost's own"),
+        ("roost.device.d", "/dev/kmsg".to_owned(), "functions.devices"),
+        ("roost.device.d", "/dev/nothing-of-this-name".to_owned(), "functions.devices"),
+    ] {
+        let body = json!({ "service": "other", "image": "sh:1", "annotations": { name: value } });
+        let answer = host.api.post("/system/functions", body.to_string()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{value}: {}", answer.text());
+        let text = answer.text();
+        assert!(text.starts_with(&format!("annotations.{name}: ")) && text.contains(part), "{value}: {text}");
+    }
+    std::fs::rename(at("write/part"), at("write/moved")).unwrap();
+    std::os::unix::fs::symlink(at("secret"), at("write/part")).unwrap();
+    host.kill_function(NAME);
+    let refused = |status: &Value| status["message"].as_str().is_some_and(|m| m.contains("roost.mount.part"));
+    host.status(NAME, "no way around the settings", refused).await;
+    std::fs::remove_file(at("write/part")).unwrap();
+    std::fs::rename(at("write/moved"), at("write/part")).unwrap();
+    host.ready(NAME).await;
+}
+
+#[tokio::test]
+async fn a_device_that_was_not_given_cannot_be_opened() {
+    let device = ["/dev/fuse", "/dev/loop-control"].into_iter().find(|path| std::fs::exists(path).unwrap());
+    let device = device.expect("a device that is not everybody's");
+    let config = Config { devices: vec![device.to_owned()], ..Config::default() };
+    let annotations = json!({ "roost.device.part": format!("{device}:r") });
+    let host = shell_with(config, json!({ "annotations": annotations })).await;
+    let open = format!("exec 3<{device} && echo read; (exec 3<>{device}) || echo refused");
+    let told = run(&host, &open).await;
+    assert!(told.starts_with("read\n") && told.ends_with("refused\n"), "{told}");
+}

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
-use roost_tests::{Host, Image, Registry, body_in_pieces, body_of, next_piece};
+use roost_tests::{Host, Image, Registry, body_in_pieces, body_of, eventually, next_piece};
 
 async fn echo() -> (Registry, Host) {
     let registry = Registry::open().await;
@@ -25,6 +25,15 @@ async fn every_method_path_and_query_reaches_the_function() {
         let answer = host.api.send(method.clone(), "/function/echo/headers?q=1&q=2%20x", "").await;
         let first = answer.text().lines().next().unwrap_or_default().to_owned();
         assert_eq!(first, format!("{method} /headers?q=1&q=2%20x HTTP/1.1"));
+    }
+    // The function gets the path as it was sent; the example tells in its log which one it saw.
+    for rest in ["//a//b/", "/a%2Fb%2f", "/./a/../../b/..", "/%2e%2e/a", "/a;b=c/d:e@f"] {
+        host.api.post(&format!("/function/echo{rest}"), "seen").await;
+        let line = format!("POST {rest} 200");
+        eventually("the line of the request", || async {
+            host.log_lines("echo").await.iter().any(|seen| seen.contains(&line)).then_some(())
+        })
+        .await;
     }
     let head = host.api.send(Method::HEAD, "/function/echo/headers", "").await;
     assert_eq!((head.status, head.body.len()), (StatusCode::OK, 0));

@@ -35,6 +35,38 @@ async fn a_killed_function_is_started_again_and_the_reason_is_told() {
 }
 
 #[tokio::test]
+async fn a_function_that_answers_no_more_is_replaced_if_it_may_be_asked() {
+    let registry = Registry::open().await;
+    let image = registry.push(&Image::echo(), "echo", "1").await;
+    let mut host = Host::start().await;
+    let labels = json!({ "com.openfaas.health.http.path": "/_/health" });
+    let annotations = json!({
+        "com.openfaas.health.http.initialDelay": "100ms",
+        "com.openfaas.health.http.periodSeconds": "200ms",
+        "com.openfaas.health.http.failureThreshold": "2",
+    });
+    let body = json!({ "service": "echo", "image": image, "labels": labels, "annotations": annotations });
+    host.post_function(&body).await;
+    host.ready("echo").await;
+    // The first time it is asked by the daemon that started it, the second by one that adopted it.
+    for _ in 0..2 {
+        let (_, stuck) = host.process_of("echo");
+        kill(Pid::from_raw(stuck.pid), Signal::SIGSTOP).unwrap();
+        eventually("another process", || async {
+            let processes = host.processes();
+            (processes.len() == 1 && processes[0].1 != stuck).then_some(())
+        })
+        .await;
+        let function = host.ready("echo").await;
+        let exit = function["status"]["lastExit"].as_str().unwrap();
+        assert_eq!(exit, "not alive: GET /_/health gets no answer, 2 times");
+        host.assert_echoes("echo").await;
+        host.restart().await;
+        host.ready("echo").await;
+    }
+}
+
+#[tokio::test]
 async fn a_function_that_ends_at_once_is_failed_and_does_not_spin() {
     let registry = Registry::open().await;
     let image = registry.push(&Image::script("echo broken >&2; exit 7"), "broken", "1").await;

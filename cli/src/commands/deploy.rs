@@ -1,23 +1,24 @@
 //! `roost deploy`: from an image, a stack file, or one static binary; then waits until it answers.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde_json::{Value, json};
+use roost_stack::{Deployment, Map};
 
-use super::{image, wait};
-use crate::api::{Deployment, Map, Resources};
+use super::deploy_many::{self, Job, Way};
+use super::faas_cli::PassedOver;
+use super::image;
 use crate::args::Global;
-use crate::client::Client;
+use crate::client::{Client, How};
 use crate::config;
 use crate::duration;
-use crate::failure::{Partly, usage};
+use crate::failure::usage;
 use crate::image::{Naming, Recipe};
 use crate::name::Target;
 use crate::output::Output;
-use crate::stack::Stack;
+use crate::stack_file::StackArgs;
 
 /// The label that says how many replicas there are at least.
 const MIN_REPLICAS_LABEL: &str = "com.openfaas.scale.min";
@@ -26,10 +27,13 @@ const BINARY_REPOSITORY: &str = "roost.local";
 
 const EXAMPLES: &str = "\
 Examples:
-  roost deploy echo --image docker.io/library/echo:1.0 -e MODE=loud -l com.openfaas.scale.zero=true
+  roost deploy echo --image docker.io/library/echo:1.0 -e MODE=loud --secret api-key
   roost deploy hello --binary ./hello --memory 64Mi
   roost deploy -f stack.yaml
-  TAG=1.4 roost deploy -f stack.yaml echo      (one function of the file; ${TAG} is filled in)";
+  TAG=1.4 roost deploy -f stack.yaml echo      (one function of the file; ${TAG} is filled in)
+  roost deploy -f https://example.org/stack.yaml --filter 'api-*'
+
+Without any of these, stack.yaml or stack.yml in this folder is deployed.";
 
 /// Deploy functions
 #[derive(Debug, Default, Args)]
@@ -47,9 +51,8 @@ pub(crate) struct DeployArgs {
     /// One static binary: it becomes an image, is sent to the daemon and runs
     #[arg(long, value_name = "PATH", conflicts_with = "file")]
     binary: Option<PathBuf>,
-    /// A stack file: deploys every function in it
-    #[arg(short, long, visible_alias = "yaml", value_name = "STACK.YAML")]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    stack: StackArgs,
     /// Environment variable; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
@@ -74,99 +77,53 @@ pub(crate) struct DeployArgs {
     /// CPU limit, such as 500m or 0.5
     #[arg(long, visible_alias = "cpu-limit", value_name = "QUANTITY")]
     cpu: Option<String>,
+    /// Memory that the function would like to have; kept for other hosts
+    #[arg(long, hide = true, value_name = "QUANTITY")]
+    memory_request: Option<String>,
+    /// CPU that the function would like to have; kept for other hosts
+    #[arg(long, hide = true, value_name = "QUANTITY")]
+    cpu_request: Option<String>,
     /// Make the root file system read-only (except /tmp)
     #[arg(long)]
     readonly: bool,
     /// Least number of replicas
     #[arg(long, value_name = "COUNT")]
     replicas: Option<u32>,
+    /// Update functions that are there (the default); with =false only new ones are created
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    update: Option<bool>,
+    /// Remove functions that are there, and create them anew
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    replace: Option<bool>,
+    /// How many functions to deploy at a time
+    #[arg(long, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u8).range(1..=64))]
+    parallel: u8,
     /// Do not wait until the function is ready
     #[arg(long)]
     no_wait: bool,
     /// How long to wait for all functions to be ready
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
     timeout: Duration,
+    #[command(flatten)]
+    passed_over: PassedOver,
 }
 
 pub(crate) fn run(args: &DeployArgs, global: &Global, out: &mut Output) -> Result<()> {
-    let stack = args.file.as_deref().map(Stack::read).transpose()?;
+    let how = args.how()?;
+    let stack = match args.stack_file() {
+        Some(file) => Some(args.stack.read(file, args.typed_name(), out)?),
+        None => None,
+    };
     let in_file = stack.as_ref().and_then(|s| s.gateway.as_deref());
     let client = Client::new(&config::find(global.gateway.as_deref(), in_file)?);
-    let mut deployments = match stack {
-        Some(stack) => of_stack(stack, args, out)?,
+    let deployments = match stack {
+        Some(stack) => stack.deployments,
         None => vec![of_options(args, global, &client, out)?],
     };
-    let mut accepted = Vec::new();
-    for deployment in &mut deployments {
-        let target = apply_options(deployment, args, global)?;
-        let sent = client.deploy(deployment);
-        accepted.push((target, deployment.image.clone(), sent));
-    }
-    let deadline = Instant::now() + args.timeout;
-    let mut results = Vec::new();
-    for (target, image, sent) in accepted {
-        let result = sent.and_then(|()| match args.no_wait {
-            true => Ok(()),
-            false => Ok(wait::until_ready(&client, &target, deadline, args.timeout, out)?),
-        });
-        results.push((target, image, result));
-    }
-    report(&client, args, results, out)
-}
-
-type Outcome = (Target, String, Result<()>);
-
-/// Says of each function how it went; one failure is one error, and the last word.
-fn report(client: &Client, args: &DeployArgs, results: Vec<Outcome>, out: &mut Output) -> Result<()> {
-    if out.json {
-        let values: Vec<Value> = results.iter().map(|r| outcome(client, args, r)).collect();
-        out.value(&values)?;
-    }
-    let all = results.len();
-    let mut errors = Vec::new();
-    for (target, _, result) in results {
-        match result {
-            Ok(()) if out.json => {}
-            Ok(()) => {
-                let how = if args.no_wait { "Accepted" } else { "Deployed" };
-                out.line(format!("{how} {target}: {}", client.function_url(&target)))?;
-            }
-            Err(error) => errors.push(error.context(target.to_string())),
-        }
-    }
-    if all == 1 {
-        return errors.pop().map_or(Ok(()), Err);
-    }
-    for error in &errors {
-        out.note(format!("roost: {error:#}"));
-    }
-    if errors.is_empty() { Ok(()) } else { Err(Partly(errors.len(), all).into()) }
-}
-
-fn outcome(client: &Client, args: &DeployArgs, (target, image, result): &Outcome) -> Value {
-    json!({
-        "name": target.name,
-        "namespace": target.namespace,
-        "image": image,
-        "url": client.function_url(target),
-        "ready": result.is_ok() && !args.no_wait,
-        "error": result.as_ref().err().map(|e| format!("{e:#}")),
-    })
-}
-
-/// The functions of the file, or the one that was named.
-fn of_stack(stack: Stack, args: &DeployArgs, out: &mut Output) -> Result<Vec<Deployment>> {
-    for note in &stack.notes {
-        out.note(format!("roost: note: {note}"));
-    }
-    let mut deployments = stack.deployments;
-    if let Some(only) = args.typed_name() {
-        deployments.retain(|d| d.service == only);
-        if deployments.is_empty() {
-            return Err(usage(format!("the stack file has no function '{only}'")));
-        }
-    }
-    Ok(deployments)
+    let jobs: Result<Vec<_>> =
+        deployments.into_iter().map(|deployment| job(deployment, args, global)).collect();
+    let wait = (!args.no_wait).then_some(args.timeout);
+    deploy_many::run(&client, &jobs?, &Way { how, wait, parallel: args.parallel.into() }, out)
 }
 
 /// The one function that the options describe; a binary becomes an image first.
@@ -207,7 +164,7 @@ fn send_binary(path: &Path, target: &Target, client: &Client, out: &mut Output) 
 }
 
 /// What was typed wins over what stands in a file.
-fn apply_options(deployment: &mut Deployment, args: &DeployArgs, global: &Global) -> Result<Target> {
+fn job(mut deployment: Deployment, args: &DeployArgs, global: &Global) -> Result<Job> {
     // -n wins over the namespace in a file, and both must agree with `name.namespace`.
     let namespace = global.namespace.clone().or_else(|| deployment.namespace.take());
     let target = Target::new(&deployment.service, namespace.as_deref())?;
@@ -228,16 +185,29 @@ fn apply_options(deployment: &mut Deployment, args: &DeployArgs, global: &Global
     if args.fprocess.is_some() {
         deployment.env_process.clone_from(&args.fprocess);
     }
-    if args.memory.is_some() || args.cpu.is_some() {
-        let limits = deployment.limits.get_or_insert_with(Resources::default);
-        limits.memory = args.memory.clone().or(limits.memory.take());
-        limits.cpu = args.cpu.clone().or(limits.cpu.take());
-    }
+    let typed = |key: &str, amount: &Option<String>| amount.clone().map(|amount| (key.to_owned(), amount));
+    deployment.limits.extend([typed("memory", &args.memory), typed("cpu", &args.cpu)].into_iter().flatten());
+    let requests = [typed("memory", &args.memory_request), typed("cpu", &args.cpu_request)];
+    deployment.requests.extend(requests.into_iter().flatten());
     deployment.read_only_root_filesystem |= args.readonly;
-    Ok(target)
+    Ok(Job { target, deployment })
 }
 
 impl DeployArgs {
+    /// The stack file that is meant, if one is.
+    fn stack_file(&self) -> Option<&str> {
+        if self.image.is_some() || self.binary.is_some() { None } else { self.stack.or_usual() }
+    }
+
+    fn how(&self) -> Result<How> {
+        match (self.replace.unwrap_or(false), self.update) {
+            (true, Some(true)) => Err(usage("say --update or --replace, not both")),
+            (true, _) => Ok(How::Replace),
+            (false, Some(false)) => Ok(How::Create),
+            (false, _) => Ok(How::Update),
+        }
+    }
+
     fn typed_name(&self) -> Option<&str> {
         self.name.as_deref().or(self.name_option.as_deref())
     }
@@ -257,11 +227,14 @@ mod tests {
 
     #[test]
     fn options_win_over_the_file_and_keep_what_they_do_not_name() {
-        let mut deployment = Deployment {
+        let map = |pairs: &[(&str, &str)]| -> Map {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let deployment = Deployment {
             service: "a".into(),
             namespace: Some("dev".into()),
-            env_vars: Map::from([("A".into(), "file".into()), ("B".into(), "file".into())]),
-            limits: Some(Resources { memory: Some("1Mi".into()), cpu: Some("1".into()) }),
+            env_vars: map(&[("A", "file"), ("B", "file")]),
+            limits: map(&[("memory", "1Mi"), ("cpu", "1")]),
             secrets: vec!["s".into()],
             ..Deployment::default()
         };
@@ -272,10 +245,10 @@ mod tests {
             replicas: Some(3),
             ..DeployArgs::default()
         };
-        let target = apply_options(&mut deployment, &args, &Global::default()).unwrap();
+        let Job { target, deployment } = job(deployment, &args, &Global::default()).unwrap();
         assert_eq!(target.to_string(), "a.dev");
         assert_eq!((deployment.env_vars["A"].as_str(), deployment.env_vars["B"].as_str()), ("typed", "file"));
-        assert_eq!(deployment.limits, Some(Resources { memory: Some("2Mi".into()), cpu: Some("1".into()) }));
+        assert_eq!(deployment.limits, map(&[("memory", "2Mi"), ("cpu", "1")]));
         assert_eq!(deployment.secrets, ["s", "t"]);
         assert_eq!(deployment.labels[MIN_REPLICAS_LABEL], "3");
     }

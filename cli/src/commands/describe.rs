@@ -55,10 +55,12 @@ fn facts(function: &Function, url: &str, now: Timestamp) -> Vec<Vec<String>> {
     add("Namespace", function.namespace.clone());
     add("Phase", phase(function));
     add("Message", status.message);
+    add("Warnings", status.warnings.join("\n"));
     add("Last exit", status.last_exit.unwrap_or_default());
     add("Fetched", status.image.map(|i| output::share(i.done, i.total)).unwrap_or_default());
     add("URL", url.to_owned());
     add("Image", function.image.clone());
+    add("Digest", status.digest);
     add("Revision", status.revision);
     add("Replicas", format!("{} ready of {}", function.available_replicas, function.replicas));
     let old = age(&function.created_at, now);
@@ -77,7 +79,7 @@ fn facts(function: &Function, url: &str, now: Timestamp) -> Vec<Vec<String>> {
     rows
 }
 
-fn entries(map: Option<&Map>) -> String {
+pub(super) fn entries(map: Option<&Map>) -> String {
     let lines: Vec<_> = map.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
     lines.join("\n")
 }

@@ -5,6 +5,7 @@ use std::io::{self, Cursor, IsTerminal, Read};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde_json::json;
 use ureq::http::Method;
 use ureq::http::header::{HeaderName, HeaderValue};
 
@@ -21,7 +22,8 @@ const EXAMPLES: &str = "\
 Examples:
   roost invoke echo -d hi
   roost invoke resize -H 'Content-Type: image/png' < photo.png > small.png
-  roost invoke shop --path /orders/7 --query full=1 -X GET";
+  roost invoke shop --path /orders/7 --query full=1 -X GET
+  roost invoke report --async -H 'X-Callback-Url: http://gateway:8080/function/mail' -d may";
 
 /// Call a function and print what it answers
 #[derive(Debug, Args)]
@@ -44,6 +46,9 @@ pub(crate) struct InvokeArgs {
     /// Path below the function
     #[arg(long, value_name = "/PATH", default_value = "", hide_default_value = true)]
     path: String,
+    /// Do not wait for the answer: hand the call over, and print its id
+    #[arg(short = 'a', long = "async")]
+    later: bool,
     /// Type of what is sent
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
@@ -62,6 +67,10 @@ pub(crate) fn run(args: &InvokeArgs, global: &Global, out: &mut Output) -> Resul
     let payload = payload(args, &method)?;
     let response = client.invoke(method, &address(&target, args)?, &headers, payload)?;
     let status = response.status();
+    if args.later && status.is_success() {
+        let id = response.headers().get("x-call-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+        return if out.json { out.value(&json!({ "callId": id })) } else { Ok(out.line(id)?) };
+    }
     let mut body = response.into_body().into_reader();
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -109,7 +118,7 @@ fn payload(args: &InvokeArgs, method: &Method) -> Result<Payload> {
 /// Path and query of the call.
 fn address(target: &Target, args: &InvokeArgs) -> Result<String> {
     let path = args.path.trim_start_matches('/');
-    let mut address = format!("/function/{target}");
+    let mut address = format!("/{}/{target}", if args.later { "async-function" } else { "function" });
     if !path.is_empty() {
         address = format!("{address}/{path}");
     }
@@ -152,8 +161,9 @@ mod tests {
 
     #[test]
     fn path_and_query_follow_the_name() {
-        let table: [(&[&str], Option<&str>); 6] = [
+        let table: [(&[&str], Option<&str>); 7] = [
             (&[], Some("/function/a.dev")),
+            (&["-a", "--path", "b"], Some("/async-function/a.dev/b")),
             (&["--path", "/b/c"], Some("/function/a.dev/b/c")),
             (&["--query", "x=1", "--query", "y=2"], Some("/function/a.dev?x=1&y=2")),
             (&["--path", "b?z=0", "--query", "x=1"], Some("/function/a.dev/b?z=0&x=1")),

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &LoginArgs, global: &Global, out: &mut Output) -> Result
     let path = saved::path().context("there is no home folder to save the login in: set HOME")?;
     let login = Credentials { user: args.username.clone(), password: password(args, &gateway)? };
     let client = Client::new(&Endpoint { gateway: gateway.clone(), credentials: Some(login.clone()) });
-    match client.list(None) {
+    match client.functions(None) {
         Ok(_) => {}
         Err(Error::WrongPassword { .. }) => {
             bail!("{gateway} did not accept user and password; nothing was saved")
@@ -56,18 +56,23 @@ pub(crate) fn run(args: &LoginArgs, global: &Global, out: &mut Output) -> Result
 }
 
 fn password(args: &LoginArgs, gateway: &str) -> Result<String> {
-    let text = if args.password_stdin {
-        let mut text = String::new();
-        io::stdin()
-            .take(MAX_PASSWORD)
-            .read_to_string(&mut text)
-            .context("cannot read the password from stdin")?;
-        text
-    } else {
-        let question = format!("Password of {} at {gateway}: ", args.username);
-        let asked = terminal::ask_secret(&question).context("cannot ask for the password")?;
-        asked.ok_or_else(|| usage("there is no terminal to ask on: use --password-stdin"))?
-    };
+    if args.password_stdin {
+        return password_from_stdin();
+    }
+    let question = format!("Password of {} at {gateway}: ", args.username);
+    let asked = terminal::ask_secret(&question).context("cannot ask for the password")?;
+    trimmed(&asked.ok_or_else(|| usage("there is no terminal to ask on: use --password-stdin"))?)
+}
+
+/// The password on stdin, without the white space around it.
+pub(super) fn password_from_stdin() -> Result<String> {
+    let mut text = String::new();
+    let read = io::stdin().take(MAX_PASSWORD).read_to_string(&mut text);
+    read.context("cannot read the password from stdin")?;
+    trimmed(&text)
+}
+
+fn trimmed(text: &str) -> Result<String> {
     let password = text.trim();
     if password.is_empty() {
         return Err(usage("the password is empty"));

@@ -34,7 +34,7 @@ pub(crate) struct LogsArgs {
     #[arg(long, visible_alias = "lines", value_name = "COUNT")]
     tail: Option<u64>,
     /// Only what is younger: 5m, 1h30m, or a moment in RFC 3339
-    #[arg(long, value_name = "DURATION|MOMENT")]
+    #[arg(long, alias = "since-time", value_name = "DURATION|MOMENT")]
     since: Option<String>,
     /// Only this replica
     #[arg(long, value_name = "ID")]

@@ -1,7 +1,10 @@
 //! The verbs, one a file: arguments → requests → what is shown.
 
+pub(crate) mod auth;
 pub(crate) mod deploy;
+mod deploy_many;
 pub(crate) mod describe;
+mod faas_cli;
 pub(crate) mod image;
 mod image_build;
 pub(crate) mod invoke;
@@ -9,7 +12,12 @@ pub(crate) mod list;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod logs;
+pub(crate) mod namespace;
+pub(crate) mod ready;
 pub(crate) mod remove;
+pub(crate) mod scale;
+pub(crate) mod secret;
+pub(crate) mod stack;
 pub(crate) mod version;
 mod wait;
 

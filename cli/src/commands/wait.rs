@@ -1,4 +1,4 @@
-//! Waits until a function's newest revision serves, and shows what it is doing meanwhile.
+//! Waits until a function's newest revision serves, and tells what it is doing meanwhile.
 //!
 //! ```text
 //! going ─ Ready, seen twice ─▶ done
@@ -15,9 +15,9 @@ use anyhow::{Result, anyhow, bail};
 use crate::api::Function;
 use crate::client::Client;
 use crate::name::Target;
-use crate::output::{self, Output};
+use crate::output;
 
-/// Time between two looks. The API has nothing to wait on, so we look.
+/// Time between two looks. `?wait=` tells no progress, and other hosts have none.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// How long a daemon may be away, as when it restarts, before we give up.
 const MAX_SILENCE: Duration = Duration::from_secs(15);
@@ -25,7 +25,8 @@ const MAX_SILENCE: Duration = Duration::from_secs(15);
 /// What one look tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
-    Ready,
+    /// With what was sent and has no effect.
+    Ready(Vec<String>),
     Failed(String),
     /// The phase, and how far it is.
     Going(String, String),
@@ -36,10 +37,9 @@ pub(super) fn until_ready(
     target: &Target,
     deadline: Instant,
     limit: Duration,
-    out: &mut Output,
-) -> Result<()> {
+    going: &mut dyn FnMut(&str, &str) -> Result<()>,
+) -> Result<Vec<String>> {
     let mut before: Option<Verdict> = None;
-    let mut shown = String::new();
     let mut silent_since: Option<Instant> = None;
     loop {
         pause();
@@ -56,11 +56,11 @@ pub(super) fn until_ready(
         let passing = matches!(&verdict, Verdict::Going(phase, _) if phase == "Waiting");
         silent_since = silent_since.filter(|_| passing);
         match &verdict {
-            Verdict::Ready if before.as_ref() == Some(&verdict) => return Ok(()),
+            Verdict::Ready(warnings) if before.as_ref() == Some(&verdict) => return Ok(warnings.clone()),
             Verdict::Failed(message) if matches!(before, Some(Verdict::Failed(_))) => {
                 bail!("{message}\nWhat it wrote: roost logs {target}");
             }
-            Verdict::Going(phase, detail) => show(target, phase, detail, &mut shown, out),
+            Verdict::Going(phase, detail) => going(phase, detail)?,
             _ => {}
         }
         if now >= deadline {
@@ -70,12 +70,13 @@ pub(super) fn until_ready(
     }
 }
 
-fn show(target: &Target, phase: &str, detail: &str, shown: &mut String, out: &mut Output) {
-    if out.is_live() {
-        out.progress(format!("{target}: {phase} {detail}"));
-    } else if phase != shown && !out.json {
-        out.note(format!("{target}: {phase}"));
-        phase.clone_into(shown);
+/// Waits until the daemon answers.
+pub(super) fn until_healthy(client: &Client, deadline: Instant) -> Result<()> {
+    loop {
+        match client.health() {
+            Err(e) if e.is_passing() && Instant::now() < deadline => pause(),
+            other => return Ok(other?),
+        }
     }
 }
 
@@ -85,7 +86,11 @@ fn judge(function: Option<&Function>) -> Verdict {
     let Some(status) = &function.status else {
         // Another OpenFaaS host: it tells how many replicas answer, and no more.
         let ready = function.available_replicas > 0;
-        return if ready { Verdict::Ready } else { Verdict::Going("Starting".into(), String::new()) };
+        return if ready {
+            Verdict::Ready(Vec::new())
+        } else {
+            Verdict::Going("Starting".into(), String::new())
+        };
     };
     let why = |otherwise: &str| {
         let message = if status.message.is_empty() { otherwise } else { &status.message };
@@ -95,13 +100,13 @@ fn judge(function: Option<&Function>) -> Verdict {
         }
     };
     match status.phase.as_str() {
-        "Ready" => Verdict::Ready,
+        // Somebody scaled it to zero meanwhile: it serves who calls it.
+        "Ready" | "Idle" => Verdict::Ready(status.warnings.clone()),
         "Failed" => Verdict::Failed(why("it failed, and the daemon does not say why")),
         "Updating" if !status.message.is_empty() => Verdict::Failed(why("")),
         "Removing" => Verdict::Failed("it is being removed".into()),
         phase => {
-            let fetched =
-                status.image.filter(|_| phase != "Starting").map(|i| output::share(i.done, i.total));
+            let fetched = status.image.filter(|_| phase != "Starting").map(|i| output::part(i.done, i.total));
             Verdict::Going(phase.to_owned(), fetched.unwrap_or_else(|| status.message.clone()))
         }
     }
@@ -111,7 +116,7 @@ fn late(last: Option<&Verdict>, target: &Target, limit: Duration) -> anyhow::Err
     let phase = match last {
         Some(Verdict::Going(phase, _)) => phase.as_str(),
         Some(Verdict::Failed(message)) => message.as_str(),
-        Some(Verdict::Ready) | None => "not known to be ready",
+        Some(Verdict::Ready(_)) | None => "not known to be ready",
     };
     anyhow!("not ready after {limit:?} ({phase}). The daemon goes on with it: roost describe {target}")
 }
@@ -132,13 +137,15 @@ mod tests {
     fn each_state_has_its_meaning() {
         let going = |phase: &str, detail: &str| Verdict::Going(phase.into(), detail.into());
         let failed = |message: &str| Verdict::Failed(message.into());
+        let ready = || Verdict::Ready(Vec::new());
         let table = [
-            (r#"{"availableReplicas":1}"#, Verdict::Ready),
+            (r#"{"availableReplicas":1}"#, ready()),
             (r#"{"replicas":1}"#, going("Starting", "")),
-            (r#"{"status":{"phase":"Ready"}}"#, Verdict::Ready),
+            (r#"{"status":{"phase":"Ready","warnings":["w"]}}"#, Verdict::Ready(vec!["w".into()])),
+            (r#"{"replicas":0,"status":{"phase":"Idle"}}"#, ready()),
             (
                 r#"{"status":{"phase":"Pulling","image":{"done":1024,"total":2048}}}"#,
-                going("Pulling", "1.0 KiB of 2.0 KiB"),
+                going("Pulling", "50%, 1.0 KiB of 2.0 KiB"),
             ),
             (r#"{"status":{"phase":"Starting","message":"probing"}}"#, going("Starting", "probing")),
             (r#"{"availableReplicas":1,"status":{"phase":"Updating","message":""}}"#, going("Updating", "")),

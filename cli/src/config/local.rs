@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::Credentials;
@@ -15,6 +15,8 @@ use super::Credentials;
 const CONFIG_FILE: &str = "/etc/roost/roostd.toml";
 /// Where the password is, unless the config file says otherwise.
 const PASSWORD_FILE: &str = "/etc/roost/admin-password";
+/// Where all other users are, unless the config file says otherwise.
+const USERS_FILE: &str = "/etc/roost/users";
 
 /// What the config file tells us.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,12 +38,21 @@ struct Server {
     listen: String,
 }
 
-#[derive(Debug, Deserialize)]
+/// Who may use the daemon.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-struct Auth {
-    enabled: bool,
-    user: String,
-    password_file: PathBuf,
+pub(crate) struct Auth {
+    pub(crate) enabled: bool,
+    pub(crate) user: String,
+    pub(crate) password_file: PathBuf,
+    pub(crate) users_file: PathBuf,
+}
+
+/// The daemon on this host, and its users.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) gateway: String,
+    pub(crate) auth: Auth,
 }
 
 impl Default for Server {
@@ -52,20 +63,46 @@ impl Default for Server {
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { enabled: true, user: "admin".into(), password_file: PASSWORD_FILE.into() }
+        Self {
+            enabled: true,
+            user: "admin".into(),
+            password_file: PASSWORD_FILE.into(),
+            users_file: USERS_FILE.into(),
+        }
     }
 }
 
 /// Reads the config file; `None` where there is none, or where it is not ours to read.
 pub(super) fn read() -> Result<Option<Local>> {
-    let named = env::var_os("ROOST_CONFIG").filter(|v| !v.is_empty());
-    let path = named.as_ref().map_or_else(|| PathBuf::from(CONFIG_FILE), PathBuf::from);
-    let context = || format!("cannot read {}", path.display());
-    let Some(text) = read_allowed(&path, named.is_some()).with_context(context)? else { return Ok(None) };
-    let file: File = toml::from_str(&text).with_context(context)?;
-    let credentials = if file.auth.enabled { password(&file.auth)? } else { None };
-    let gateway = gateway(&file.server.listen).with_context(context)?;
+    let Some(Host { gateway, auth }) = read_host(&config_file())? else { return Ok(None) };
+    let credentials = if auth.enabled { password(&auth)? } else { None };
     Ok(Some(Local { gateway, credentials }))
+}
+
+/// The daemon on this host, which there has to be.
+pub(crate) fn host() -> Result<Host> {
+    let path = config_file();
+    match read_host(&path)? {
+        Some(host) => Ok(host),
+        None => bail!(
+            "{} is not there or not for you to read: run this as root, on the daemon's own host",
+            path.display()
+        ),
+    }
+}
+
+fn config_file() -> PathBuf {
+    let named = env::var_os("ROOST_CONFIG").filter(|v| !v.is_empty());
+    named.map_or_else(|| PathBuf::from(CONFIG_FILE), PathBuf::from)
+}
+
+fn read_host(path: &Path) -> Result<Option<Host>> {
+    let context = || format!("cannot read {}", path.display());
+    let named = path != Path::new(CONFIG_FILE);
+    let Some(text) = read_allowed(path, named).with_context(context)? else { return Ok(None) };
+    let file: File = toml::from_str(&text).with_context(context)?;
+    let gateway = gateway(&file.server.listen).with_context(context)?;
+    Ok(Some(Host { gateway, auth: file.auth }))
 }
 
 fn password(auth: &Auth) -> Result<Option<Credentials>> {

@@ -4,7 +4,7 @@
 //! read, the last saved login, `http://127.0.0.1:8080`. The password belongs to a URL: it is never sent to another.
 
 mod faas_cli;
-mod local;
+pub(crate) mod local;
 pub(crate) mod saved;
 
 use std::path::PathBuf;
@@ -99,7 +99,7 @@ pub(crate) fn normalise(text: &str) -> Result<String> {
 }
 
 /// Do two URLs lead to the same daemon, as far as one can tell by their text?
-fn same_place(a: &str, b: &str) -> bool {
+pub(crate) fn same_place(a: &str, b: &str) -> bool {
     let port = |url: &str| url.rsplit(':').next().map(str::to_owned);
     a == b || (is_loopback(a) && is_loopback(b) && port(a) == port(b))
 }

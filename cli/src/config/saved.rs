@@ -73,6 +73,18 @@ impl Saved {
         self.current = Some(gateway.to_owned());
     }
 
+    /// Puts the new password of a user into the logins to the places that `here` says; says whether there was one.
+    pub(crate) fn renew(&mut self, login: &Credentials, here: impl Fn(&str) -> bool) -> bool {
+        let mut renewed = false;
+        for (gateway, saved) in &mut self.gateways {
+            if saved.user == login.user && here(gateway) {
+                saved.password.clone_from(&login.password);
+                renewed = true;
+            }
+        }
+        renewed
+    }
+
     /// Forgets a login; says whether there was one.
     pub(crate) fn remove(&mut self, gateway: &str) -> bool {
         self.current.take_if(|current| current == gateway);
@@ -99,6 +111,11 @@ mod tests {
         let mut again = Saved::read(&path).unwrap();
         assert_eq!(again.current.as_deref(), Some("http://h:8080"));
         assert_eq!(again.credentials("http://h:8080"), Some(login));
+        let renewed = Credentials { user: "admin".into(), password: "other".into() };
+        assert!(!again.renew(&renewed, |gateway| gateway == "http://g:8080"));
+        assert!(!again.renew(&Credentials { user: "anna".into(), ..renewed.clone() }, |_| true));
+        assert!(again.renew(&renewed, |gateway| gateway == "http://h:8080"));
+        assert_eq!(again.credentials("http://h:8080"), Some(renewed));
         assert!(again.remove("http://h:8080") && !again.remove("http://h:8080"));
         assert_eq!(again.current, None);
     }

@@ -175,6 +175,7 @@ fn overrides_change_what_they_name_and_nothing_else() {
             bridge: Some("other0".into()),
             subnet: Some("10.99.7.3/24".parse().unwrap()),
             ipam_dir: Some("/tmp/ipam".into()),
+            ..Overrides::default()
         })
         .unwrap();
     assert_eq!(list.gateway().unwrap().to_string(), "10.99.7.1");
@@ -197,6 +198,21 @@ fn a_subnet_replaces_the_one_of_its_family() {
     .unwrap();
     let ranges = &serde_json::to_value(&list).unwrap()["plugins"][0]["ipam"]["ranges"];
     assert_eq!(*ranges, json!([[{"subnet": "fd00::/64"}], [{"subnet": "10.2.0.0/16"}]]));
+}
+
+#[test]
+fn an_only_subnet_takes_the_place_of_all_that_is_said_about_addresses() {
+    let list = with_ipam(&json!({
+        "type": "host-local", "subnet": "10.1.0.0/16", "gateway": "10.1.0.9", "rangeStart": "10.1.0.20",
+        "ranges": [[{"subnet": "fd00::/64"}]], "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+    }));
+    let overrides = Overrides { only_subnet: Some("10.64.1.0/24".parse().unwrap()), ..Overrides::default() };
+    let list = parse(&list).unwrap().with_overrides(&overrides).unwrap();
+    assert_eq!(list.gateway(), Some("10.64.1.1".parse().unwrap()));
+    assert_eq!(
+        serde_json::to_value(&list).unwrap()["plugins"][0]["ipam"],
+        json!({"type": "host-local", "ranges": [[{"subnet": "10.64.1.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]})
+    );
 }
 
 #[test]

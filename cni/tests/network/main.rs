@@ -6,7 +6,9 @@
     reason = "a test fails by panicking and says why it is skipped"
 )]
 
+mod apart;
 mod attach;
 mod churn;
 mod crash;
+mod masquerade;
 mod support;

@@ -87,6 +87,10 @@ impl Host {
         self.dir.join("cache")
     }
 
+    pub(crate) fn ipam_dir(&self) -> PathBuf {
+        self.dir.join("ipam")
+    }
+
     pub(crate) fn netns_dir(&self) -> PathBuf {
         self.dir.join("netns")
     }

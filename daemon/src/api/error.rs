@@ -4,15 +4,16 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tracing::error;
 
-use crate::function::registry::RegistryError;
+use crate::function::registry::{NamespaceError, RegistryError};
 use crate::function::spec::Invalid;
 use crate::image::ImageError;
+use crate::secrets::SecretError;
 
 /// An answer that is not the one that was asked for.
 #[derive(Debug)]
 pub struct ApiError {
-    status: StatusCode,
-    text: String,
+    pub(super) status: StatusCode,
+    pub(super) text: String,
 }
 
 impl ApiError {
@@ -24,6 +25,11 @@ impl ApiError {
     /// The caller's mistake.
     pub fn bad_request(text: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    /// There is no such function, in the words that clients of the contract know.
+    pub fn unknown_function(name: impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("function: {name} not found"))
     }
 
     /// The host's trouble: the caller is told that there is some, the log what it is.
@@ -52,11 +58,33 @@ impl From<Invalid> for ApiError {
 impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         match error {
-            RegistryError::Unknown(key) => {
-                Self::new(StatusCode::NOT_FOUND, format!("function: {key} not found"))
-            }
-            RegistryError::Exists(_) => Self::bad_request(error.to_string()),
+            RegistryError::Unknown(key) => Self::unknown_function(key),
+            RegistryError::Exists(_) | RegistryError::Refused(_) => Self::bad_request(error.to_string()),
+            RegistryError::SecretInUse { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
+            RegistryError::Secret(error) => error.into(),
             RegistryError::Store(error) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<NamespaceError> for ApiError {
+    fn from(error: NamespaceError) -> Self {
+        match error {
+            NamespaceError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            NamespaceError::Exists(_) | NamespaceError::Conflict(_) => {
+                Self::new(StatusCode::CONFLICT, error.to_string())
+            }
+            _ => Self::internal(&error),
+        }
+    }
+}
+
+impl From<SecretError> for ApiError {
+    fn from(error: SecretError) -> Self {
+        match error {
+            SecretError::Absent(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            SecretError::Exists(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
+            SecretError::File { .. } => Self::internal(&error),
         }
     }
 }

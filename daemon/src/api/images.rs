@@ -1,7 +1,7 @@
 //! `/system/images`: what is on this host, archives that are brought to it, images that are no longer wanted.
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
-use super::functions::{Scope, namespace};
+use super::extract::Query;
+use super::functions::Scope;
 use super::{Api, ApiError};
 use crate::image::Reference;
 
@@ -46,7 +47,7 @@ pub(super) fn routes() -> Router<Api> {
 }
 
 async fn list(State(api): State<Api>, Query(scope): Query<Scope>) -> Result<Json<Vec<ImageView>>, ApiError> {
-    let namespace = namespace(&scope.namespace)?;
+    let namespace = api.namespace(&scope.namespace)?;
     let used = api.registry.images_in_use(&namespace);
     let images = api.images.list(&namespace).await?;
     let view = |image: crate::image::ImageSummary| ImageView {
@@ -65,7 +66,7 @@ async fn import(
     Query(which): Query<Which>,
     body: Body,
 ) -> Result<Json<Vec<Imported>>, ApiError> {
-    let namespace = namespace(&which.namespace)?;
+    let namespace = api.namespace(&which.namespace)?;
     let name = which.name.as_deref().map(reference).transpose()?;
     let archive = receive(&api, body).await?;
     let archive = archive.into_file();
@@ -74,7 +75,7 @@ async fn import(
 }
 
 async fn remove(State(api): State<Api>, Query(which): Query<Which>) -> Result<StatusCode, ApiError> {
-    let namespace = namespace(&which.namespace)?;
+    let namespace = api.namespace(&which.namespace)?;
     let name = which.name.as_deref().ok_or_else(|| ApiError::bad_request("name: is required"))?;
     let reference = reference(name)?;
     let used = api.registry.images_in_use(&namespace);

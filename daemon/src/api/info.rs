@@ -1,11 +1,10 @@
-//! `/system/info` and `/system/namespaces`.
+//! `/system/info`.
 
 use axum::Json;
-use roost_proxy::function::DEFAULT_NAMESPACE;
 use serde_json::{Value, json};
 
 /// The commit that this build was made from, if the build knew it.
-const COMMIT: &str = match option_env!("ROOST_COMMIT") {
+pub(crate) const COMMIT: &str = match option_env!("ROOST_COMMIT") {
     Some(commit) => commit,
     None => "unknown",
 };
@@ -17,8 +16,4 @@ pub(super) async fn info() -> Json<Value> {
         "version": version,
         "arch": std::env::consts::ARCH,
     }))
-}
-
-pub(super) async fn namespaces() -> Json<[&'static str; 1]> {
-    Json([DEFAULT_NAMESPACE])
 }

@@ -1,11 +1,12 @@
 //! `/system/logs`: a function's output, one JSON object a line.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{RawQuery, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -13,14 +14,19 @@ use jiff::Timestamp;
 use roost_proxy::function::{FunctionKey, FunctionName};
 use tracing::warn;
 
-use super::functions::namespace;
+use super::extract::Query;
 use super::{Api, ApiError};
+use crate::function::spec::parse_namespace;
 use crate::logs;
 
-pub(super) async fn logs(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let query = parse(query.as_deref().unwrap_or_default())?;
+pub(super) async fn logs(
+    State(api): State<Api>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Result<Response, ApiError> {
+    let query = parse(&query)?;
+    api.registry.require_namespace(&query.key.namespace).map_err(ApiError::bad_request)?;
     if !api.registry.contains(&query.key) {
-        return Err(ApiError::new(StatusCode::NOT_FOUND, format!("function: {} not found", query.key)));
+        return Err(ApiError::unknown_function(query.key));
     }
     let (registry, key) = (Arc::clone(&api.registry), query.key.clone());
     let end = async move {
@@ -45,25 +51,17 @@ pub(super) async fn logs(State(api): State<Api>, RawQuery(query): RawQuery) -> R
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
-/// Reads the query. A parameter that is given twice counts the last time.
-fn parse(query: &str) -> Result<logs::Query, ApiError> {
-    let pairs = Uri::builder().path_and_query(format!("/?{query}")).build().ok();
-    let pairs: Vec<(String, String)> = pairs
-        .and_then(|uri| axum::extract::Query::try_from_uri(&uri).ok())
-        .map(|axum::extract::Query(pairs)| pairs)
-        .ok_or_else(|| ApiError::bad_request("the query cannot be read"))?;
-    let get = |key: &str| {
-        pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
-    };
+/// Reads the query. What is given empty is not given.
+fn parse(query: &BTreeMap<String, String>) -> Result<logs::Query, ApiError> {
+    let get = |key: &str| query.get(key).map(String::as_str).filter(|value| !value.is_empty());
 
     let unprocessable = |field: &str, text: &str, expected: &str| {
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{field}: {text:?}: expected {expected}"))
     };
     let name = get("name").ok_or_else(|| ApiError::bad_request("name: is required"))?;
-    let namespace = namespace(get("namespace").unwrap_or_default())?;
-    let name: FunctionName = name.parse().map_err(|_| {
-        ApiError::new(StatusCode::NOT_FOUND, format!("function: {name}.{namespace} not found"))
-    })?;
+    let namespace = parse_namespace(get("namespace").unwrap_or_default()).map_err(ApiError::bad_request)?;
+    let name: FunctionName =
+        name.parse().map_err(|_| ApiError::unknown_function(format!("{name}.{namespace}")))?;
     let tail = match get("tail") {
         None => None,
         Some(text) => {
@@ -90,13 +88,18 @@ fn parse(query: &str) -> Result<logs::Query, ApiError> {
 }
 
 /// What Go takes for true.
-fn is_true(text: &str) -> bool {
+pub(super) fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(query: &str) -> Result<logs::Query, ApiError> {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        super::parse(&pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
+    }
 
     #[test]
     fn the_query_is_read_as_the_official_clients_write_it() {
@@ -119,7 +122,7 @@ mod tests {
             "name=UPPER",
             "name=echo&tail=many",
             "name=echo&since=yesterday",
-            "name=e&namespace=x",
+            "name=e&namespace=X",
         ] {
             assert!(parse(query).is_err(), "{query}");
         }

@@ -3,34 +3,44 @@
 //! One resource a file, each parse → command → reply. Owns no state. `/function/*` never comes here: the proxy
 //! answers that.
 
+mod alert;
 mod auth;
+mod calls;
 mod error;
+mod extract;
 mod functions;
 mod images;
 mod info;
 mod logs;
+mod namespaces;
+mod openapi;
+mod scale;
+mod secrets;
+mod ui;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::middleware;
+use axum::routing::{get, post};
+use roost_proxy::function::Namespace;
 use roost_proxy::{Fallback, ResponseBody};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-pub use auth::Credentials;
+pub use calls::ApiCall;
 pub use error::ApiError;
+pub(crate) use info::COMMIT;
 
 use crate::function::registry::Registry;
+use crate::function::spec::parse_namespace;
 use crate::image::Images;
 use crate::logs::LogStore;
-
-/// The largest JSON body, in bytes.
-const MAX_BODY: usize = 4 << 20;
+use crate::metrics::Timings;
+use crate::secrets::Secrets;
+use crate::usage::Sampler;
+use crate::users::Users;
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -45,32 +55,67 @@ pub struct Api {
     pub max_archive: u64,
     /// Output of functions.
     pub logs: LogStore,
+    /// Secrets. One is removed by the registry, which knows who uses it.
+    pub secrets: Secrets,
+    /// What replicas use.
+    pub sampler: Sampler,
+    /// What is counted of the calls that are answered here.
+    pub calls: Timings<ApiCall>,
     /// Cancelled when the daemon ends: answers that have no end of their own end then.
     pub ending: CancellationToken,
     /// Who may ask; `None` for everybody.
-    pub credentials: Option<Arc<Credentials>>,
+    pub users: Option<Arc<Users>>,
+}
+
+impl Api {
+    /// The namespace that a call names, which has to be there.
+    fn namespace(&self, text: &str) -> Result<Namespace, ApiError> {
+        let namespace = parse_namespace(text).map_err(ApiError::bad_request)?;
+        self.registry.require_namespace(&namespace).map_err(ApiError::bad_request)?;
+        Ok(namespace)
+    }
+
+    /// The name and namespace of a function that a path names as `NAME` or `NAME.NAMESPACE`; `given` is the namespace that
+    /// is named beside it. The name is still any text.
+    fn function<'a>(&self, segment: &'a str, given: &str) -> Result<(&'a str, Namespace), ApiError> {
+        let (name, suffix) = match segment.rsplit_once('.') {
+            Some((name, suffix)) => (name, Some(suffix)),
+            None => (segment, None),
+        };
+        if suffix.is_some_and(|suffix| !given.is_empty() && given != suffix) {
+            return Err(ApiError::bad_request("namespace: expected the one in the path"));
+        }
+        Ok((name, self.namespace(suffix.unwrap_or(given))?))
+    }
 }
 
 /// All routes but the proxy's.
 pub fn router(api: Api) -> Router {
     let system = Router::new()
         .route("/info", get(info::info))
-        .route("/namespaces", get(info::namespaces))
+        .route("/openapi.json", get(openapi::document))
         .route(
             "/functions",
             get(functions::list).post(functions::deploy).put(functions::update).delete(functions::remove),
         )
         .route("/function/{name}", get(functions::describe))
+        .route("/scale-function/{name}", post(scale::scale))
+        .route("/alert", post(alert::alert))
         .route("/logs", get(logs::logs))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .merge(namespaces::routes())
         .merge(images::routes())
-        .fallback(not_found)
-        .layer(middleware::from_fn_with_state(api.clone(), authorize));
-    Router::new()
-        .route("/healthz", get(StatusCode::OK))
+        .merge(secrets::routes())
+        .fallback(not_found);
+    let guarded = Router::new()
         .nest("/system", system)
+        .nest("/ui/", ui::routes())
+        .layer(middleware::from_fn_with_state(api.clone(), auth::authorize));
+    Router::new()
+        .route("/", get(ui::to_page))
+        .route("/healthz", get(StatusCode::OK))
+        .merge(guarded)
         .fallback(not_found)
-        .layer(middleware::map_response(plain_method_not_allowed))
+        .layer(middleware::from_fn_with_state(api.calls.clone(), calls::count))
         .with_state(api)
 }
 
@@ -81,30 +126,17 @@ pub fn fallback(api: Api) -> Fallback {
         let router = router.clone();
         Box::pin(async move {
             let answer = router.oneshot(request.map(axum::body::Body::new)).await;
-            answer.unwrap_or_else(|never| match never {}).map(ResponseBody::boxed)
+            let mut answer = answer.unwrap_or_else(|never| match never {});
+            // The contract answers a wrong method without a list of the right ones. The router adds it behind all layers.
+            if answer.status() == StatusCode::METHOD_NOT_ALLOWED {
+                answer.headers_mut().remove(header::ALLOW);
+            }
+            answer.map(ResponseBody::boxed)
         })
     })
 }
 
-/// Lets a request through if it brings the right credentials.
-async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let header = request.headers().get(header::AUTHORIZATION);
-    match &api.credentials {
-        Some(credentials) if !credentials.admit(header) => auth::refusal(),
-        _ => next.run(request).await,
-    }
-}
-
 /// The words that clients of the contract know.
-async fn not_found() -> Response {
-    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], "404 page not found\n")
-        .into_response()
-}
-
-/// The contract answers a wrong method without a list of the right ones.
-async fn plain_method_not_allowed(mut response: Response) -> Response {
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().remove(header::ALLOW);
-    }
-    response
+async fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "404 page not found")
 }

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use self::raw::Raw;
 use crate::image::{PullPolicy, RegistrySettings};
-use crate::units;
+use crate::{queue, units};
 
 mod raw;
 
@@ -25,6 +25,8 @@ pub const DEFAULT_PATH: &str = "/etc/roost/roostd.toml";
 pub struct Config {
     /// Where the API and the functions answer, unless systemd hands over a socket.
     pub listen: SocketAddr,
+    /// Where metrics are served; `None` for nowhere.
+    pub metrics: Option<SocketAddr>,
     /// How long requests in flight may go on when the daemon ends.
     pub drain: Duration,
     /// Who may use the API; `None` for everybody.
@@ -33,6 +35,8 @@ pub struct Config {
     pub state: PathBuf,
     /// What must not.
     pub run: PathBuf,
+    /// Stack files that are applied at every start.
+    pub stacks: PathBuf,
     /// containerd.
     pub containerd: Containerd,
     /// Functions.
@@ -43,6 +47,8 @@ pub struct Config {
     pub images: Images,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// Calls that nobody waits for.
+    pub queue: queue::Settings,
     /// Output.
     pub logs: Logs,
 }
@@ -50,10 +56,12 @@ pub struct Config {
 /// Who may use the API.
 #[derive(Debug, Clone)]
 pub struct Auth {
-    /// The user's name.
+    /// The name of the user whose password is in `password_file`.
     pub user: String,
-    /// The file that holds the password.
+    /// The file that holds that password, as it is.
     pub password_file: PathBuf,
+    /// The file of further users, their passwords hashed.
+    pub users_file: PathBuf,
 }
 
 /// How to reach containerd and what to ask of it.
@@ -80,6 +88,19 @@ pub struct Functions {
     pub start_timeout: Duration,
     /// Are system calls filtered?
     pub seccomp: bool,
+    /// What of the host's files functions may ask to see.
+    pub mounts: Vec<AllowedMount>,
+    /// Which of the host's devices functions may ask for.
+    pub devices: Vec<PathBuf>,
+}
+
+/// A directory or file of the host that functions may mount, and everything below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedMount {
+    /// The absolute path on the host.
+    pub path: PathBuf,
+    /// May it be written?
+    pub writable: bool,
 }
 
 /// The network of functions.
@@ -93,6 +114,8 @@ pub struct Network {
     pub bridge: Option<String>,
     /// Instead of the subnet that the configuration names.
     pub subnet: Option<IpNet>,
+    /// What the subnets of further namespaces are cut from.
+    pub namespaces: IpNet,
     /// Resolvers, instead of the host's.
     pub dns: Vec<IpAddr>,
 }
@@ -225,26 +248,39 @@ impl Config {
         let mut mistakes = Mistakes::default();
         let m = &mut mistakes;
         let listen = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let metrics = SocketAddr::from(([127, 0, 0, 1], 8082));
         let config = Self {
             listen: m.read("server.listen", raw.server.listen.as_deref(), listen, |text| {
                 text.parse().map_err(|_| "expected ADDRESS:PORT, such as 127.0.0.1:8080 or [::]:8080")
             }),
+            metrics: m.read(
+                "server.metrics",
+                raw.server.metrics.as_deref(),
+                Some(metrics),
+                |text| match text {
+                    "off" => Ok(None),
+                    text => text.parse().map(Some).map_err(|_| "expected ADDRESS:PORT, or off"),
+                },
+            ),
             drain: m.duration("server.drain", raw.server.drain.as_deref(), 10),
             auth: raw.auth.enabled.unwrap_or(true).then(|| Auth {
                 user: raw.auth.user.unwrap_or_else(|| "admin".into()),
                 password_file: raw.auth.password_file.unwrap_or_else(|| "/etc/roost/admin-password".into()),
+                users_file: raw.auth.users_file.unwrap_or_else(|| "/etc/roost/users".into()),
             }),
             state: raw.paths.state.unwrap_or_else(|| "/var/lib/roost".into()),
             run: raw.paths.run.unwrap_or_else(|| "/run/roost".into()),
+            stacks: raw.paths.stacks.unwrap_or_else(|| "/etc/roost/functions.d".into()),
             containerd: raw.containerd.resolve(),
             functions: raw.functions.resolve(m),
             network: raw.network.resolve(m),
             images: raw.images.resolve(m),
             timeouts: raw.timeouts.resolve(m),
+            queue: raw.queue.resolve(m),
             logs: raw.logs.resolve(m),
         };
-        for (key, path) in [("paths.state", &config.state), ("paths.run", &config.run)] {
-            m.require(path.is_absolute(), &format!("{key} = {}: expected an absolute path", path.display()));
+        for (key, path) in config.paths() {
+            m.require(path.is_absolute(), &format!("{key} = {path:?}: expected an absolute path"));
         }
         for (key, limit) in [
             ("timeouts.header", config.timeouts.header),
@@ -252,14 +288,44 @@ impl Config {
             ("timeouts.waiting", config.timeouts.waiting),
             ("functions.start_timeout", config.functions.start_timeout),
             ("images.keep_unused", config.images.keep_unused),
+            ("queue.callback_timeout", config.queue.callback_timeout),
         ] {
             m.require(!limit.is_zero(), &format!("{key}: expected more than zero"));
         }
+        for (key, number) in [
+            ("queue.concurrency", config.queue.concurrency),
+            ("queue.max_concurrency", config.queue.max_concurrency),
+        ] {
+            m.require((1..=10_000).contains(&number), &format!("{key} = {number}: expected 1 to 10000"));
+        }
+        m.require(
+            config.queue.max_body <= config.queue.max_memory,
+            "queue.max_body: expected no more than queue.max_memory",
+        );
         m.require(
             config.containerd.cgroup_parent.starts_with('/'),
             "containerd.cgroup_parent: expected a path that begins with '/'",
         );
         if mistakes.0.is_empty() { Ok(config) } else { Err(mistakes) }
+    }
+
+    /// Where something is that must be found wherever the daemon is started, by key.
+    fn paths(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let one = [
+            ("paths.state", &self.state),
+            ("paths.run", &self.run),
+            ("paths.stacks", &self.stacks),
+            ("containerd.socket", &self.containerd.socket),
+            ("network.conflist", &self.network.conflist),
+            ("images.docker_config", &self.images.docker_config),
+        ];
+        let auth = self.auth.iter();
+        one.into_iter()
+            .chain(auth.flat_map(|auth| {
+                [("auth.password_file", &auth.password_file), ("auth.users_file", &auth.users_file)]
+            }))
+            .chain(self.network.plugin_dirs.iter().map(|dir| ("network.plugin_dirs", dir)))
+            .map(|(key, path)| (key, path.as_path()))
     }
 }
 
@@ -290,7 +356,8 @@ mod tests {
     fn all_mistakes_are_reported_with_their_keys() {
         let text = resolve(
             "[server]\nlisten = '8080'\n[functions]\ndrain = 'soon'\n[network]\nsubnet = 'x'\ndns = ['y']\n\
-             [images]\npolicy = 'Never'\nmax_size = '0'\n[paths]\nstate = 'here'",
+             [images]\npolicy = 'Never'\nmax_size = '0'\n[paths]\nstate = 'here'\n\
+             [queue]\nconcurrency = 0\nmax_body = '1GiB'",
         )
         .unwrap_err();
         for key in [
@@ -301,9 +368,55 @@ mod tests {
             "images.policy",
             "images.max_size",
             "paths.state",
+            "queue.concurrency",
+            "queue.max_body",
         ] {
             assert!(text.contains(key), "{key} in {text}");
         }
+    }
+
+    #[test]
+    fn paths_that_depend_on_where_the_daemon_is_started_are_refused() {
+        for (section, key) in [
+            ("paths", "state"),
+            ("paths", "run"),
+            ("paths", "stacks"),
+            ("auth", "password_file"),
+            ("auth", "users_file"),
+            ("containerd", "socket"),
+            ("network", "conflist"),
+            ("images", "docker_config"),
+        ] {
+            let text = resolve(&format!("[{section}]\n{key} = 'here/it'")).unwrap_err();
+            assert!(text.contains(&format!("{section}.{key} = \"here/it\"")), "{text}");
+            resolve(&format!("[{section}]\n{key} = '/here/it'")).unwrap();
+        }
+        let text = resolve("[network]\nplugin_dirs = ['/here', 'there']").unwrap_err();
+        assert!(text.contains("network.plugin_dirs = \"there\""), "{text}");
+    }
+
+    #[test]
+    fn devices_are_below_dev() {
+        for device in ["fuse", "/dev", "/devices/x", "/dev/../etc/x", "/etc/x", ""] {
+            let text = resolve(&format!("[functions]\ndevices = ['/dev/fuse', '{device}']")).unwrap_err();
+            assert!(text.contains(&format!("functions.devices = \"{device}\"")), "{text}");
+        }
+        let devices = resolve("[functions]\ndevices = ['/dev/dri/card0']").unwrap().functions.devices;
+        assert_eq!(devices, [Path::new("/dev/dri/card0")]);
+    }
+
+    #[test]
+    fn a_pool_that_no_namespace_can_have_a_part_of_is_refused() {
+        for (settings, why) in [
+            ("namespaces = 'fd00::/48'", "IPv4"),
+            ("namespaces = '10.64.0.0/29'", "at most /28"),
+            ("subnet = '10.64.3.0/24'", "overlaps"),
+            ("subnet = '10.63.0.0/16'\nnamespaces = '10.63.128.0/17'", "overlaps"),
+        ] {
+            let text = resolve(&format!("[network]\n{settings}")).unwrap_err();
+            assert!(text.contains("network.namespaces = ") && text.contains(why), "{settings}: {text}");
+        }
+        resolve("[network]\nsubnet = '10.63.0.0/16'\nnamespaces = '10.62.0.0/28'").unwrap();
     }
 
     #[test]

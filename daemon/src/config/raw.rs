@@ -3,13 +3,16 @@
 //! Owns the defaults of the sections. Looks at nothing but the text.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
-use super::{Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
+use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
 use crate::image::{PullPolicy, RegistrySettings};
+use crate::network::LONGEST_PREFIX;
+use crate::queue;
 use crate::units;
 
 /// The file, as it is written.
@@ -24,6 +27,7 @@ pub(super) struct Raw {
     pub(super) network: RawNetwork,
     pub(super) images: RawImages,
     pub(super) timeouts: RawTimeouts,
+    pub(super) queue: RawQueue,
     pub(super) logs: RawLogs,
 }
 
@@ -31,6 +35,7 @@ pub(super) struct Raw {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawServer {
     pub(super) listen: Option<String>,
+    pub(super) metrics: Option<String>,
     pub(super) drain: Option<String>,
 }
 
@@ -40,6 +45,7 @@ pub(super) struct RawAuth {
     pub(super) enabled: Option<bool>,
     pub(super) user: Option<String>,
     pub(super) password_file: Option<PathBuf>,
+    pub(super) users_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,6 +53,7 @@ pub(super) struct RawAuth {
 pub(super) struct RawPaths {
     pub(super) state: Option<PathBuf>,
     pub(super) run: Option<PathBuf>,
+    pub(super) stacks: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -65,6 +72,8 @@ pub(super) struct RawFunctions {
     pub(super) drain: Option<String>,
     pub(super) start_timeout: Option<String>,
     pub(super) seccomp: Option<bool>,
+    pub(super) mounts: Vec<String>,
+    pub(super) devices: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -74,6 +83,7 @@ pub(super) struct RawNetwork {
     pub(super) plugin_dirs: Option<Vec<PathBuf>>,
     pub(super) bridge: Option<String>,
     pub(super) subnet: Option<String>,
+    pub(super) namespaces: Option<String>,
     pub(super) dns: Vec<String>,
 }
 
@@ -107,6 +117,17 @@ pub(super) struct RawTimeouts {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct RawQueue {
+    pub(super) concurrency: Option<usize>,
+    pub(super) max_concurrency: Option<usize>,
+    pub(super) max_body: Option<String>,
+    pub(super) max_memory: Option<String>,
+    pub(super) retry_for: Option<String>,
+    pub(super) callback_timeout: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct RawLogs {
     pub(super) max_size: Option<String>,
     pub(super) level: Option<String>,
@@ -130,18 +151,68 @@ impl RawFunctions {
             drain: m.duration("functions.drain", self.drain.as_deref(), 30),
             start_timeout: m.duration("functions.start_timeout", self.start_timeout.as_deref(), 60),
             seccomp: self.seccomp.unwrap_or(true),
+            mounts: self
+                .mounts
+                .iter()
+                .filter_map(|text| m.read("functions.mounts", Some(text), None, mount))
+                .collect(),
+            devices: self
+                .devices
+                .iter()
+                .filter_map(|text| m.read("functions.devices", Some(text), None, device))
+                .collect(),
         }
+    }
+}
+
+/// `PATH` or `PATH:rw`.
+fn mount(text: &str) -> Result<Option<AllowedMount>, &'static str> {
+    let (path, writable) = text.strip_suffix(":rw").map_or((text, false), |path| (path, true));
+    let path = PathBuf::from(path);
+    if !path.is_absolute() || path.components().any(|part| part == std::path::Component::ParentDir) {
+        return Err("expected an absolute path without '..', or such a path and ':rw'");
+    }
+    Ok(Some(AllowedMount { path, writable }))
+}
+
+fn device(text: &str) -> Result<Option<PathBuf>, &'static str> {
+    let path = PathBuf::from(text);
+    let plain = !path.components().any(|part| part == std::path::Component::ParentDir);
+    let below = path.strip_prefix("/dev").is_ok_and(|rest| rest.components().next().is_some());
+    if plain && below {
+        Ok(Some(path))
+    } else {
+        Err("expected the path of a device below /dev, without '..'")
+    }
+}
+
+/// What the subnets of namespaces are cut from.
+fn pool(text: &str) -> Result<IpNet, String> {
+    match text.parse() {
+        Ok(IpNet::V4(pool)) if pool.prefix_len() <= LONGEST_PREFIX => Ok(IpNet::V4(pool)),
+        Ok(IpNet::V4(_)) => Err(format!("expected a prefix of at most /{LONGEST_PREFIX}")),
+        _ => Err("expected a subnet of IPv4 such as 10.64.0.0/16".to_owned()),
     }
 }
 
 impl RawNetwork {
     pub(super) fn resolve(self, m: &mut Mistakes) -> Network {
-        let subnet =
-            |text: &str| text.parse().map(Some).map_err(|_| "expected a subnet such as 10.63.0.0/16");
+        let usual = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 16));
+        let subnet = |text: &str| {
+            text.parse::<IpNet>().map(Some).map_err(|_| "expected a subnet such as 10.63.0.0/16")
+        };
         let mut dns = Vec::new();
         for text in &self.dns {
             let parse = |text: &str| text.parse().map(Some).map_err(|_| "expected the address of a resolver");
             dns.extend(m.read("network.dns", Some(text), None::<IpAddr>, parse));
+        }
+        let subnet = m.read("network.subnet", self.subnet.as_deref(), None, subnet);
+        let namespaces = m.read("network.namespaces", self.namespaces.as_deref(), usual, pool);
+        if let Some(subnet) =
+            subnet.filter(|subnet| subnet.contains(&namespaces) || namespaces.contains(subnet))
+        {
+            let mistake = format!("network.namespaces = {namespaces}: overlaps network.subnet = {subnet}");
+            m.require(false, &mistake);
         }
         Network {
             conflist: self.conflist.unwrap_or_else(|| "/etc/roost/cni/10-roost.conflist".into()),
@@ -149,7 +220,8 @@ impl RawNetwork {
                 .plugin_dirs
                 .unwrap_or_else(|| vec!["/usr/lib/cni".into(), "/opt/cni/bin".into()]),
             bridge: self.bridge,
-            subnet: m.read("network.subnet", self.subnet.as_deref(), None, subnet),
+            subnet,
+            namespaces,
             dns,
         }
     }
@@ -183,6 +255,19 @@ impl RawTimeouts {
             header: m.duration("timeouts.header", self.header.as_deref(), 10),
             connect: m.duration("timeouts.connect", self.connect.as_deref(), 5),
             waiting: m.duration("timeouts.waiting", self.waiting.as_deref(), 60),
+        }
+    }
+}
+
+impl RawQueue {
+    pub(super) fn resolve(self, m: &mut Mistakes) -> queue::Settings {
+        queue::Settings {
+            concurrency: self.concurrency.unwrap_or(10),
+            max_concurrency: self.max_concurrency.unwrap_or(100),
+            max_body: m.read("queue.max_body", self.max_body.as_deref(), 16 << 20, units::memory),
+            max_memory: m.read("queue.max_memory", self.max_memory.as_deref(), 64 << 20, units::memory),
+            retry_for: m.duration("queue.retry_for", self.retry_for.as_deref(), 3600),
+            callback_timeout: m.duration("queue.callback_timeout", self.callback_timeout.as_deref(), 300),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The life of a function: the only task that changes its replicas and publishes its endpoints.
 //!
 //! The loop is: look at what is wanted, decide ([`rollout::plan`]), act, tell, wait for something to happen. What
-//! can happen is a new record from the registry, an image that arrived or did not, an event of a replica, or the end
-//! of a back-off.
+//! can happen is a new record from the registry, an image that arrived or did not, an event of a replica, a request
+//! for a function that has no replicas, or the end of a back-off.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::function::known::{ImageState, Known};
-use crate::function::record::{FunctionRecord, PinnedImage};
+use crate::function::liveness::Liveness;
+use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::registry::Registry;
 use crate::function::replica::{Cause, Event, Host, Origin, Replica};
 use crate::function::rollout::{self, Phase, Target, View};
@@ -82,6 +83,7 @@ pub struct Controller {
     /// In the order in which they were started.
     replicas: Vec<Kept>,
     restarts: u64,
+    oom_kills: u64,
     /// Of which revision the last replica was that ended by itself, and how.
     last_exit: Option<(String, String)>,
     happenings: (mpsc::Sender<Happening>, mpsc::Receiver<Happening>),
@@ -107,6 +109,7 @@ impl Controller {
             revisions: HashMap::new(),
             replicas: Vec::new(),
             restarts: 0,
+            oom_kills: 0,
             last_exit: None,
             happenings: mpsc::channel(HAPPENINGS),
         }
@@ -125,7 +128,12 @@ impl Controller {
             if wanted.is_none() && self.replicas.is_empty() && self.retire().await {
                 return;
             }
-            match self.next().await {
+            let idle = wanted.as_ref().is_some_and(is_idle);
+            if idle && self.upstream.load().waiting > 0 {
+                self.registry.wake(&self.key).await;
+                continue;
+            }
+            match self.next(idle).await {
                 Some(Happening::Image(revision, result)) => self.image_arrived(&revision, result).await,
                 Some(Happening::Replica(id, event)) => self.replica_said(&id, event).await,
                 None => {}
@@ -138,8 +146,14 @@ impl Controller {
     fn adopt(&mut self, inherited: Vec<Inherited>) {
         let wanted = self.wanted.borrow().clone();
         for Inherited { id, revision, address } in inherited {
-            let counts = wanted.as_ref().is_some_and(|record| record.revisions().any(|r| r.id == revision));
-            let origin = address.filter(|_| counts).map_or(Origin::Leftover, Origin::Adopted);
+            let counts = wanted.as_ref().and_then(|record| record.revisions().find(|r| r.id == revision));
+            let origin = match (address, counts) {
+                (Some(address), Some(revision)) => {
+                    let liveness = Liveness::parse(&revision.deployment.settings()).ok().flatten();
+                    Origin::Adopted(address, liveness)
+                }
+                _ => Origin::Leftover,
+            };
             self.spawn_replica(id, revision, origin);
         }
     }
@@ -152,9 +166,15 @@ impl Controller {
             let known = self.revisions.entry(revision.id.clone()).or_insert_with(|| Known::new(revision));
             known.seek_image(revision, &self.tools, &self.happenings.0, now);
         }
-        let target = |id: &str| self.revisions.get(id).map(|known| known.target(id, now));
-        let Some(newest) = target(&record.newest.id) else { return };
-        let serving: Option<Target> = record.serving.as_ref().and_then(|revision| target(&revision.id));
+        if is_idle(record) {
+            self.revisions.values_mut().for_each(Known::rest);
+        }
+        let target = |revision: &Revision| {
+            let known = self.revisions.get(&revision.id)?;
+            Some(known.target(&revision.id, record.wanted(revision), now))
+        };
+        let Some(newest) = target(&record.newest) else { return };
+        let serving: Option<Target> = record.serving.as_ref().and_then(target);
         let plan = rollout::plan(&newest, serving.as_ref(), &self.views());
 
         for _ in 0..plan.start_newest {
@@ -179,6 +199,7 @@ impl Controller {
     fn wind_up(&mut self) {
         self.revisions.clear();
         self.restarts = 0;
+        self.oom_kills = 0;
         self.last_exit = None;
         self.upstream.publish(Vec::new());
         self.replicas.iter_mut().for_each(retreat);
@@ -218,7 +239,7 @@ impl Controller {
     fn spawn_replica(&mut self, id: ReplicaId, revision: String, origin: Origin) {
         let (phase, what) = match origin {
             Origin::New(_) => (Phase::Starting, "starting"),
-            Origin::Adopted(_) => (Phase::Starting, "adopting"),
+            Origin::Adopted(..) => (Phase::Starting, "adopting"),
             Origin::Leftover => (Phase::Stopping, "clearing away"),
         };
         info!(function = %self.key, replica = %id, "{}: {what} replica {id}", self.key);
@@ -245,7 +266,7 @@ impl Controller {
     }
 
     /// Waits for the next thing to happen; `None` when it is time to look again, or the record changed.
-    async fn next(&mut self) -> Option<Happening> {
+    async fn next(&mut self, idle: bool) -> Option<Happening> {
         let now = Instant::now();
         let due = self.revisions.values().filter_map(|known| known.due(now)).min();
         let sleep = async {
@@ -257,6 +278,7 @@ impl Controller {
         tokio::select! {
             happening = self.happenings.1.recv() => happening,
             _ = self.wanted.changed() => None,
+            () = self.upstream.demand(), if idle => None,
             () = sleep => None,
         }
     }
@@ -303,10 +325,11 @@ impl Controller {
 
     fn replica_failed(&mut self, index: usize, cause: &Cause) {
         let Kept { id, revision, ready_since, .. } = &self.replicas[index];
-        let (Cause::NotStarted(why) | Cause::Ended(why)) = cause;
+        let (Cause::NotStarted(why) | Cause::Ended(why) | Cause::OutOfMemory(why)) = cause;
         warn!(function = %self.key, replica = %id, "{}: replica {id}: {why}", self.key);
         self.restarts += 1;
-        if let Cause::Ended(how) = cause {
+        self.oom_kills += u64::from(matches!(cause, Cause::OutOfMemory(_)));
+        if let Cause::Ended(how) | Cause::OutOfMemory(how) = cause {
             self.last_exit = Some((revision.clone(), how.clone()));
         }
         if let Some(known) = self.revisions.get_mut(revision) {
@@ -333,6 +356,8 @@ impl Controller {
         let hopeless = self.revisions.values().all(Known::refuses);
         let reason = match newest {
             None => Some("the function was deleted".to_owned()),
+            // A request for an idle function is what wakes it: it has to wait.
+            Some(_) if wanted.is_some_and(is_idle) => None,
             Some(known) => known.failure.as_ref().filter(|_| hopeless).map(|failure| failure.outside.clone()),
         };
         self.upstream.set_unavailable(reason.filter(|_| nobody));
@@ -355,6 +380,7 @@ impl Controller {
             }),
             replicas: self.replicas.iter().map(replica).collect(),
             restarts: self.restarts,
+            oom_kills: self.oom_kills,
             last_exit: self.last_exit.as_ref().and_then(of_newest),
             revision,
         });
@@ -365,7 +391,10 @@ impl Controller {
         let ready = |r: &&Kept| r.phase == Phase::Ready && r.revision == record.newest.id;
         let ready = self.replicas.iter().filter(ready).count();
         let Some(known) = self.revisions.get_mut(&record.newest.id) else { return FunctionPhase::Starting };
-        let all = known.spec.as_ref().is_ok_and(|spec| ready >= spec.replicas as usize);
+        if is_idle(record) {
+            return FunctionPhase::Idle;
+        }
+        let all = ready >= record.wanted(&record.newest) as usize;
         if all {
             known.failure = None;
         }
@@ -377,6 +406,11 @@ impl Controller {
             _ => FunctionPhase::Starting,
         }
     }
+}
+
+/// Are no replicas wanted of a function that is?
+fn is_idle(record: &FunctionRecord) -> bool {
+    record.wanted(&record.newest) == 0
 }
 
 /// Moves a replica on towards its end. Never back.

@@ -107,8 +107,11 @@ impl Known {
     /// The image is here.
     pub fn image_arrived(&mut self, image: ResolvedImage) {
         self.image = ImageState::Here(Box::new(image));
+        // What is known of a replica that did not start stays: its image was looked at again, and is not what was wrong.
+        if self.fetches.failures() > 0 {
+            self.failure = None;
+        }
         self.fetches.reset();
-        self.failure = None;
     }
 
     /// The image did not come.
@@ -127,7 +130,9 @@ impl Known {
             _ => self.replicas.fail(now),
         }
         self.failure = Some(match cause {
-            Cause::Ended(how) => Failure { outside: how.clone(), inside: how.clone() },
+            Cause::Ended(how) | Cause::OutOfMemory(how) => {
+                Failure { outside: how.clone(), inside: how.clone() }
+            }
             Cause::NotStarted(why) => {
                 // It may be the image that is not what it was: look at it again before the next try.
                 self.image = ImageState::Absent;
@@ -136,10 +141,17 @@ impl Known {
         });
     }
 
-    /// What the plan is to know of it.
+    /// No replica of it is wanted: the next one is a new beginning.
+    pub fn rest(&mut self) {
+        self.replicas.reset();
+        if matches!(self.image, ImageState::Here(_)) {
+            self.failure = None;
+        }
+    }
+
+    /// What the plan is to know of it, of which so many replicas are wanted.
     #[must_use]
-    pub fn target(&self, revision: &str, now: Instant) -> Target {
-        let replicas = self.spec.as_ref().map_or(1, |spec| spec.replicas);
+    pub fn target(&self, revision: &str, replicas: u32, now: Instant) -> Target {
         let startable = matches!(self.image, ImageState::Here(_)) && self.replicas.until(now).is_none();
         Target { revision: revision.to_owned(), replicas: replicas as usize, startable }
     }

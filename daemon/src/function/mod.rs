@@ -1,4 +1,4 @@
-//! Functions: what is wanted ([`spec`], [`record`]), who decides ([`rollout`]), who acts ([`controller`], [`known`],
+//! Functions: what is wanted ([`spec`], [`record`], [`namespace`]), who decides ([`rollout`]), who acts ([`controller`], [`known`],
 //! [`replica`]), and what is told of it ([`status`]).
 //!
 //! ```text
@@ -11,13 +11,20 @@
 //!              upstream (endpoints of the proxy), watch<Status>
 //! ```
 
+pub mod access;
 pub mod backoff;
+pub mod binds;
 pub mod controller;
+pub mod grants;
 pub mod known;
+pub mod liveness;
+pub mod namespace;
 pub mod readiness;
 pub mod record;
 pub mod registry;
 pub mod replica;
 pub mod rollout;
+pub mod settled;
 pub mod spec;
 pub mod status;
+pub mod warnings;

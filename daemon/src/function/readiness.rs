@@ -2,7 +2,7 @@
 //!
 //! With a probe path in the annotations: when that path answers 2xx. Without: when port 8080 accepts a connection,
 //! unless `/_/health` answers 503 there, which is how a watchdog says "not yet". Never looks at a replica again
-//! once it is ready: an exit is noticed by waiting for it.
+//! once it is ready: whether it still lives is for [`super::liveness`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,16 +16,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use crate::pauses::Pauses;
 use crate::units;
 
 /// The path at which a watchdog tells how it is.
 const WATCHDOG_HEALTH: &str = "/_/health";
 
-/// The pause before the second try; it doubles up to [`LONGEST_PAUSE`]. A cold start is a matter of milliseconds.
-const FIRST_PAUSE: Duration = Duration::from_millis(4);
-
-/// The longest pause between two tries, unless a period is set.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// The pauses between two tries, unless a period is set. A cold start is a matter of milliseconds.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
 
 /// An [`Answer`] that one task writes and another reads.
 #[derive(Debug, Default)]
@@ -60,15 +58,12 @@ pub struct Probe {
 
 impl Default for Probe {
     fn default() -> Self {
-        Self {
-            path: None,
-            initial_delay: Duration::ZERO,
-            period: None,
-            timeout: Duration::from_secs(1),
-            successes: 1,
-        }
+        Self { path: None, initial_delay: Duration::ZERO, period: None, timeout: TRY_TIMEOUT, successes: 1 }
     }
 }
+
+/// How long one try may take, where nothing else is set.
+pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a connection may take to open, where no probe says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -96,38 +91,17 @@ impl Probe {
     ///
     /// # Errors
     /// With the annotation's name when its value is not a path, a duration or a count.
-    pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Self, String> {
+    pub fn parse(settings: &BTreeMap<&str, &str>) -> Result<Self, String> {
         let mut probe = Self::default();
         for kind in ["health", "ready"] {
-            let get = |key: &str| {
-                let name = format!("com.openfaas.{kind}.http.{key}");
-                annotations.get(&name).map(|value| (name, value.trim()))
-            };
-            let duration = |keys: [&str; 2]| {
-                let Some((name, value)) = keys.into_iter().find_map(get) else { return Ok(None) };
-                let duration = units::duration(value).map_err(|why| format!("{name}: {value:?}: {why}"))?;
-                let delay = name.contains("initialDelay");
-                if duration > LONGEST_SETTING || (duration.is_zero() && !delay) {
-                    return Err(format!("{name}: {value:?}: expected more than zero and at most an hour"));
-                }
-                Ok(Some(duration))
-            };
-            if let Some((name, path)) = get("path") {
-                if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
-                    return Err(format!("{name}: {path:?}: expected a path that begins with '/'"));
-                }
-                probe.path = Some(path.to_owned());
-            }
-            probe.initial_delay =
-                duration(["initialDelaySeconds", "initialDelay"])?.unwrap_or(probe.initial_delay);
-            probe.period = duration(["periodSeconds", "period"])?.or(probe.period);
-            probe.timeout = duration(["timeoutSeconds", "timeout"])?.unwrap_or(probe.timeout);
-            if let Some((name, count)) = get("successThreshold") {
-                probe.successes = match count.parse() {
-                    Ok(count @ 1..=100) => count,
-                    _ => return Err(format!("{name}: {count:?}: expected a count from 1 to 100")),
-                };
-            }
+            let setting = Setting::new(settings, kind);
+            probe.path = setting.path()?.or(probe.path);
+            probe.initial_delay = setting.initial_delay()?.unwrap_or(probe.initial_delay);
+            probe.period = setting.period()?.or(probe.period);
+            probe.timeout = setting.timeout()?.unwrap_or(probe.timeout);
+            probe.successes = setting.count("successThreshold")?.unwrap_or(probe.successes);
+            // A replica that was ready is judged by its health; what is set is checked all the same.
+            setting.count("failureThreshold")?;
         }
         Ok(probe)
     }
@@ -148,7 +122,7 @@ impl Probe {
     /// deadline: whoever awaits it sets one.
     pub async fn ready(&self, address: SocketAddr, last: &Watched) {
         sleep(self.initial_delay).await;
-        let mut pause = self.period.unwrap_or(FIRST_PAUSE);
+        let mut pauses = Pauses::new(self.period.map_or(PAUSE, |period| (period, period)));
         let mut successes = 0;
         loop {
             last.set(self.try_once(address).await);
@@ -157,8 +131,7 @@ impl Probe {
                 return;
             }
             // Nothing tells from outside when a process begins to listen: asking again is all there is.
-            sleep(pause).await;
-            pause = self.period.unwrap_or((pause * 2).min(LONGEST_PAUSE));
+            pauses.wait().await;
         }
     }
 
@@ -178,13 +151,72 @@ impl Probe {
     }
 }
 
+/// The annotations of one kind of probe: `com.openfaas.KIND.http.*`.
+pub(super) struct Setting<'a> {
+    settings: &'a BTreeMap<&'a str, &'a str>,
+    kind: &'static str,
+}
+
+impl<'a> Setting<'a> {
+    pub(super) fn new(settings: &'a BTreeMap<&'a str, &'a str>, kind: &'static str) -> Self {
+        Self { settings, kind }
+    }
+
+    fn get(&self, key: &str) -> Option<(String, &'a str)> {
+        let name = format!("com.openfaas.{}.http.{key}", self.kind);
+        let value = self.settings.get(name.as_str())?.trim();
+        Some((name, value))
+    }
+
+    pub(super) fn path(&self) -> Result<Option<String>, String> {
+        let Some((name, path)) = self.get("path") else { return Ok(None) };
+        if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
+            return Err(format!("{name}: {path:?}: expected a path that begins with '/'"));
+        }
+        Ok(Some(path.to_owned()))
+    }
+
+    pub(super) fn initial_delay(&self) -> Result<Option<Duration>, String> {
+        self.duration(["initialDelaySeconds", "initialDelay"], true)
+    }
+
+    pub(super) fn period(&self) -> Result<Option<Duration>, String> {
+        self.duration(["periodSeconds", "period"], false)
+    }
+
+    pub(super) fn timeout(&self) -> Result<Option<Duration>, String> {
+        self.duration(["timeoutSeconds", "timeout"], false)
+    }
+
+    pub(super) fn count(&self, key: &str) -> Result<Option<u32>, String> {
+        let Some((name, count)) = self.get(key) else { return Ok(None) };
+        match count.parse() {
+            Ok(count @ 1..=100) => Ok(Some(count)),
+            _ => Err(format!("{name}: {count:?}: expected a count from 1 to 100")),
+        }
+    }
+
+    fn duration(&self, keys: [&str; 2], zero: bool) -> Result<Option<Duration>, String> {
+        let Some((name, value)) = keys.into_iter().find_map(|key| self.get(key)) else { return Ok(None) };
+        let duration = units::duration(value).map_err(|why| format!("{name}: {value:?}: {why}"))?;
+        if duration > LONGEST_SETTING || (duration.is_zero() && !zero) {
+            return Err(format!("{name}: {value:?}: expected more than zero and at most an hour"));
+        }
+        Ok(Some(duration))
+    }
+}
+
 /// Resolves when something at `address` accepts a connection.
 pub async fn accepts(address: SocketAddr) {
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::new(PAUSE);
     while !matches!(timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await, Ok(Ok(_))) {
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pauses.wait().await;
     }
+}
+
+/// The status that `path` answers with at `address`; `None` when nothing does.
+pub(super) async fn ask(address: SocketAddr, path: &str) -> Option<StatusCode> {
+    get(TcpStream::connect(address).await.ok()?, address, path).await
 }
 
 /// The status that `path` answers with; `None` when what listens there does not speak HTTP.
@@ -220,8 +252,7 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(20);
 
     fn probe(pairs: &[(&str, &str)]) -> Result<Probe, String> {
-        let annotations = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Probe::parse(&annotations)
+        Probe::parse(&pairs.iter().copied().collect())
     }
 
     /// Answers one connection after the other with the given statuses, and tells which paths were asked for.
@@ -261,6 +292,7 @@ mod tests {
             ("periodSeconds", "0"),
             ("initialDelaySeconds", "2h"),
             ("successThreshold", "0"),
+            ("failureThreshold", "0"),
         ] {
             let name = format!("com.openfaas.ready.http.{key}");
             assert!(probe(&[(&name, value)]).unwrap_err().starts_with(&name), "{key}={value}");

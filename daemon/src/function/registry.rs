@@ -1,22 +1,34 @@
-//! What functions there should be: the store first, then memory, then the function's controller.
+//! What functions and [`namespaces`] there should be: the store first, then memory, then the function's controller.
 //!
-//! Owns the store and the list of functions. A change is durable before it is answered and before anybody acts on
+//! Owns the store, the list of functions and that of namespaces. A change is durable before it is answered and before anybody acts on
 //! it; changes are made one after the other. Never touches a replica.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::{Routes, Upstream, UpstreamLimits};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::function::access;
 use crate::function::controller::{Controller, Inherited, Tools};
+use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::spec::{self, FunctionSpec};
-use crate::function::status::{FunctionView, Status};
-use crate::store::{Store, StoreError};
+use crate::function::status::Status;
+use crate::queue::Queue;
+use crate::secrets::{SecretError, SecretName};
+use crate::store::{Store, StoreError, path_of};
+use crate::usage::UsageRecord;
+
+mod look;
+mod namespaces;
+mod secrets;
+mod usage;
+
+pub use self::namespaces::NamespaceError;
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +39,20 @@ pub enum RegistryError {
     /// There is one of that name.
     #[error("function {0} already exists: update it with PUT")]
     Exists(FunctionKey),
+    /// It names something that this host does not have, or does not give.
+    #[error("{0}")]
+    Refused(String),
+    /// A secret cannot be removed: functions name it.
+    #[error("secret {name} is used by: {functions}")]
+    SecretInUse {
+        /// Which secret.
+        name: SecretName,
+        /// The names of the functions.
+        functions: String,
+    },
+    /// There is no such secret, or its file failed.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -43,11 +69,18 @@ struct Entry {
 pub struct Registry {
     store: Arc<Store>,
     functions: Mutex<BTreeMap<FunctionKey, Entry>>,
-    /// Held by whoever changes something, across the store and memory.
-    writer: tokio::sync::Mutex<()>,
+    namespaces: watch::Sender<Namespaces>,
+    /// Told when nothing is left of a function.
+    retired: Notify,
+    /// Held by whoever changes something, across the store and memory. In it, the counts of requests that are written
+    /// down.
+    writer: tokio::sync::Mutex<HashMap<FunctionKey, u64>>,
     routes: Routes,
     limits: UpstreamLimits,
     tools: Tools,
+    queue: Queue,
+    /// Does this host know users, so that functions can ask for them?
+    has_users: bool,
     /// Cancelled when a controller broke: nobody would look after its function.
     broken: CancellationToken,
 }
@@ -59,23 +92,34 @@ impl Registry {
         routes: Routes,
         limits: UpstreamLimits,
         tools: Tools,
+        queue: Queue,
+        has_users: bool,
         broken: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
             store: Arc::new(store),
             functions: Mutex::default(),
+            namespaces: watch::Sender::new(Namespaces::from([(
+                Namespace::default(),
+                NamespaceRecord::default_one(),
+            )])),
+            retired: Notify::new(),
             writer: tokio::sync::Mutex::default(),
             routes,
             limits,
             tools,
+            queue,
+            has_users,
             broken,
         })
     }
 
-    /// Starts the controllers of all functions in the store, each with the replicas that are still its.
+    /// Starts the controllers of all functions in the store, each with the replicas that are still its and what was
+    /// counted of it.
     pub fn restore(
         self: &Arc<Self>,
         records: Vec<FunctionRecord>,
+        usage: &HashMap<String, UsageRecord>,
         mut inherited: BTreeMap<FunctionKey, Vec<Inherited>>,
     ) {
         for record in records {
@@ -83,6 +127,10 @@ impl Registry {
                 Ok(key) => {
                     let replicas = inherited.remove(&key).unwrap_or_default();
                     self.begin(&key, Some(record), replicas);
+                    let counted = usage.get(&path_of(&key)).copied().unwrap_or_default();
+                    if let Some(entry) = self.lock().get(&key) {
+                        entry.upstream.set_requests(counted.requests);
+                    }
                 }
                 Err(why) => {
                     error!(
@@ -98,42 +146,114 @@ impl Registry {
         }
     }
 
-    /// A new function.
+    /// A new function. Answers the id of its revision.
     ///
     /// # Errors
     /// When there is one of that name, or the store fails.
-    pub async fn create(self: &Arc<Self>, spec: FunctionSpec) -> Result<(), RegistryError> {
+    pub async fn create(self: &Arc<Self>, spec: FunctionSpec) -> Result<String, RegistryError> {
         let registry = Arc::clone(self);
         whole(async move {
+            registry.grant(&spec).await?;
             let _writer = registry.writer.lock().await;
             if registry.record(&spec.key).is_some() {
                 return Err(RegistryError::Exists(spec.key));
             }
-            let record = FunctionRecord::new(Revision::new(spec.deployment));
+            registry.admit(&spec)?;
+            let record = FunctionRecord::new(Revision::of(spec.deployment, spec.ignored));
             registry.put(&spec.key, &record).await?;
             info!(function = %spec.key, "{}: deployed, image {}", spec.key, record.newest.deployment.image);
+            let revision = record.newest.id.clone();
             registry.set(&spec.key, record);
+            // It may have the upstream of one of its name whose last replica is still ending.
+            if let Some(entry) = registry.lock().get(&spec.key) {
+                entry.upstream.set_requests(0);
+            }
+            Ok(revision)
+        })
+        .await
+    }
+
+    /// A new revision of a function. Answers its id.
+    ///
+    /// # Errors
+    /// When there is no such function, or the store fails.
+    pub async fn update(self: &Arc<Self>, spec: FunctionSpec) -> Result<String, RegistryError> {
+        let registry = Arc::clone(self);
+        whole(async move {
+            registry.grant(&spec).await?;
+            let _writer = registry.writer.lock().await;
+            registry.require_namespace(&spec.key.namespace).map_err(RegistryError::Refused)?;
+            let old = registry.record(&spec.key).ok_or_else(|| RegistryError::Unknown(spec.key.clone()))?;
+            registry.admit(&spec)?;
+            let record = old.updated(Revision::of(spec.deployment, spec.ignored));
+            registry.put(&spec.key, &record).await?;
+            info!(function = %spec.key, "{}: updated, image {}", spec.key, record.newest.deployment.image);
+            let revision = record.newest.id.clone();
+            registry.set(&spec.key, record);
+            Ok(revision)
+        })
+        .await
+    }
+
+    /// As many replicas of a function as `decide` makes of what there are to be now and its labels, from now on.
+    ///
+    /// # Errors
+    /// When there is no such function, its network has no room for so many, or the store fails.
+    pub async fn scale(
+        self: &Arc<Self>,
+        key: FunctionKey,
+        decide: impl FnOnce(u32, &BTreeMap<String, String>) -> u32 + Send + 'static,
+    ) -> Result<(), RegistryError> {
+        let registry = Arc::clone(self);
+        whole(async move {
+            let _writer = registry.writer.lock().await;
+            let old = registry.record(&key).ok_or_else(|| RegistryError::Unknown(key.clone()))?;
+            let replicas = decide(old.wanted(&old.newest), &old.newest.deployment.labels);
+            registry.require_room("replicas", &key.namespace, replicas)?;
+            let record = old.scaled(replicas);
+            registry.put(&key, &record).await?;
+            info!(function = %key, "{key}: scaled to {replicas}");
+            registry.set(&key, record);
             Ok(())
         })
         .await
     }
 
-    /// A new revision of a function.
-    ///
-    /// # Errors
-    /// When there is no such function, or the store fails.
-    pub async fn update(self: &Arc<Self>, spec: FunctionSpec) -> Result<(), RegistryError> {
-        let registry = Arc::clone(self);
-        whole(async move {
-            let _writer = registry.writer.lock().await;
-            let old = registry.record(&spec.key).ok_or_else(|| RegistryError::Unknown(spec.key.clone()))?;
-            let record = old.updated(Revision::new(spec.deployment));
-            registry.put(&spec.key, &record).await?;
-            info!(function = %spec.key, "{}: updated, image {}", spec.key, record.newest.deployment.image);
-            registry.set(&spec.key, record);
-            Ok(())
-        })
-        .await
+    /// Does this host have what the function names? Asked under the writer's lock: what is there stays until the
+    /// function is written down.
+    fn admit(&self, spec: &FunctionSpec) -> Result<(), RegistryError> {
+        self.require_namespace(&spec.key.namespace).map_err(RegistryError::Refused)?;
+        if spec.access.login && !self.has_users {
+            let why =
+                "roost.auth: this host has no users that could log in: auth.enabled is false in its settings";
+            return Err(RegistryError::Refused(why.to_owned()));
+        }
+        // That it is a number was seen to when it was read.
+        let least = spec::replicas(&spec.deployment.labels).unwrap_or(1);
+        self.require_room("labels.com.openfaas.scale.min", &spec.key.namespace, least)?;
+        let secrets = &self.tools.host.secrets;
+        let missing = |name: &&String| !secrets.contains(&spec.key.namespace, name);
+        match spec.deployment.secrets.iter().find(missing) {
+            Some(secret) => Err(RegistryError::Refused(format!("unable to find secret: {secret}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the namespace's network addresses for so many replicas of one function?
+    fn require_room(&self, field: &str, namespace: &Namespace, replicas: u32) -> Result<(), RegistryError> {
+        match self.tools.host.network.room(namespace) {
+            Some(room) if replicas > room => Err(RegistryError::Refused(format!(
+                "{field}: expected at most {room}: the network of namespace {namespace} has no more addresses"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Would this host give what the function asks of it? Asked again for each replica, so it needs no lock; and it may take
+    /// long, so nobody may hold one.
+    async fn grant(&self, spec: &FunctionSpec) -> Result<(), RegistryError> {
+        let granted = self.tools.host.allowed.grant(&spec.wishes).await;
+        granted.map(drop).map_err(|why| RegistryError::Refused(format!("annotations.{why}")))
     }
 
     /// No such function any more. Its replicas drain behind the answer.
@@ -143,67 +263,22 @@ impl Registry {
     pub async fn delete(self: &Arc<Self>, key: FunctionKey) -> Result<(), RegistryError> {
         let registry = Arc::clone(self);
         whole(async move {
-            let _writer = registry.writer.lock().await;
+            let mut written = registry.writer.lock().await;
             if registry.record(&key).is_none() {
                 return Err(RegistryError::Unknown(key));
             }
             let (store, of) = (Arc::clone(&registry.store), key.clone());
             whole_blocking(move || store.remove(&of)).await?;
+            written.remove(&key);
             info!(function = %key, "{key}: deleted");
             registry.routes.remove(&key);
+            registry.queue.forget(&key);
             if let Some(entry) = registry.lock().get(&key) {
                 entry.wanted.send_replace(None);
             }
             Ok(())
         })
         .await
-    }
-
-    /// The function as the API shows it.
-    #[must_use]
-    pub fn view(&self, key: &FunctionKey) -> Option<FunctionView> {
-        self.lock().get(key).and_then(|entry| entry.view(key))
-    }
-
-    /// All functions of a namespace as the API shows them, by name.
-    #[must_use]
-    pub fn views(&self, namespace: &Namespace) -> Vec<FunctionView> {
-        let functions = self.lock();
-        let of_namespace = functions.iter().filter(|(key, _)| key.namespace == *namespace);
-        of_namespace.filter_map(|(key, entry)| entry.view(key)).collect()
-    }
-
-    /// All functions that somebody looks after, also those that are being removed.
-    #[must_use]
-    pub fn keys(&self) -> HashSet<FunctionKey> {
-        self.lock().keys().cloned().collect()
-    }
-
-    /// Is there such a function?
-    #[must_use]
-    pub fn contains(&self, key: &FunctionKey) -> bool {
-        self.record(key).is_some()
-    }
-
-    /// Resolves when the function is deleted; at once if there is none.
-    pub async fn deleted(&self, key: &FunctionKey) {
-        let wanted = self.lock().get(key).map(|entry| entry.wanted.subscribe());
-        if let Some(mut wanted) = wanted {
-            // An error means that even its controller is gone.
-            wanted.wait_for(Option::is_none).await.ok();
-        }
-    }
-
-    /// The digests of all images that a function of `namespace` may start from.
-    #[must_use]
-    pub fn images_in_use(&self, namespace: &Namespace) -> HashSet<String> {
-        let mut digests = HashSet::new();
-        for (_, entry) in self.lock().iter().filter(|(key, _)| key.namespace == *namespace) {
-            if let Some(record) = &*entry.wanted.borrow() {
-                record.images_in_use(&mut digests);
-            }
-        }
-        digests
     }
 
     /// Notes which image a revision stands for. For its controller.
@@ -220,6 +295,12 @@ impl Registry {
         .await;
     }
 
+    /// Gives a function that has no replicas those that its labels ask for. For its controller.
+    pub async fn wake(&self, key: &FunctionKey) {
+        info!(function = %key, "{key}: a request wakes it");
+        self.amend(key, FunctionRecord::woken).await;
+    }
+
     /// Forgets a function that is not wanted and of which nothing is left; `false` if it is wanted again. For its
     /// controller, which ends when it gets `true`.
     pub fn retire(&self, key: &FunctionKey) -> bool {
@@ -227,6 +308,7 @@ impl Registry {
         let unwanted = functions.get(key).is_none_or(|entry| entry.wanted.borrow().is_none());
         if unwanted {
             functions.remove(key);
+            self.retired.notify_waiters();
         }
         unwanted
     }
@@ -244,6 +326,7 @@ impl Registry {
             error!(function = %key, "{key}: its progress cannot be noted: {error}");
         }
         if let Some(entry) = self.lock().get(key) {
+            entry.upstream.set_access(access::of(&record));
             entry.wanted.send_replace(Some(record));
         }
     }
@@ -251,6 +334,7 @@ impl Registry {
     /// Hands a record to the function's controller; starts one if there is none.
     fn set(self: &Arc<Self>, key: &FunctionKey, record: FunctionRecord) {
         let upstream = self.lock().get(key).map(|entry| {
+            entry.upstream.set_access(access::of(&record));
             entry.wanted.send_replace(Some(record.clone()));
             Arc::clone(&entry.upstream)
         });
@@ -262,7 +346,8 @@ impl Registry {
 
     fn begin(self: &Arc<Self>, key: &FunctionKey, record: Option<FunctionRecord>, inherited: Vec<Inherited>) {
         let upstream = Upstream::new(key.clone(), self.limits);
-        if record.is_some() {
+        if let Some(record) = &record {
+            upstream.set_access(access::of(record));
             self.routes.insert(Arc::clone(&upstream));
         }
         let (wanted, watched) = watch::channel(record);
@@ -299,22 +384,6 @@ impl Registry {
     /// The list. Held for a look-up, never across an await.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<FunctionKey, Entry>> {
         self.functions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Entry {
-    fn view(&self, key: &FunctionKey) -> Option<FunctionView> {
-        let wanted = self.wanted.borrow();
-        let record = wanted.as_ref()?;
-        let replicas = spec::replicas(&record.newest.deployment.labels).unwrap_or(1);
-        let invocations = self.upstream.load().requests_total;
-        Some(FunctionView::new(
-            key.namespace.to_string(),
-            record,
-            replicas,
-            &self.status.borrow(),
-            invocations,
-        ))
     }
 }
 

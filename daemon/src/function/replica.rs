@@ -16,18 +16,23 @@ use std::time::Duration;
 use roost_proxy::Endpoint;
 use roost_proxy::function::{FunctionKey, ReplicaId};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::function::binds::Binds;
 use crate::function::controller::Happening;
+use crate::function::grants::Allowed;
+use crate::function::liveness::Liveness;
 use crate::function::readiness::{self, Answer, Probe, Watched};
 use crate::function::spec::FunctionSpec;
 use crate::image::ResolvedImage;
 use crate::logs::LogStore;
 use crate::network::HostNetwork;
+use crate::pauses::Pauses;
 use crate::runtime::ReplicaPlan;
 use crate::runtime::containerd::Containerd;
+use crate::secrets::Secrets;
 
 /// The port on which a function answers.
 pub const FUNCTION_PORT: u16 = 8080;
@@ -42,8 +47,14 @@ pub struct Host {
     pub runtime: Containerd,
     /// Addresses.
     pub network: HostNetwork,
+    /// Secrets.
+    pub secrets: Secrets,
     /// What replicas print.
     pub logs: LogStore,
+    /// What of the host functions may be given.
+    pub allowed: Arc<Allowed>,
+    /// What of the host's files they were given.
+    pub binds: Binds,
     /// Limits of time and space.
     pub settings: ReplicaSettings,
 }
@@ -68,6 +79,8 @@ pub enum Cause {
     NotStarted(String),
     /// Its process ended, or never became ready: how. Holds nothing of the host.
     Ended(String),
+    /// Its process was ended because it reached its memory limit: as above.
+    OutOfMemory(String),
 }
 
 /// What a replica tells its controller.
@@ -86,8 +99,8 @@ pub enum Event {
 pub enum Origin {
     /// It is made from an image.
     New(Box<(FunctionSpec, ResolvedImage)>),
-    /// It runs already, at this address: an earlier daemon made it.
-    Adopted(SocketAddr),
+    /// It runs already, at this address, and may be asked whether it lives: an earlier daemon made it.
+    Adopted(SocketAddr, Option<Liveness>),
     /// An earlier daemon left it, and nobody wants it.
     Leftover,
 }
@@ -113,10 +126,10 @@ impl Replica {
     pub async fn run(self, origin: Origin) {
         let cause = match origin {
             Origin::New(new) => match self.make(&new.0, &new.1).await {
-                Ok(address) => self.live(Some(&new.0.probe), address).await,
+                Ok(address) => self.live(Some(&new.0.probe), new.0.liveness.as_ref(), address).await,
                 Err(cause) => Some(Cause::NotStarted(cause)),
             },
-            Origin::Adopted(address) => self.live(None, address).await,
+            Origin::Adopted(address, liveness) => self.live(None, liveness.as_ref(), address).await,
             Origin::Leftover => None,
         };
         self.tell(Event::Ended(cause)).await;
@@ -131,6 +144,12 @@ impl Replica {
         if self.drain.is_cancelled() {
             return Err("no longer wanted".to_owned());
         }
+        let granted = self.host.allowed.grant(&spec.wishes).await?;
+        let (namespace, names) = (self.key.namespace.clone(), &spec.deployment.secrets);
+        let secrets = self.host.secrets.give(namespace, self.id.clone(), names).await;
+        let mut mounts = self.host.network.mounts(&self.id);
+        mounts.extend(secrets.map_err(|e| e.to_string())?);
+        mounts.extend(self.host.binds.make(&self.id, granted.mounts).await.map_err(|e| e.to_string())?);
         let plan = ReplicaPlan {
             id: self.id.clone(),
             function: self.key.clone(),
@@ -141,7 +160,8 @@ impl Replica {
             read_only_root: spec.deployment.read_only_root_filesystem,
             netns: attachment.netns,
             address: attachment.address,
-            mounts: self.host.network.mounts(&self.id),
+            mounts,
+            devices: granted.devices,
             labels: BTreeMap::new(),
             log_dir: self.host.logs.directory(&self.key),
             log_limit: self.host.settings.log_limit,
@@ -152,13 +172,18 @@ impl Replica {
 
     /// From the started process to its end: the cause, if nobody asked for it. Without a probe it was ready before, or
     /// will be: it is not judged again.
-    async fn live(&self, probe: Option<&Probe>, address: SocketAddr) -> Option<Cause> {
+    async fn live(
+        &self,
+        probe: Option<&Probe>,
+        liveness: Option<&Liveness>,
+        address: SocketAddr,
+    ) -> Option<Cause> {
         let exit = async {
             match self.host.runtime.wait(&self.key.namespace, &self.id).await {
-                Ok(exit) => exit.to_string(),
+                Ok(exit) => (exit.to_string(), exit.out_of_memory),
                 Err(error) => {
                     warn!(function = %self.key, replica = %self.id, "replica {}: lost: {error}", self.id);
-                    "lost".to_owned()
+                    ("lost".to_owned(), false)
                 }
             }
         };
@@ -174,7 +199,7 @@ impl Replica {
             }
         };
         tokio::select! {
-            cause = &mut exit => return Some(Cause::Ended(format!("{cause} before it was ready"))),
+            (how, memory) = &mut exit => return Some(ended(format!("{how} before it was ready"), memory)),
             late = ready => if let Some(late) = late {
                 return Some(Cause::Ended(late));
             },
@@ -182,8 +207,15 @@ impl Replica {
         }
         let endpoint = Endpoint::new(self.id.clone(), address);
         self.tell(Event::Ready(Arc::clone(&endpoint))).await;
+        let lost = async {
+            match liveness {
+                Some(liveness) => liveness.lost(address).await,
+                None => std::future::pending().await,
+            }
+        };
         let cause = tokio::select! {
-            cause = &mut exit => Some(Cause::Ended(cause)),
+            (how, memory) = &mut exit => Some(ended(how, memory)),
+            how = lost => Some(ended(how, false)),
             () = self.drained(&endpoint) => None,
         };
         endpoint.close();
@@ -218,20 +250,23 @@ impl Replica {
 
     /// Takes everything apart, until nothing is left.
     async fn take_apart(&self) {
-        let (mut pause, longest) = CLEAN_UP_PAUSE;
+        let mut pauses = Pauses::new(CLEAN_UP_PAUSE);
         while let Err(error) = self.try_take_apart().await {
             warn!(
                 function = %self.key, replica = %self.id,
                 "replica {}: cannot be taken apart yet: {error}", self.id
             );
-            sleep(pause).await;
-            pause = (pause * 2).min(longest);
+            pauses.wait().await;
         }
     }
 
     async fn try_take_apart(&self) -> Result<(), String> {
         let grace = self.host.settings.stop_grace;
-        self.host.runtime.stop(&self.key.namespace, &self.id, grace).await.map_err(|e| e.to_string())?;
+        let namespace = &self.key.namespace;
+        self.host.runtime.stop(namespace, &self.id, grace).await.map_err(|e| e.to_string())?;
+        self.host.binds.remove(&self.id).await.map_err(|e| e.to_string())?;
+        let gone = self.host.secrets.take_away(namespace.clone(), self.id.clone()).await;
+        gone.map_err(|e| e.to_string())?;
         self.host.network.detach(&self.id).await.map_err(|e| e.to_string())
     }
 
@@ -241,4 +276,8 @@ impl Replica {
             tracing::debug!(replica = %self.id, "nobody listens");
         }
     }
+}
+
+fn ended(how: String, out_of_memory: bool) -> Cause {
+    if out_of_memory { Cause::OutOfMemory(how) } else { Cause::Ended(how) }
 }

@@ -2,7 +2,8 @@
 //!
 //! Start-first: replicas of the newest revision are started beside those that serve, and these go when as many of
 //! the new ones are ready as are wanted. Until then the revision that serves is kept whole, so a revision that
-//! never comes up takes nothing away. No I/O, no clock.
+//! never comes up takes nothing away. A function that wants no replicas loses them all, and neither revision is the
+//! wiser for it. No I/O, no clock.
 
 use roost_proxy::function::ReplicaId;
 
@@ -51,7 +52,7 @@ pub struct Plan {
     pub start_serving: usize,
     /// Which replicas to drain.
     pub drain: Vec<ReplicaId>,
-    /// Has the newest revision as many ready replicas as it wants?
+    /// Has the newest revision as many ready replicas as it wants, and at least one?
     pub complete: bool,
 }
 
@@ -66,13 +67,17 @@ pub fn plan(newest: &Target, serving: Option<&Target>, replicas: &[View]) -> Pla
     };
     let live_newest = live(&newest.revision);
     let ready = live_newest.iter().filter(|r| r.phase == Phase::Ready).count();
-    let complete = ready >= newest.replicas;
+    let idle = newest.replicas == 0;
+    let complete = !idle && ready >= newest.replicas;
     let missing = |target: &Target, live: usize| {
         if target.startable { target.replicas.saturating_sub(live) } else { 0 }
     };
 
     let keep_serving = serving.filter(|_| !complete);
     let start_serving = keep_serving.map_or(0, |serving| missing(serving, live(&serving.revision).len()));
+    let less_serving = keep_serving
+        .filter(|_| !idle)
+        .map_or_else(Vec::new, |serving| surplus(&live(&serving.revision), serving.replicas));
     // Without a revision that was ever complete, whatever answers is better than nothing until the newest is.
     let serves = |r: &View| match serving {
         Some(serving) => serving.revision == r.revision,
@@ -81,9 +86,10 @@ pub fn plan(newest: &Target, serving: Option<&Target>, replicas: &[View]) -> Pla
     let drain = replicas
         .iter()
         .filter(|r| matches!(r.phase, Phase::Starting | Phase::Ready))
-        .filter(|r| r.revision != newest.revision && (complete || !serves(r)))
+        .filter(|r| r.revision != newest.revision && (idle || complete || !serves(r)))
         .map(|r| r.id.clone())
         .chain(surplus(&live_newest, newest.replicas))
+        .chain(less_serving)
         .collect();
     Plan { start_newest: missing(newest, live_newest.len()), start_serving, drain, complete }
 }
@@ -184,6 +190,24 @@ mod tests {
         let replicas = views(&[("o1", "a", Draining), ("n1", "b", Ready)]);
         let next = plan(&newest, None, &replicas);
         assert_eq!((next.start_newest, drained(&next), next.complete), (0, vec![], true));
+    }
+
+    #[test]
+    fn a_function_that_wants_none_loses_all_and_completes_nothing() {
+        let replicas = views(&[("o1", "a", Ready), ("x1", "x", Ready), ("n1", "b", Starting)]);
+        for serving in [Some(target("a", 0, true)), None] {
+            let next = plan(&target("b", 0, true), serving.as_ref(), &replicas);
+            assert_eq!((drained(&next), next.complete), (vec!["o1", "x1", "n1"], false));
+            assert_eq!((next.start_newest, next.start_serving), (0, 0));
+            assert!(!plan(&target("b", 0, true), serving.as_ref(), &[]).complete);
+        }
+    }
+
+    #[test]
+    fn fewer_replicas_are_fewer_of_what_serves_during_an_update() {
+        let (newest, serving) = (target("b", 1, false), target("a", 1, true));
+        let replicas = views(&[("o1", "a", Ready), ("o2", "a", Ready)]);
+        assert_eq!(drained(&plan(&newest, Some(&serving), &replicas)), vec!["o2"]);
     }
 
     #[test]

@@ -6,19 +6,23 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use roost_proxy::function::{DEFAULT_NAMESPACE, FunctionKey, FunctionName, Namespace};
+use roost_proxy::Access;
+use roost_proxy::function::{FunctionKey, FunctionName, Namespace};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::function::access;
+use crate::function::grants::Wishes;
+use crate::function::liveness::Liveness;
 use crate::function::readiness::Probe;
 use crate::image::Reference;
 use crate::runtime::Limits;
 use crate::units;
 
-/// How many replicas a function may ask for. One machine, and each replica takes an address and a process.
-const MAX_REPLICAS: u32 = 500;
+/// How many replicas a function may have. One machine, and each replica takes an address and a process.
+pub const MAX_REPLICAS: u32 = 500;
 
-/// The longest label key and value together, in bytes: what containerd takes.
-const MAX_LABEL: usize = 4096;
+/// The longest key or value of a label or an annotation, in bytes. Any text will do.
+const MAX_TEXT: usize = 64 << 10;
 
 /// The body of `POST` and `PUT /system/functions`, kept as it was sent so that it can be echoed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -78,12 +82,21 @@ pub struct Resources {
 }
 
 /// Official clients send a literal `null` for what the user did not set.
-fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(super) fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Default,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl Deployment {
+    /// What its labels and annotations say to the host. An annotation goes before a label of the same name.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<&str, &str> {
+        let all = self.labels.iter().chain(&self.annotations);
+        all.map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    }
 }
 
 /// A valid function: a deployment with everything in it that Roost acts on, parsed.
@@ -95,12 +108,18 @@ pub struct FunctionSpec {
     pub image: Reference,
     /// What a replica may use.
     pub limits: Limits,
-    /// How many replicas are wanted.
-    pub replicas: u32,
     /// How a replica shows that it is ready.
     pub probe: Probe,
+    /// How it shows that it still lives, if it is asked.
+    pub liveness: Option<Liveness>,
+    /// What of the host it asks for.
+    pub wishes: Wishes,
+    /// What is asked of its callers.
+    pub access: Access,
     /// What was sent.
     pub deployment: Deployment,
+    /// The names of fields that were sent and are none of a deployment.
+    pub ignored: Vec<String>,
 }
 
 /// Everything that is wrong with a deployment.
@@ -125,25 +144,36 @@ impl FunctionSpec {
         let image = mistakes.take("image", required(&deployment.image).and_then(parsed::<Reference>));
         let limits = parse_limits(&mut mistakes, "limits", deployment.limits.as_ref());
         parse_limits(&mut mistakes, "requests", deployment.requests.as_ref());
-        let replicas = mistakes.take("labels.com.openfaas.scale.min", replicas(&deployment.labels));
-        let probe = mistakes.take("annotations", Probe::parse(&deployment.annotations));
+        mistakes.take("labels.com.openfaas.scale.min", replicas(&deployment.labels));
+        let probe = mistakes.take("annotations", Probe::parse(&deployment.settings()));
+        let liveness = mistakes.take("annotations", Liveness::parse(&deployment.settings()));
+        let wishes = Wishes::parse(&deployment.settings()).unwrap_or_else(|why| {
+            mistakes.0.extend(why.into_iter().map(|why| format!("annotations.{why}")));
+            Wishes::default()
+        });
+        let access = access::parse(&deployment).unwrap_or_else(|why| {
+            mistakes.0.extend(why);
+            Access::STRICTEST
+        });
         check_environment(&mut mistakes, &deployment.env_process, &deployment.env_vars);
-        for (key, value) in &deployment.labels {
-            if key.is_empty() || key.len() + value.len() > MAX_LABEL {
-                mistakes.add(format!(
-                    "labels.{key}: expected a key, and at most {MAX_LABEL} bytes of key and value together"
-                ));
-            }
-        }
-        if let Some(secret) = deployment.secrets.first() {
-            mistakes.add(format!("secrets: unable to find secret: {secret}"));
-        }
-        match (name, namespace, image, replicas, probe) {
-            (Some(name), Some(namespace), Some(image), Some(replicas), Some(probe))
+        mistakes.0.extend(check_texts("labels", &deployment.labels));
+        mistakes.0.extend(check_texts("annotations", &deployment.annotations));
+        match (name, namespace, image, probe, liveness) {
+            (Some(name), Some(namespace), Some(image), Some(probe), Some(liveness))
                 if mistakes.0.is_empty() =>
             {
                 let key = FunctionKey::new(namespace, name);
-                Ok(Self { key, image, limits, replicas, probe, deployment })
+                Ok(Self {
+                    key,
+                    image,
+                    limits,
+                    probe,
+                    liveness,
+                    wishes,
+                    access,
+                    deployment,
+                    ignored: Vec::new(),
+                })
             }
             _ => Err(Invalid(mistakes.0)),
         }
@@ -187,20 +217,12 @@ fn parsed<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> Result<T, Stri
     text.parse().map_err(|why: T::Err| why.to_string())
 }
 
-/// Reads a namespace as the API's calls name it: empty for the default one.
+/// Reads a namespace as the API's calls name it: empty for the default one. Whether it exists is for the registry.
 ///
 /// # Errors
-/// When it is not a name, or not one that functions can be deployed to.
+/// When it is not a name.
 pub fn parse_namespace(text: &str) -> Result<Namespace, String> {
-    if text.is_empty() {
-        return Ok(Namespace::default());
-    }
-    let namespace: Namespace = parsed(text)?;
-    if namespace.as_str() == DEFAULT_NAMESPACE {
-        Ok(namespace)
-    } else {
-        Err(format!("namespace not valid: {namespace} does not exist"))
-    }
+    if text.is_empty() { Ok(Namespace::default()) } else { parsed(text) }
 }
 
 fn parse_limits(mistakes: &mut Mistakes, field: &str, resources: Option<&Resources>) -> Limits {
@@ -217,7 +239,7 @@ fn parse_limits(mistakes: &mut Mistakes, field: &str, resources: Option<&Resourc
     Limits { memory_bytes: memory.flatten(), cpu_millis: cpu.flatten() }
 }
 
-/// How many replicas the labels ask for.
+/// How many replicas the labels ask for, at least.
 ///
 /// # Errors
 /// When the value is not a count.
@@ -227,6 +249,16 @@ pub fn replicas(labels: &BTreeMap<String, String>) -> Result<u32, String> {
         Ok(replicas @ 1..=MAX_REPLICAS) => Ok(replicas),
         _ => Err(format!("{text:?}: expected a number of replicas from 1 to {MAX_REPLICAS}")),
     }
+}
+
+/// What is wrong with the labels or annotations of a function or a namespace.
+pub(super) fn check_texts(field: &str, texts: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
+    let wrong =
+        |(key, value): &(&String, &String)| key.is_empty() || key.len() > MAX_TEXT || value.len() > MAX_TEXT;
+    texts.iter().filter(wrong).map(move |(key, _)| {
+        let key: String = key.chars().take(64).collect();
+        format!("{field}.{key}: expected a key, and at most {MAX_TEXT} bytes in each, it and its value")
+    })
 }
 
 fn check_environment(
@@ -280,10 +312,26 @@ mod tests {
     }
 
     #[test]
+    fn labels_and_annotations_hold_any_text_of_64_kib() {
+        let fits = "\u{0}\n\u{fc}".repeat(16 << 10);
+        assert_eq!(fits.len(), MAX_TEXT);
+        for field in ["labels", "annotations"] {
+            let sent =
+                |key: &str, value: &str| json!({ "service": "f", "image": "i", field: { key: value } });
+            assert_eq!(parse(sent("k", &fits)).err(), None);
+            assert_eq!(parse(sent(&fits, "")).err(), None);
+            for (key, value) in [("", "v"), ("k", &format!("{fits}x")), (&format!("{fits}x"), "v")] {
+                assert!(parse(sent(key, value)).unwrap_err().starts_with(&format!("{field}.")));
+            }
+        }
+    }
+
+    #[test]
     fn all_mistakes_are_reported_at_once_with_their_fields() {
         let text = parse(json!({
-            "service": "Bad_Name", "image": "", "namespace": "nowhere", "limits": {"memory": "lots", "cpu": "-1"},
-            "envVars": {"A=B": "x"}, "labels": {"com.openfaas.scale.min": "0"}, "secrets": ["key"]
+            "service": "Bad_Name", "image": "", "namespace": "No_Where", "limits": {"memory": "lots", "cpu": "-1"},
+            "envVars": {"A=B": "x"}, "labels": {"com.openfaas.scale.min": "0", "roost.internal": "1"},
+            "annotations": {"roost.auth": "jwt"}
         }))
         .unwrap_err();
         for field in [
@@ -294,7 +342,8 @@ mod tests {
             "limits.cpu:",
             "envVars.A=B:",
             "labels.com.openfaas.scale.min:",
-            "unable to find secret: key",
+            "labels.roost.internal:",
+            "annotations.roost.auth: jwt is not available in this version",
         ] {
             assert!(text.contains(field), "{field} in {text}");
         }

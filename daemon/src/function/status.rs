@@ -1,13 +1,19 @@
 //! What is told of a function: the body of `GET /system/function/{name}`.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use roost_proxy::function::ReplicaId;
+use roost_proxy::Upstream;
+use roost_proxy::function::{FunctionKey, ReplicaId};
 use serde::Serialize;
 
 use crate::function::record::FunctionRecord;
 use crate::function::rollout::Phase;
-use crate::function::spec::Deployment;
+use crate::function::spec::{self, Deployment};
+use crate::function::warnings;
 use crate::image::Progress;
+use crate::usage::Use;
 
 /// What the function's controller is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -19,6 +25,8 @@ pub enum FunctionPhase {
     Starting,
     /// All replicas of the newest revision are ready.
     Ready,
+    /// No replicas are wanted: the next request brings them back.
+    Idle,
     /// Replicas of the newest revision are coming up beside those that serve.
     Updating,
     /// The newest revision does not come up. It is tried again; what served before goes on serving.
@@ -59,8 +67,53 @@ pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
     /// How many replicas had to be replaced since the daemon started.
     pub restarts: u64,
+    /// How many of them ended because they reached their memory limit.
+    pub oom_kills: u64,
     /// How the last replica that ended by itself ended.
     pub last_exit: Option<String>,
+}
+
+/// A function, for those who count and measure.
+#[derive(Debug)]
+pub struct Observed {
+    /// Which function.
+    pub key: FunctionKey,
+    /// How many replicas are wanted.
+    pub desired: u32,
+    /// How many take requests.
+    pub available: usize,
+    /// How it is to be scaled.
+    pub scaling: Scaling,
+    /// All of its replicas, also those that are coming up or ending.
+    pub replicas: Vec<ReplicaId>,
+    /// How many replicas had to be replaced since the daemon started.
+    pub restarts: u64,
+    /// How many of them ended because they reached their memory limit.
+    pub oom_kills: u64,
+    /// What the proxy counted.
+    pub upstream: Arc<Upstream>,
+}
+
+/// What the labels of a function say of how it is to be scaled, or what holds without them.
+#[derive(Debug, Clone)]
+pub struct Scaling {
+    /// At least so many replicas.
+    pub minimum: u32,
+    /// By what.
+    pub kind: String,
+    /// As much of that for each replica.
+    pub target: f64,
+}
+
+impl Scaling {
+    pub(super) fn of(labels: &BTreeMap<String, String>) -> Self {
+        let target = labels.get("com.openfaas.scale.target").and_then(|text| text.parse().ok());
+        Self {
+            minimum: spec::replicas(labels).unwrap_or(1),
+            kind: labels.get("com.openfaas.scale.type").map_or("rps", String::as_str).to_owned(),
+            target: target.filter(|n: &f64| n.is_finite()).unwrap_or(50.0),
+        }
+    }
 }
 
 impl Status {
@@ -85,6 +138,8 @@ pub struct FunctionView {
     replicas: u64,
     available_replicas: u64,
     created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Use>,
     status: StatusView,
 }
 
@@ -96,11 +151,15 @@ struct StatusView {
     message: Option<String>,
     revision: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<ImageView>,
     replicas: Vec<ReplicaStatus>,
     restarts: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_exit: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -115,6 +174,17 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl FunctionView {
+    /// The replicas that it tells of.
+    pub fn replica_ids(&self) -> impl Iterator<Item = &ReplicaId> {
+        self.status.replicas.iter().map(|replica| &replica.id)
+    }
+
+    /// The same, with what its replicas use.
+    #[must_use]
+    pub fn with_usage(self, usage: Use) -> Self {
+        Self { usage: Some(usage), ..self }
+    }
+
     /// Puts together what is wanted and what is.
     #[must_use]
     pub fn new(
@@ -122,7 +192,7 @@ impl FunctionView {
         record: &FunctionRecord,
         wanted: u32,
         status: &Status,
-        invocations: u64,
+        requests: u64,
     ) -> Self {
         let mut deployment = record.newest.deployment.clone();
         let name = std::mem::take(&mut deployment.service);
@@ -141,18 +211,21 @@ impl FunctionView {
             image,
             namespace,
             deployment,
-            invocation_count: invocations,
+            invocation_count: requests,
             replicas: wanted.into(),
             available_replicas: status.available() as u64,
             created_at: record.created_at,
+            usage: None,
             status: StatusView {
                 phase: if current { status.phase } else { waiting },
                 message: status.message.clone().filter(|_| current),
                 revision: record.newest.id.clone(),
+                digest: record.newest.image.as_ref().map(|image| image.digest.clone()),
                 image: progress,
                 replicas: status.replicas.clone(),
                 restarts: status.restarts,
                 last_exit: status.last_exit.clone(),
+                warnings: warnings::of(&record.newest),
             },
         }
     }

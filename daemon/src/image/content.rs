@@ -26,6 +26,7 @@ use tonic::{Code, Streaming};
 use super::error::ImageError;
 use super::manifest::MAX_DOCUMENT;
 use super::store::Store;
+use crate::runtime::containerd::client::Channel;
 
 /// How much is sent to containerd in one message, in bytes. A message may have 4 MiB.
 const CHUNK: usize = 256 << 10;
@@ -44,7 +45,7 @@ pub(super) fn ingest(digest: &str) -> String {
 }
 
 impl Store {
-    fn content(&self) -> ContentClient<tonic::transport::Channel> {
+    fn content(&self) -> ContentClient<Channel> {
         ContentClient::new(self.scope.channel()).max_decoding_message_size(MAX_DOCUMENT as usize * 2)
     }
 

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::Path;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -118,7 +118,7 @@ fn read(value: Value) -> Result<Credentials, &'static str> {
 
 fn decode(auth: &str) -> Result<(String, String), &'static str> {
     const EXPECTED: &str = "`auth` is not base64 of user:password";
-    let bytes = STANDARD.decode(auth.trim()).map_err(|_| EXPECTED)?;
+    let bytes = BASE64_STANDARD.decode(auth.trim()).map_err(|_| EXPECTED)?;
     let text = String::from_utf8(bytes).map_err(|_| EXPECTED)?;
     let (user, password) = text.split_once(':').ok_or(EXPECTED)?;
     // Docker pads with NUL where it once had fixed-size buffers.
@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn auth(pair: &str) -> String {
-        STANDARD.encode(pair)
+        BASE64_STANDARD.encode(pair)
     }
 
     #[test]

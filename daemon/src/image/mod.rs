@@ -319,6 +319,19 @@ impl Images {
         Ok(removed)
     }
 
+    /// Removes all images that were pulled or imported into `namespace`, what was left half-fetched too, and returns when
+    /// containerd has freed what nothing else needs. Images that others put there stay.
+    ///
+    /// # Errors
+    /// When containerd fails; what was removed by then stays removed.
+    pub async fn clear(&self, namespace: &Namespace) -> Result<(), ImageError> {
+        let store = self.store(namespace);
+        for record in store.records().await?.iter().filter(|record| record.origin != Origin::Foreign) {
+            store.forget(&record.name, false).await?;
+        }
+        store.end_leases().await
+    }
+
     fn store(&self, namespace: &Namespace) -> Store {
         let inner = &self.inner;
         Store::new(&inner.client, namespace, inner.snapshotter.clone(), inner.locks.clone())

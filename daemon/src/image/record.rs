@@ -16,6 +16,7 @@ use tonic::Code;
 use super::error::ImageError;
 use super::manifest::Descriptor;
 use super::store::Store;
+use crate::runtime::containerd::client::Channel;
 
 const ORIGIN: &str = "roost.image.origin";
 const AT: &str = "roost.image.at";
@@ -116,7 +117,7 @@ impl Record {
 }
 
 impl Store {
-    fn images(&self) -> ImagesClient<tonic::transport::Channel> {
+    fn images(&self) -> ImagesClient<Channel> {
         ImagesClient::new(self.scope.channel()).max_decoding_message_size(MAX_LIST)
     }
 

@@ -15,7 +15,7 @@ use roost_proxy::function::Namespace;
 use tonic::Code;
 
 use super::error::ImageError;
-use crate::runtime::containerd::client::{Client, Scope};
+use crate::runtime::containerd::client::{Channel, Client, Scope};
 
 /// How long a lease lasts that nobody ends: long enough for a large image on a slow line, short enough that what a
 /// crash left behind does not fill the disk. What was fetched so far is kept as long, to resume from.
@@ -61,7 +61,7 @@ impl Store {
         Ok(Leased { store: Self { scope, ..self.clone() }, id, image: image.to_owned() })
     }
 
-    fn leases(&self) -> LeasesClient<tonic::transport::Channel> {
+    fn leases(&self) -> LeasesClient<Channel> {
         LeasesClient::new(self.scope.channel())
     }
 }
@@ -104,14 +104,14 @@ impl Leased {
         let listed = self.store.leases().list(self.store.scope.call(request)).await;
         let leases = listed.map_err(ImageError::containerd("list leases"))?.into_inner().leases;
         for lease in leases.iter().filter(|lease| lease.id != self.id) {
-            self.store.end_lease(&lease.id).await?;
+            self.store.end_lease(&lease.id, false).await?;
         }
         Ok(())
     }
 
     /// Ends the lease: what is now referred to by an image record stays, the rest is free to be collected.
     pub(super) async fn release(self) {
-        if let Err(error) = self.store.end_lease(&self.id).await {
+        if let Err(error) = self.store.end_lease(&self.id, false).await {
             // It expires by itself.
             tracing::warn!(image = %self.image, "could not end the lease of {}: {error}", self.image);
         }
@@ -119,8 +119,22 @@ impl Leased {
 }
 
 impl Store {
-    async fn end_lease(&self, id: &str) -> Result<(), ImageError> {
-        let request = DeleteRequest { id: id.to_owned(), sync: false };
+    /// Ends all leases for images, and returns when containerd has collected what nothing refers to any more.
+    pub(super) async fn end_leases(&self) -> Result<(), ImageError> {
+        // The end of one lease can be waited for with what it frees: one is made for that.
+        let last = self.lease("none").await?;
+        let listed = self.leases().list(self.scope.call(ListRequest::default())).await;
+        let leases = listed.map_err(ImageError::containerd("list leases"))?.into_inner().leases;
+        for lease in
+            leases.iter().filter(|lease| lease.labels.contains_key(LEASE_IMAGE) && lease.id != last.id)
+        {
+            self.end_lease(&lease.id, false).await?;
+        }
+        self.end_lease(&last.id, true).await
+    }
+
+    async fn end_lease(&self, id: &str, sync: bool) -> Result<(), ImageError> {
+        let request = DeleteRequest { id: id.to_owned(), sync };
         match self.leases().delete(self.scope.call(request)).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::NotFound => Ok(()),

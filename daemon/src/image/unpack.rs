@@ -18,6 +18,7 @@ use super::Image;
 use super::error::ImageError;
 use super::manifest::{Descriptor, layer_type};
 use super::store::{Leased, Store};
+use crate::runtime::containerd::client::Channel;
 
 impl Store {
     /// Is the snapshot of this chain there, complete?
@@ -31,7 +32,7 @@ impl Store {
         }
     }
 
-    fn snapshots(&self) -> SnapshotsClient<tonic::transport::Channel> {
+    fn snapshots(&self) -> SnapshotsClient<Channel> {
         SnapshotsClient::new(self.scope.channel())
     }
 }

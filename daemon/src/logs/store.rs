@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use futures_util::Stream;
-use roost_proxy::function::{FunctionKey, ReplicaId};
+use roost_proxy::function::{FunctionKey, Namespace, ReplicaId};
 
 use super::read::{self, Query};
 use super::record::Record;
@@ -72,6 +72,15 @@ impl LogStore {
     pub async fn remove_function(&self, key: &FunctionKey) -> io::Result<()> {
         let dir = self.directory(key);
         tokio::task::spawn_blocking(move || if_there(fs::remove_dir_all(dir))).await?
+    }
+
+    /// Removes the directory of a namespace in which no function is left.
+    ///
+    /// # Errors
+    /// When it cannot be removed, or something is in it. That it is not there is no error.
+    pub async fn remove_namespace(&self, namespace: &Namespace) -> io::Result<()> {
+        let dir = self.root.join(namespace.as_str());
+        tokio::task::spawn_blocking(move || if_there(fs::remove_dir(dir))).await?
     }
 }
 

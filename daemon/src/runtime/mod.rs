@@ -38,6 +38,8 @@ pub struct ReplicaPlan {
     pub address: IpAddr,
     /// Files and directories of the host that it sees.
     pub mounts: Vec<BindMount>,
+    /// Devices of the host that it may use.
+    pub devices: Vec<Device>,
     /// Labels of its container, besides our own.
     pub labels: BTreeMap<String, String>,
     /// Where the log driver writes its output. Made if it is not there.
@@ -64,6 +66,21 @@ pub struct BindMount {
     pub target: PathBuf,
     /// Whether it cannot be written from inside.
     pub read_only: bool,
+}
+
+/// A device of the host, made inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The absolute path inside.
+    pub target: PathBuf,
+    /// Whether it is a block device, and no character device.
+    pub block: bool,
+    /// The kernel's number of its driver.
+    pub major: i64,
+    /// The driver's number of it.
+    pub minor: i64,
+    /// What may be done with it: `r` read, `w` write, `m` make.
+    pub access: String,
 }
 
 /// How a replica ended. Shown as text for people, such as `exited with code 1`.

@@ -4,16 +4,30 @@
 //! durable when it returns. All calls block: [`crate::function::registry`], the only user, runs them off the
 //! async workers. Never knows what is running.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use roost_proxy::function::FunctionKey;
+use roost_proxy::function::{FunctionKey, Namespace};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::FunctionRecord;
+use crate::usage::UsageRecord;
+
+/// Records by a text.
+type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
 /// `namespace/name` → [`FunctionRecord`].
-const FUNCTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("functions");
+const FUNCTIONS: Table = TableDefinition::new("functions");
+
+/// namespace → [`NamespaceRecord`].
+const NAMESPACES: Table = TableDefinition::new("namespaces");
+
+/// `namespace/name` → [`UsageRecord`].
+const USAGE: Table = TableDefinition::new("usage");
 
 /// Facts about the file itself.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -24,11 +38,11 @@ const SCHEMA: &str = "schema";
 /// The schema that this build reads and writes.
 const SCHEMA_VERSION: u64 = 1;
 
-/// The format of a value in [`FUNCTIONS`].
+/// The format of a value in [`FUNCTIONS`], [`NAMESPACES`] and [`USAGE`].
 const RECORD_FORMAT: u8 = 1;
 
 /// How much of the file redb may keep in memory, in bytes. The store is read once, at start.
-const CACHE: usize = 1 << 20;
+const CACHE: usize = 1 << 17;
 
 /// What can go wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +118,8 @@ impl Store {
                 Some(found) => return Err(StoreError::Version { path: path.to_owned(), found }),
             }
             transaction.open_table(FUNCTIONS)?;
+            transaction.open_table(NAMESPACES)?;
+            transaction.open_table(USAGE)?;
         }
         transaction.commit()?;
         Ok(database)
@@ -141,43 +157,138 @@ impl Store {
         })
     }
 
+    /// What was counted of functions, by `namespace/name`.
+    ///
+    /// # Errors
+    /// When the file or a record in it cannot be read.
+    pub fn usage(&self) -> Result<HashMap<String, UsageRecord>, StoreError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(USAGE)?;
+            table
+                .iter()?
+                .map(|entry| {
+                    let (key, value) = entry?;
+                    let key = key.value().to_owned();
+                    match decode(value.value()) {
+                        Ok(record) => Ok((key, record)),
+                        Err(why) => Err(StoreError::Record { key, why }),
+                    }
+                })
+                .collect()
+        })
+    }
+
+    /// Writes what was counted of some functions, all of it or nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be written. Then nothing has changed.
+    pub fn put_usage(&self, counted: &[(FunctionKey, UsageRecord)]) -> Result<(), StoreError> {
+        let encoded: Result<Vec<_>, StoreError> = counted
+            .iter()
+            .map(|(key, record)| {
+                let key = path_of(key);
+                match encode(record) {
+                    Ok(value) => Ok((key, value)),
+                    Err(why) => Err(StoreError::Record { key, why }),
+                }
+            })
+            .collect();
+        let encoded = encoded?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(USAGE)?;
+                for (key, value) in &encoded {
+                    table.insert(key.as_str(), value.as_slice())?;
+                }
+            }
+            Ok(transaction.commit()?)
+        })
+    }
+
     /// Writes the record of a function.
     ///
     /// # Errors
     /// When the file cannot be written. Then nothing has changed.
     pub fn put(&self, key: &FunctionKey, record: &FunctionRecord) -> Result<(), StoreError> {
-        let value = encode(record).map_err(|why| StoreError::Record { key: key.to_string(), why })?;
-        self.with(|database| {
-            let transaction = database.begin_write()?;
-            transaction.open_table(FUNCTIONS)?.insert(path_of(key).as_str(), value.as_slice())?;
-            Ok(transaction.commit()?)
-        })
+        self.insert(FUNCTIONS, &path_of(key), record)
     }
 
-    /// Removes the record of a function, if it is there.
+    /// Removes the record of a function, if it is there, and what was counted of it.
     ///
     /// # Errors
     /// When the file cannot be written. Then nothing has changed.
     pub fn remove(&self, key: &FunctionKey) -> Result<(), StoreError> {
+        self.delete(&[FUNCTIONS, USAGE], &path_of(key))
+    }
+
+    /// All namespaces of which something is noted.
+    ///
+    /// # Errors
+    /// When the file or a record in it cannot be read.
+    pub fn namespaces(&self) -> Result<Namespaces, StoreError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(NAMESPACES)?;
+            table
+                .iter()?
+                .map(|entry| {
+                    let (key, value) = entry?;
+                    let bad = |why| StoreError::Record { key: key.value().to_owned(), why };
+                    let name = key.value().parse().map_err(|why| bad(format!("{why}")))?;
+                    Ok((name, decode(value.value()).map_err(bad)?))
+                })
+                .collect()
+        })
+    }
+
+    /// Writes the record of a namespace.
+    ///
+    /// # Errors
+    /// When the file cannot be written. Then nothing has changed.
+    pub fn put_namespace(&self, name: &Namespace, record: &NamespaceRecord) -> Result<(), StoreError> {
+        self.insert(NAMESPACES, name.as_str(), record)
+    }
+
+    /// Removes the record of a namespace, if it is there.
+    ///
+    /// # Errors
+    /// When the file cannot be written. Then nothing has changed.
+    pub fn remove_namespace(&self, name: &Namespace) -> Result<(), StoreError> {
+        self.delete(&[NAMESPACES], name.as_str())
+    }
+
+    fn insert(&self, table: Table, key: &str, record: &impl Serialize) -> Result<(), StoreError> {
+        let value = encode(record).map_err(|why| StoreError::Record { key: key.to_owned(), why })?;
         self.with(|database| {
             let transaction = database.begin_write()?;
-            transaction.open_table(FUNCTIONS)?.remove(path_of(key).as_str())?;
+            transaction.open_table(table)?.insert(key, value.as_slice())?;
+            Ok(transaction.commit()?)
+        })
+    }
+
+    fn delete(&self, tables: &[Table], key: &str) -> Result<(), StoreError> {
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            for table in tables {
+                transaction.open_table(*table)?.remove(key)?;
+            }
             Ok(transaction.commit()?)
         })
     }
 }
 
-fn path_of(key: &FunctionKey) -> String {
+/// What a function is called in the tables.
+pub(crate) fn path_of(key: &FunctionKey) -> String {
     format!("{}/{}", key.namespace, key.name)
 }
 
-fn encode(record: &FunctionRecord) -> Result<Vec<u8>, String> {
+fn encode(record: &impl Serialize) -> Result<Vec<u8>, String> {
     let mut value = vec![RECORD_FORMAT];
     serde_json::to_writer(&mut value, record).map_err(|why| why.to_string())?;
     Ok(value)
 }
 
-fn decode(value: &[u8]) -> Result<FunctionRecord, String> {
+fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
     match value.split_first() {
         Some((&RECORD_FORMAT, json)) => serde_json::from_slice(json).map_err(|why| why.to_string()),
         Some((format, _)) => Err(format!("its format is {format}, this roostd reads {RECORD_FORMAT}")),
@@ -211,6 +322,51 @@ mod tests {
             store.remove(&a).unwrap();
         }
         assert_eq!(Store::open(&path).unwrap().functions().unwrap(), [record_b]);
+    }
+
+    #[test]
+    fn a_store_from_before_namespaces_opens_and_takes_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roost.redb");
+        let (key, function) = record("a");
+        {
+            let store = Store::open(&path).unwrap();
+            store.put(&key, &function).unwrap();
+            let transaction = store.database.lock().unwrap().as_ref().unwrap().begin_write().unwrap();
+            assert!(transaction.delete_table(NAMESPACES).unwrap());
+            transaction.commit().unwrap();
+        }
+        let blue: Namespace = "blue".parse().unwrap();
+        let namespace = NamespaceRecord::default_one();
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.namespaces().unwrap(), Namespaces::new());
+        store.put_namespace(&blue, &namespace).unwrap();
+        assert_eq!(store.namespaces().unwrap(), Namespaces::from([(blue.clone(), namespace)]));
+        store.remove_namespace(&blue).unwrap();
+        store.remove_namespace(&blue).unwrap();
+        assert_eq!(store.namespaces().unwrap(), Namespaces::new());
+        assert_eq!(store.functions().unwrap(), [function]);
+    }
+
+    #[test]
+    fn what_was_counted_stays_until_its_function_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roost.redb");
+        let ((a, record_a), (b, _)) = (record("a"), record("b"));
+        let counted = |requests| UsageRecord { requests };
+        {
+            let store = Store::open(&path).unwrap();
+            store.put(&a, &record_a).unwrap();
+            store.put_usage(&[(a.clone(), counted(1)), (b.clone(), counted(2))]).unwrap();
+            store.put_usage(&[(b.clone(), counted(3))]).unwrap();
+        }
+        let store = Store::open(&path).unwrap();
+        assert_eq!(
+            store.usage().unwrap(),
+            HashMap::from([(path_of(&a), counted(1)), (path_of(&b), counted(3))])
+        );
+        store.remove(&a).unwrap();
+        assert_eq!(store.usage().unwrap(), HashMap::from([(path_of(&b), counted(3))]));
     }
 
     #[test]

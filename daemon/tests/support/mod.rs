@@ -118,6 +118,7 @@ impl Host {
             netns: format!("/proc/{}/ns/net", self.netns.id()).into(),
             address: "10.63.0.2".parse().unwrap(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             labels: BTreeMap::new(),
             log_dir: self.dir().join("logs & more"),
             log_limit: 1 << 20,

@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "the support of tests is a test")]
 
+mod access;
 mod connections;
+mod deferred;
 mod headers;
 mod limits;
 mod multiplexed;

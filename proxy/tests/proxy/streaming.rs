@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roost_proxy::Timeouts;
+use roost_proxy::{CLIENT_LEFT, Timeouts};
 
 use crate::support::*;
 
@@ -170,7 +170,7 @@ async fn a_client_that_leaves_before_the_answer_cancels_the_request() {
     drop(client);
     assert_eq!(wire.closed().await, b"");
     within(function.endpoint.drained()).await;
-    until(|| upstream.load().finished_total[0] == 1).await;
+    until(|| upstream.totals().finished_with(CLIENT_LEFT) == 1).await;
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn a_client_that_leaves_in_the_middle_of_the_answer_cancels_it() {
     })
     .await;
     within(function.endpoint.drained()).await;
-    until(|| upstream.load().finished_total[2] == 1).await;
+    until(|| upstream.totals().finished_with(200) == 1).await;
 }
 
 #[tokio::test]

@@ -2,14 +2,15 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{
-    Endpoint, Fallback, ResponseBody, Routes, Server, Settings, Timeouts, Upstream, UpstreamLimits,
+    Answering, Deferred, Denied, Endpoint, Fallback, Guard, Intake, Judgement, ResponseBody, Routes, Server,
+    Settings, Timeouts, Upstream, UpstreamLimits,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +28,59 @@ pub(crate) fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
             Err(_) => panic!("nothing happened, waited for at {place}"),
         }
     }
+}
+
+/// Lets in who says the word. Nobody is a replica.
+struct Word;
+
+impl Guard for Word {
+    fn is_replica(&self, _: IpAddr) -> bool {
+        false
+    }
+
+    fn authenticate<'a>(&'a self, headers: &'a http::HeaderMap) -> Judgement<'a> {
+        let said = headers.get("authorization").is_some_and(|word| word == WORD);
+        Box::pin(std::future::ready(if said { Ok(()) } else { Err(Denied::Credentials) }))
+    }
+}
+
+/// What the guard of a proxy lets in.
+pub(crate) const WORD: &str = "Basic sesame";
+
+/// Takes calls and tells their clients what it took. Knows one call that can be cancelled.
+struct Teller;
+
+impl Intake for Teller {
+    fn accept(&self, call: Deferred) -> Answering<'_> {
+        let Deferred { function, name, call_id, request, .. } = call;
+        let header =
+            |header: &str| request.headers().get(header).map(|value| value.to_str().unwrap().to_owned());
+        let forwarded = header("x-forwarded-for").unwrap_or_default();
+        assert!(header("authorization").is_none());
+        assert!(header("connection").is_none() && header("x-hop").is_none() && header("te").is_none());
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let text = format!(
+            "{function} as {name}: {method} {uri} from {forwarded}, call {}",
+            call_id.to_str().unwrap()
+        );
+        let mut response = http::Response::new(ResponseBody::full(text));
+        *response.status_mut() = http::StatusCode::ACCEPTED;
+        Box::pin(std::future::ready(response))
+    }
+
+    fn functions_of(&self, id: &str) -> Vec<FunctionKey> {
+        if id == "known" {
+            ["f", "g"].map(|name| FunctionKey::from_route(name).unwrap()).into()
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn cancel(&self, id: &str, functions: &[FunctionKey]) -> bool {
+        id == "known" && functions.iter().any(|function| function.name.as_str() == "f")
+    }
+
+    fn answered(&self, _: &http::Method, _: http::StatusCode, _: Duration) {}
 }
 
 /// A running proxy.
@@ -50,7 +104,7 @@ impl Proxy {
                 http::Response::new(ResponseBody::full(format!("fallback {} {}", request.uri(), peer.ip())))
             })
         });
-        let server = Server::new(settings, routes.clone(), fallback);
+        let server = Server::new(settings, routes.clone(), fallback, Arc::new(Word), Arc::new(Teller));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = server.clone();

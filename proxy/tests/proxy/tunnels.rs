@@ -68,6 +68,8 @@ async fn a_websocket_talks_through_the_proxy() {
     socket.send(Message::Ping("p".into())).await.unwrap();
     assert_eq!(within(socket.next()).await.unwrap().unwrap(), Message::Pong("p".into()));
     assert_eq!(endpoint.in_flight(), 1, "an open socket is in flight");
+    let totals = upstream.totals();
+    assert_eq!((totals.finished_with(101), totals.tunnels), (1, 1), "counted at its head, and open");
     let close = CloseFrame { code: CloseCode::Normal, reason: "done".into() };
     socket.close(Some(close.clone())).await.unwrap();
     assert_eq!(within(socket.next()).await.unwrap().unwrap(), Message::Close(Some(close)));
@@ -75,7 +77,8 @@ async fn a_websocket_talks_through_the_proxy() {
     within(echo).await.unwrap();
     drop(socket);
     within(endpoint.drained()).await;
-    until(|| upstream.load().finished_total[1] == 1).await;
+    until(|| upstream.totals().tunnels == 0).await;
+    assert_eq!(upstream.totals().finished_with(101), 1);
 }
 
 #[tokio::test]
@@ -137,7 +140,8 @@ async fn one_side_may_end_while_the_other_goes_on() {
         assert_eq!(first.ended().await, b"");
         within(function.endpoint.drained()).await;
     }
-    until(|| upstream.load().finished_total[1] == 2).await;
+    until(|| upstream.totals().tunnels == 0).await;
+    assert_eq!(upstream.totals().finished_with(101), 2);
 }
 
 #[tokio::test]

@@ -30,6 +30,32 @@ async fn a_request_waits_for_the_first_replica() {
     wire.expect("hi").await;
     wire.send(ok("late")).await;
     assert_eq!(client.answer().await.body, "late");
+    let totals = upstream.totals();
+    assert_eq!(totals.cold_starts.count(), 1);
+    assert!(totals.cold_starts.seconds > 0.0, "{totals:?}");
+    assert_eq!((totals.refused_full, totals.refused_late, totals.refused_unavailable), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn requests_that_wait_are_one_demand_and_a_request_that_does_not_is_none() {
+    let upstream = upstream(UpstreamLimits::default());
+    let demanded = || async { tokio::time::timeout(Duration::ZERO, upstream.demand()).await.is_ok() };
+    assert!(!demanded().await);
+    let callers: Vec<_> = (0..5)
+        .map(|_| {
+            let upstream = Arc::clone(&upstream);
+            tokio::spawn(async move { upstream.acquire().await.map(drop) })
+        })
+        .collect();
+    until(|| upstream.load().waiting == 5).await;
+    assert!(demanded().await);
+    assert!(!demanded().await, "five are one");
+    upstream.publish(vec![endpoint("r1")]);
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    drop(upstream.acquire().await.unwrap());
+    assert!(!demanded().await);
 }
 
 #[tokio::test]
@@ -47,6 +73,8 @@ async fn a_request_that_cannot_be_served_is_told_why_at_once() {
         assert_eq!(answer.head.value("x-openfaas-internal"), Some("proxy"));
         waiting = proxy.ask(GET).await;
     }
+    until(|| upstream.totals().refused_unavailable == 3).await;
+    assert_eq!(upstream.totals().cold_starts.count(), 0);
     upstream.set_unavailable(None);
     let mut waiting = proxy.ask(GET).await;
     until(|| upstream.load().waiting == 1).await;
@@ -70,6 +98,9 @@ async fn the_room_is_bounded_and_its_deadline_kept() {
     // A limit of zero is for functions that shall never wait.
     upstream.set_limits(UpstreamLimits { timeouts, waiting_capacity: 0 });
     assert!(matches!(upstream.acquire().await, Err(Error::WaitingRoomFull { capacity: 0, .. })));
+    let totals = upstream.totals();
+    assert_eq!((totals.refused_full, totals.refused_late, totals.refused_unavailable), (2, 1, 0));
+    assert_eq!(totals.cold_starts.count(), 0);
 }
 
 #[tokio::test]

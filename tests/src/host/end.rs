@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use hyper::Method;
+use hyper::{Method, StatusCode};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Host, tail};
 use crate::client::{Api, body_of};
@@ -99,13 +99,30 @@ fn in_own_runtime<T: Send>(work: impl Future<Output = T> + Send) -> T {
     })
 }
 
-/// Removes all functions as a user does.
+/// Removes all functions and namespaces as a user does.
 async fn remove_all(port: u16, password: &str) -> Result<(), String> {
     // A client of its own: connections of the test's clients stand still with its runtime.
     let api = Api::new(port, Some(("admin", password)));
+    let request = api.request(&Method::GET, "/system/namespaces").body(body_of("")).unwrap();
+    for namespace in strings(&api.try_send(request).await?.json()) {
+        remove_functions(&api, &namespace).await?;
+        if namespace != "openfaas-fn" {
+            let path = format!("/system/namespace/{namespace}");
+            let request = api.request(&Method::DELETE, &path).body(body_of("")).unwrap();
+            let answer = api.try_send(request).await?;
+            if answer.status != StatusCode::ACCEPTED {
+                return Err(answer.text().to_owned());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn remove_functions(api: &Api, namespace: &str) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE / 2;
     loop {
-        let request = api.request(&Method::GET, "/system/functions").body(body_of("")).unwrap();
+        let path = format!("/system/functions?namespace={namespace}");
+        let request = api.request(&Method::GET, &path).body(body_of("")).unwrap();
         let functions = api.try_send(request).await?.json();
         let names: Vec<_> =
             functions.as_array().into_iter().flatten().filter_map(|f| f["name"].as_str()).collect();
@@ -116,10 +133,14 @@ async fn remove_all(port: u16, password: &str) -> Result<(), String> {
             return Err(format!("functions that cannot be removed: {names:?}"));
         }
         for name in names {
-            let body = json!({ "functionName": name }).to_string();
+            let body = json!({ "functionName": name, "namespace": namespace }).to_string();
             let request = api.request(&Method::DELETE, "/system/functions").body(body_of(body)).unwrap();
             api.try_send(request).await?;
         }
         tokio::time::sleep(LOOK_AGAIN * 5).await;
     }
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
 }

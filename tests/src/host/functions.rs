@@ -112,6 +112,12 @@ impl Host {
 
     /// Runs `roost` against this host, with something on its stdin.
     pub async fn roost_with(&self, args: &[&str], input: &str) -> Output {
-        command_line::roost(&self.dir.path().join("home"), &self.url(), args, input).await
+        command_line::roost(&self.dir.path().join("home"), &self.url(), None, args, input).await
+    }
+
+    /// Runs `roost` as root does on this host: it sees the daemon's own files.
+    pub async fn roost_as_root(&self, args: &[&str], input: &str) -> Output {
+        let config = self.dir.path().join("roostd.toml");
+        command_line::roost(&self.dir.path().join("home"), &self.url(), Some(&config), args, input).await
     }
 }

@@ -13,6 +13,8 @@ use crate::repository;
 /// The settings that tests change.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `[auth] enabled`.
+    pub auth: bool,
     /// `[images] policy`.
     pub pull_policy: &'static str,
     /// `[functions] stop_grace`.
@@ -21,10 +23,16 @@ pub struct Config {
     pub drain: &'static str,
     /// `[functions] start_timeout`.
     pub start_timeout: &'static str,
+    /// `[functions] mounts`.
+    pub mounts: Vec<String>,
+    /// `[functions] devices`.
+    pub devices: Vec<String>,
     /// `[timeouts] header`.
     pub header_timeout: &'static str,
     /// `[timeouts] request`.
     pub request_timeout: &'static str,
+    /// The lines of `[queue]`.
+    pub queue: &'static str,
     /// `[network] dns`. Empty is: as the machine.
     pub dns: &'static [&'static str],
     /// The Docker-style credentials file.
@@ -34,12 +42,16 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            auth: true,
             pull_policy: "Always",
             stop_grace: "5s",
             drain: "20s",
             start_timeout: "30s",
+            mounts: Vec::new(),
+            devices: Vec::new(),
             header_timeout: "10s",
             request_timeout: "1m",
+            queue: "",
             dns: &[],
             docker_config: json!({}),
         }
@@ -64,18 +76,22 @@ impl Host {
         assert_eq!(bridge["type"], "bridge");
         bridge["bridge"] = json!(self.bridge());
         bridge["ipam"]["dataDir"] = json!(self.dir.path().join("ipam"));
-        bridge["ipam"]["ranges"] = json!([[{ "subnet": self.place.subnet }]]);
+        bridge["ipam"]["ranges"] = json!([[{ "subnet": self.place.subnet() }]]);
         conflist.to_string()
     }
 
     fn daemon_config(&self) -> String {
         let Config {
+            auth,
             pull_policy,
             stop_grace,
             drain,
             start_timeout,
+            mounts,
+            devices,
             header_timeout,
             request_timeout,
+            queue,
             dns,
             ..
         } = &self.config;
@@ -84,11 +100,15 @@ impl Host {
             r#"
 [server]
 listen = "127.0.0.1:{port}"
+metrics = "127.0.0.1:{metrics}"
 [auth]
+enabled = {auth}
 password_file = "{dir}/password"
+users_file = "{dir}/users"
 [paths]
 state = "{dir}/state"
 run = "{dir}/run"
+stacks = "{dir}/functions.d"
 [containerd]
 socket = "{socket}"
 cgroup_parent = "/{cgroup}"
@@ -96,9 +116,12 @@ cgroup_parent = "/{cgroup}"
 stop_grace = "{stop_grace}"
 drain = "{drain}"
 start_timeout = "{start_timeout}"
+mounts = {mounts:?}
+devices = {devices:?}
 [network]
 conflist = "{dir}/roost.conflist"
 plugin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
+namespaces = "{namespaces}"
 dns = {dns:?}
 [images]
 policy = "{pull_policy}"
@@ -106,8 +129,12 @@ docker_config = "{dir}/docker.json"
 [timeouts]
 header = "{header_timeout}"
 request = "{request_timeout}"
+[queue]
+{queue}
 "#,
             port = self.port,
+            metrics = self.metrics_port,
+            namespaces = self.place.namespaces(),
             socket = self.containerd.socket().display(),
             cgroup = self.cgroup(),
         )
@@ -117,7 +144,7 @@ request = "{request_timeout}"
         Marks {
             dir: self.dir.path().to_owned(),
             bridge: self.bridge(),
-            address_prefix: self.place.address_prefix().to_owned(),
+            address_prefix: self.place.prefix.clone(),
             network: self.network(),
             cgroup: self.cgroup(),
         }

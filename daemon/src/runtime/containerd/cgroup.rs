@@ -6,10 +6,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use roost_proxy::function::{Namespace, ReplicaId};
 
 use super::host::{CGROUP_ROOT, Cgroups};
+use crate::procfs;
 use crate::runtime::Usage;
 
 /// From here on a limit of v1 is none: the kernel rounds "no limit" down to a page.
@@ -65,6 +67,14 @@ impl Tree {
         };
         let oom_kills = self.oom_kills(&memory)?;
         Ok(Usage { cpu_usec, memory_bytes: held.saturating_sub(cache), oom_kills })
+    }
+
+    /// How long ago the oldest process of the group `group` began; `None` if there is none.
+    pub(super) fn age(&self, group: &Path) -> io::Result<Option<Duration>> {
+        let processes = read(&self.dir("cpuacct", group).join("cgroup.procs"))?;
+        let pids = processes.lines().filter_map(|line| line.trim().parse().ok());
+        // One may end between the two reads.
+        Ok(pids.filter_map(|pid| procfs::age(pid).ok()).max())
     }
 
     /// What happened to the memory of the group `group`.

@@ -10,7 +10,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::metadata::MetadataValue;
 use tonic::metadata::{Ascii, AsciiMetadataKey};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
+
+pub use super::counted::{Call, Channel};
 
 /// How long one ordinary call may take. Unpacking a large layer on an SD card is not ordinary: see [`Scope::long`].
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
@@ -36,7 +38,7 @@ impl Client {
         // The address is never used: the connector knows where to go.
         let channel =
             Endpoint::from_static("http://containerd.invalid").connect_with_connector_lazy(connector);
-        Self { channel }
+        Self { channel: Channel::new(channel) }
     }
 
     /// The channel, to build a service's client on.

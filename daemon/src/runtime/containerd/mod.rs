@@ -8,12 +8,14 @@
 //! `start`, `stop` and `wait` are the life of a replica; `spec` is what runc is told of it.
 
 pub mod client;
-pub mod error;
 pub mod lease;
 
 mod capabilities;
 mod cgroup;
 pub mod container;
+mod counted;
+mod devices;
+mod error;
 mod host;
 mod mounts;
 mod namespace;
@@ -31,8 +33,9 @@ mod user;
 mod wait;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use roost_proxy::function::{Namespace, ReplicaId};
 
@@ -132,6 +135,30 @@ impl Containerd {
         namespace::ensure(self.client(), namespace).await
     }
 
+    /// Is containerd's namespace of this name somebody else's?
+    ///
+    /// # Errors
+    /// When containerd fails.
+    pub async fn is_foreign(&self, namespace: &Namespace) -> Result<bool, Error> {
+        namespace::is_foreign(self.client(), namespace).await
+    }
+
+    /// Deletes containerd's namespace for `namespace`, which need not be there; `false` if something is in it.
+    ///
+    /// # Errors
+    /// When containerd fails.
+    pub async fn delete_namespace(&self, namespace: &Namespace) -> Result<bool, Error> {
+        namespace::delete(self.client(), namespace).await
+    }
+
+    /// Gives containerd's namespace up: it stays, without our marks.
+    ///
+    /// # Errors
+    /// When containerd fails.
+    pub async fn unmark_namespace(&self, namespace: &Namespace) -> Result<(), Error> {
+        namespace::unmark(self.client(), namespace).await
+    }
+
     /// All replicas of ours, in all namespaces, whoever started them.
     ///
     /// # Errors
@@ -169,9 +196,27 @@ impl Containerd {
     /// # Errors
     /// When its control group cannot be read; it is gone with the replica.
     pub async fn usage(&self, namespace: &Namespace, id: &ReplicaId) -> Result<Usage, Error> {
+        self.ask_group(namespace, id, cgroup::Tree::usage).await
+    }
+
+    /// How long ago the oldest process of the replica began; `None` if it has none.
+    ///
+    /// # Errors
+    /// When its control group cannot be read; it is gone with the replica.
+    pub async fn age(&self, namespace: &Namespace, id: &ReplicaId) -> Result<Option<Duration>, Error> {
+        self.ask_group(namespace, id, cgroup::Tree::age).await
+    }
+
+    /// Reads something of a replica's control group, off the async workers.
+    async fn ask_group<T: Send + 'static>(
+        &self,
+        namespace: &Namespace,
+        id: &ReplicaId,
+        ask: fn(&cgroup::Tree, &Path) -> std::io::Result<T>,
+    ) -> Result<T, Error> {
         let group = cgroup::path(&self.settings().cgroup_parent, namespace, id);
         let (cgroups, path) = (self.cgroups().clone(), group.clone());
-        tokio::task::spawn_blocking(move || cgroups.usage(&path))
+        tokio::task::spawn_blocking(move || ask(&cgroups, &path))
             .await
             .unwrap_or_else(|error| Err(std::io::Error::other(error)))
             .map_err(Error::host("cannot read the control group", &group))

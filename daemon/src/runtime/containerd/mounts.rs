@@ -41,7 +41,8 @@ fn fixed((target, typ, source, options): (&str, &str, &str, &[&str])) -> Result<
 
 fn bind(mount: &BindMount) -> Result<Mount, OciSpecError> {
     let access = if mount.read_only { "ro" } else { "rw" };
-    let options: Vec<String> = ["rbind", "rprivate", "nosuid", "nodev", access].map(str::to_owned).into();
+    // Not with what is mounted below it: "ro" would not count there.
+    let options: Vec<String> = ["bind", "rprivate", "nosuid", "nodev", access].map(str::to_owned).into();
     MountBuilder::default()
         .destination(&mount.target)
         .typ("bind")

@@ -7,17 +7,16 @@ use std::path::PathBuf;
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Linux, LinuxBuilder, LinuxCpuBuilder, LinuxDeviceCgroupBuilder, LinuxMemoryBuilder, LinuxNamespace,
-    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
-    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-    UserBuilder,
+    Linux, LinuxBuilder, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, PosixRlimitBuilder,
+    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use super::host::{Cgroups, Host};
 use super::user::User;
-use super::{Error, Settings, capabilities, cgroup, mounts, seccomp};
+use super::{Error, Settings, capabilities, cgroup, devices, mounts, seccomp};
 use crate::image::ImageConfig;
-use crate::runtime::{Limits, ReplicaPlan};
+use crate::runtime::{Device, Limits, ReplicaPlan};
 
 /// The version of the OCI spec that is spoken: old enough for every runc in the field.
 const OCI_VERSION: &str = "1.0.2";
@@ -153,7 +152,8 @@ fn linux(plan: &ReplicaPlan, settings: &Settings, host: Host) -> Result<Linux, O
     let builder = LinuxBuilder::default()
         .cgroups_path(path)
         .namespaces(namespaces(plan, host)?)
-        .resources(resources(plan.limits, host)?)
+        .devices(devices::nodes(&plan.devices)?)
+        .resources(resources(plan.limits, &plan.devices, host)?)
         .masked_paths(owned(&MASKED))
         .readonly_paths(owned(&READ_ONLY));
     if settings.seccomp { builder.seccomp(seccomp::profile(host.machine)?).build() } else { builder.build() }
@@ -174,11 +174,9 @@ fn namespaces(plan: &ReplicaPlan, host: Host) -> Result<Vec<LinuxNamespace>, Oci
     Ok(all)
 }
 
-fn resources(limits: Limits, host: Host) -> Result<LinuxResources, OciSpecError> {
-    // All devices are denied; runc then allows null, zero, random and the like by itself.
-    let no_devices = LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build()?;
+fn resources(limits: Limits, devices: &[Device], host: Host) -> Result<LinuxResources, OciSpecError> {
     let mut builder = LinuxResourcesBuilder::default()
-        .devices(vec![no_devices])
+        .devices(devices::rules(devices)?)
         .pids(LinuxPidsBuilder::default().limit(MAX_PIDS).build()?);
     if let Some(bytes) = limits.memory_bytes {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);

@@ -30,6 +30,7 @@ fn plan() -> ReplicaPlan {
         netns: PathBuf::from("/run/netns/echo"),
         address: "10.63.0.2".parse().unwrap(),
         mounts: Vec::new(),
+        devices: Vec::new(),
         labels: BTreeMap::new(),
         log_dir: PathBuf::from("/var/lib/roost/logs"),
         log_limit: 1 << 20,
@@ -137,10 +138,10 @@ fn limits_become_numbers_for_each_version_of_control_groups() {
 fn the_smallest_share_of_a_processor_is_what_the_kernel_takes() {
     for (millis, quota) in [(1, 1_000), (10, 1_000), (11, 1_100), (1000, 100_000), (2500, 250_000)] {
         let limits = Limits { cpu_millis: Some(millis), ..Limits::default() };
-        let resources = serde_json::to_value(resources(limits, host(V1)).unwrap()).unwrap();
+        let resources = serde_json::to_value(resources(limits, &[], host(V1)).unwrap()).unwrap();
         assert_eq!(resources["cpu"]["quota"], quota, "{millis}");
     }
-    let unlimited = serde_json::to_value(resources(Limits::default(), host(V1)).unwrap()).unwrap();
+    let unlimited = serde_json::to_value(resources(Limits::default(), &[], host(V1)).unwrap()).unwrap();
     assert_eq!((unlimited.get("cpu"), unlimited.get("memory")), (None, None));
 }
 
@@ -178,7 +179,7 @@ fn bind_mounts_come_last_and_bring_no_devices_or_privileges() {
     }
     let spec = json_of(&plan, &Settings::default(), V1);
     let resolv = mount(&spec, "/etc/resolv.conf").unwrap();
-    assert_eq!(resolv["options"], json!(["rbind", "rprivate", "nosuid", "nodev", "ro"]));
+    assert_eq!(resolv["options"], json!(["bind", "rprivate", "nosuid", "nodev", "ro"]));
     assert_eq!(resolv["source"], "/host/etc/resolv.conf");
     assert_eq!(spec["mounts"].as_array().unwrap().last().unwrap()["options"][4], "rw");
 }

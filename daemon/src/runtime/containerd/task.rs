@@ -17,10 +17,9 @@ use containerd_client::types::v1::{Process, Status};
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
-use tonic::transport::Channel;
 
 use super::Error;
-use super::client::Scope;
+use super::client::{Channel, Scope};
 use super::error::Kind;
 
 /// How long a task that was killed may take to be deletable.

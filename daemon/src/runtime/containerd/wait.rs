@@ -6,20 +6,17 @@
 use std::time::Duration;
 
 use roost_proxy::function::{Namespace, ReplicaId};
-use tokio::time::sleep;
 
 use super::cgroup::{self, Memory};
 use super::error::Kind;
 use super::task::{self, Ended, Tasks};
 use super::{Containerd, Error};
+use crate::pauses::Pauses;
 use crate::runtime::Exit;
 
-/// How long to wait before the first new attempt.
-const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
-
-/// The longest wait between two attempts. There is no last attempt: an upgrade of containerd takes as long as it
-/// takes, and the replica runs on meanwhile.
-const LAST_BACK_OFF: Duration = Duration::from_secs(5);
+/// The waits between two attempts. There is no last attempt: an upgrade of containerd takes as long as it takes, and
+/// the replica runs on meanwhile.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 impl Containerd {
     /// Waits until the replica ends. Survives restarts of containerd. A replica that is not there has ended with
@@ -29,7 +26,7 @@ impl Containerd {
     /// When containerd refuses the question for good.
     pub async fn wait(&self, namespace: &Namespace, id: &ReplicaId) -> Result<Exit, Error> {
         let tasks = Tasks::new(&self.client().scope(namespace));
-        let mut back_off = FIRST_BACK_OFF;
+        let mut pauses = Pauses::new(BACK_OFF);
         loop {
             let error = match tasks.wait(id.as_str()).await {
                 Ok(ended) => return Ok(self.exit(namespace, id, ended).await),
@@ -38,10 +35,10 @@ impl Containerd {
             match error.kind() {
                 Some(Kind::NotFound) => return Ok(gone()),
                 Some(Kind::Invalid | Kind::Unimplemented) => return Err(error),
-                _ => tracing::debug!(replica = %id, %error, ?back_off, "will ask again"),
+                _ => tracing::debug!(replica = %id, %error, "will ask again"),
             }
             // A socket does not tell when somebody listens on it again.
-            sleep(back_off).await;
+            pauses.wait().await;
             match tasks.get(id.as_str()).await {
                 Ok(process) => {
                     if let Some(ended) = task::ended(&process) {
@@ -51,7 +48,6 @@ impl Containerd {
                 Err(error) if error.is_not_found() => return Ok(gone()),
                 Err(_still_away) => {}
             }
-            back_off = (back_off * 2).min(LAST_BACK_OFF);
         }
     }
 

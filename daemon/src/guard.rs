@@ -1,0 +1,35 @@
+//! Who calls a function, for the proxy, which knows neither users nor subnets.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use roost_proxy::{Denied, Guard, Judgement};
+
+use crate::network::HostNetwork;
+use crate::users::{Refused, Users};
+
+/// Judges callers by the users of the API and the network of the functions.
+pub struct HostGuard {
+    /// `None` when everybody may use the API. A function that asks for a login has nobody to let in then.
+    pub users: Option<Arc<Users>>,
+    /// Where replicas are.
+    pub network: HostNetwork,
+}
+
+impl Guard for HostGuard {
+    fn is_replica(&self, address: IpAddr) -> bool {
+        self.network.is_replica(address)
+    }
+
+    fn authenticate<'a>(&'a self, headers: &'a HeaderMap) -> Judgement<'a> {
+        Box::pin(async move {
+            let users = self.users.as_ref().ok_or(Denied::Nobody)?;
+            match users.authenticate(headers).await {
+                Ok(_) => Ok(()),
+                Err(Refused::Wrong) => Err(Denied::Credentials),
+                Err(Refused::Busy) => Err(Denied::Busy),
+            }
+        })
+    }
+}

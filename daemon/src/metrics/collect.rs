@@ -1,0 +1,147 @@
+//! Gathering what is on the page.
+//!
+//! Owns what is remembered between two scrapes. One scrape at a time: however many ask, the work and the memory are those
+//! of one page. Reads files off the async workers.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use roost_proxy::function::FunctionKey;
+use roost_proxy::{Distribution, Totals};
+use tokio::sync::Mutex;
+use tracing::debug;
+
+use super::cpu::CpuTotals;
+use super::render::render;
+use super::timings::Timings;
+use crate::api::ApiCall;
+use crate::function::registry::Registry;
+use crate::function::status::Observed;
+use crate::procfs::{self, Process};
+use crate::queue::{Queue, QueueLoad};
+use crate::runtime::containerd::client::Call;
+use crate::usage::Sampler;
+
+/// Where the numbers come from.
+#[derive(Clone)]
+pub struct Collector {
+    registry: Arc<Registry>,
+    queue: Queue,
+    sampler: Sampler,
+    api: Timings<ApiCall>,
+    containerd: Timings<Call>,
+    cpu: Arc<Mutex<CpuTotals>>,
+}
+
+/// All numbers of one moment.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    pub(super) functions: Vec<Function>,
+    pub(super) api: Vec<(ApiCall, Distribution)>,
+    pub(super) containerd: Vec<(Call, Distribution)>,
+    pub(super) process: Option<(Process, f64)>,
+}
+
+/// A function's.
+#[derive(Debug)]
+pub(super) struct Function {
+    pub(super) key: FunctionKey,
+    pub(super) totals: Totals,
+    pub(super) desired: u32,
+    pub(super) ready: usize,
+    pub(super) minimum: u32,
+    pub(super) scaling_type: String,
+    pub(super) target_load: f64,
+    pub(super) cpu_usec: u64,
+    pub(super) memory_bytes: u64,
+    pub(super) restarts: u64,
+    pub(super) oom_kills: u64,
+    pub(super) queue: QueueLoad,
+}
+
+impl Collector {
+    /// Gathers from these.
+    #[must_use]
+    pub fn new(
+        registry: Arc<Registry>,
+        queue: Queue,
+        sampler: Sampler,
+        api: Timings<ApiCall>,
+        containerd: Timings<Call>,
+    ) -> Self {
+        Self { registry, queue, sampler, api, containerd, cpu: Arc::default() }
+    }
+
+    /// The page as it is now.
+    pub async fn page(&self) -> String {
+        let mut cpu = self.cpu.lock().await;
+        let functions = self.functions(&mut cpu).await;
+        let process = match tokio::task::spawn_blocking(process).await {
+            Ok(Ok(process)) => Some(process),
+            Ok(Err(error)) => {
+                debug!(%error, "no word on this process");
+                None
+            }
+            Err(error) => {
+                debug!(%error, "the task that reads /proc broke");
+                None
+            }
+        };
+        render(&Snapshot { functions, api: self.api.read(), containerd: self.containerd.read(), process })
+    }
+
+    async fn functions(&self, cpu: &mut CpuTotals) -> Vec<Function> {
+        let observed = self.registry.observe();
+        let keys: HashSet<&FunctionKey> = observed.iter().map(|function| &function.key).collect();
+        cpu.retain(|key| keys.contains(key));
+        let replicas: Vec<_> = observed
+            .iter()
+            .flat_map(|of| of.replicas.iter().map(|id| (of.key.namespace.clone(), id.clone())))
+            .collect();
+        let used: BTreeMap<_, _> = self.sampler.read(&replicas).await.into_iter().collect();
+        let mut queued: BTreeMap<_, _> = self.queue.loads().into_iter().collect();
+        let mut at = 0;
+        let mut functions = Vec::with_capacity(observed.len());
+        for of in observed {
+            let used = of.replicas.iter().map(|id| {
+                at += 1;
+                (id.clone(), used.get(&(at - 1)).copied())
+            });
+            let used: Vec<_> = used.collect();
+            let memory_bytes = used.iter().filter_map(|(_, usage)| Some((*usage)?.memory_bytes)).sum();
+            let cpus: Vec<_> =
+                used.into_iter().map(|(id, usage)| (id, usage.map(|usage| usage.cpu_usec))).collect();
+            let cpu_usec = cpu.add(&of.key, &cpus);
+            let queue = queued.remove(&of.key).unwrap_or_default();
+            functions.push(Function::new(of, cpu_usec, memory_bytes, queue));
+        }
+        functions
+    }
+}
+
+impl Function {
+    fn new(of: Observed, cpu_usec: u64, memory_bytes: u64, queue: QueueLoad) -> Self {
+        Self {
+            totals: of.upstream.totals(),
+            desired: of.desired,
+            ready: of.available,
+            minimum: of.scaling.minimum,
+            scaling_type: of.scaling.kind,
+            target_load: of.scaling.target,
+            cpu_usec,
+            memory_bytes,
+            restarts: of.restarts,
+            oom_kills: of.oom_kills,
+            queue,
+            key: of.key,
+        }
+    }
+}
+
+/// This process, and when it began in Unix time.
+fn process() -> io::Result<(Process, f64)> {
+    let process = procfs::own()?;
+    let began = procfs::host_began()? as f64 + process.began;
+    Ok((process, began))
+}

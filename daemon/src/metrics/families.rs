@@ -1,0 +1,199 @@
+//! The metrics there are: names, labels, and what they say.
+//!
+//! Owns the names. Those that begin with `roost_` are ours, all others are those that dashboards and scalers made for
+//! OpenFaaS know. `docs/metrics.md` explains each of them, which a test compares.
+
+use super::text::{Family, Kind};
+
+macro_rules! families {
+    ($($constant:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub(super) static $constant: Family =
+                Family { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };
+        )*
+
+        /// All metrics.
+        #[cfg(test)]
+        pub(super) static ALL: &[&Family] = &[$(&$constant),*];
+    };
+}
+
+families! {
+    FUNCTION_SECONDS: Histogram "gateway_functions_seconds" ["function_name", "code"]
+        "Time from a request's arrival to the last byte of its answer, or to the head of a 101.";
+    INVOCATIONS: Counter "gateway_function_invocation_total" ["function_name", "code"]
+        "Requests that were answered.";
+    STARTED: Counter "gateway_function_invocation_started" ["function_name"]
+        "Requests that began.";
+    IN_FLIGHT: Gauge "gateway_function_invocation_inflight" ["function_name"]
+        "Requests at a replica now, open tunnels included.";
+    DESIRED: Gauge "gateway_service_count" ["function_name"]
+        "Replicas that are wanted.";
+    READY: Gauge "gateway_service_ready_count" ["function_name"]
+        "Replicas that take requests.";
+    TARGET_LOAD: Gauge "gateway_service_target_load" ["function_name", "scaling_type"]
+        "Load that one replica is meant to take.";
+    MINIMUM: Gauge "gateway_service_min" ["function_name"]
+        "The fewest replicas under load.";
+    CPU: Counter "pod_cpu_usage_seconds_total" ["function_name", "namespace"]
+        "Processor time of all replicas.";
+    MEMORY: Gauge "pod_memory_working_set_bytes" ["function_name", "namespace"]
+        "Memory of all replicas, without file cache that is not in use.";
+    QUEUE_PENDING: Gauge "queue_worker_pending_messages" ["queue_name", "function_name"]
+        "Calls below /async-function that have not begun.";
+    QUEUE_IN_FLIGHT: Gauge "queue_worker_function_invocation_inflight" ["queue_name", "function_name"]
+        "Calls below /async-function that have begun and not ended.";
+    QUEUE_SUBMITTED: Counter "queue_worker_messages_submitted_total" ["queue_name", "function_name"]
+        "Calls below /async-function that were taken over.";
+    QUEUE_PROCESSED: Counter "queue_worker_messages_processed_total" ["queue_name", "function_name"]
+        "Calls below /async-function that came to an end of their own.";
+    QUEUE_DROPPED: Counter "roost_queue_dropped_total" ["queue_name", "function_name"]
+        "Calls below /async-function that were cancelled or dropped.";
+    HTTP_REQUESTS: Counter "http_requests_total" ["method", "path", "status"]
+        "Calls of the API.";
+    HTTP_SECONDS: Histogram "http_request_duration_seconds" ["method", "path", "status"]
+        "Time until the head of the API's answer.";
+    PROVIDER_REQUESTS: Counter "provider_http_requests_total" ["code", "method", "path"]
+        "Calls of the API below /system.";
+    PROVIDER_SECONDS: Histogram "provider_http_request_duration_seconds" ["code", "method", "path"]
+        "Time until the head of the API's answer, below /system.";
+    COLD_STARTS: Counter "roost_cold_starts_total" ["function_name"]
+        "Requests that waited for a replica and were served.";
+    COLD_START_SECONDS: Histogram "roost_cold_start_seconds" ["function_name"]
+        "How long they waited.";
+    WAITING: Gauge "roost_waiting_requests" ["function_name"]
+        "Requests that wait for a replica now.";
+    REFUSED: Counter "roost_waiting_refused_total" ["function_name", "reason"]
+        "Requests that were turned away for want of a replica.";
+    TUNNELS: Gauge "roost_open_tunnels" ["function_name"]
+        "WebSockets and other upgraded connections that are open now.";
+    SENT: Counter "roost_response_bytes_total" ["function_name"]
+        "Bytes of answers' bodies and of ended tunnels, to clients.";
+    RESTARTS: Counter "roost_replica_restarts_total" ["function_name"]
+        "Replicas that ended unasked.";
+    OOM_KILLS: Counter "roost_oom_kills_total" ["function_name"]
+        "Replicas that ended because they reached their memory limit.";
+    CONTAINERD_CALLS: Counter "roost_containerd_calls_total" ["service", "method", "code"]
+        "Calls of containerd.";
+    CONTAINERD_SECONDS: Histogram "roost_containerd_call_seconds" ["service", "method"]
+        "Time until the head of containerd's answer.";
+    BUILD: Gauge "roost_build_info" ["version", "commit", "arch"]
+        "Which roostd this is: always 1.";
+    PROCESS_CPU: Counter "process_cpu_seconds_total" []
+        "Processor time of roostd.";
+    PROCESS_MEMORY: Gauge "process_resident_memory_bytes" []
+        "Resident memory of roostd.";
+    PROCESS_VIRTUAL: Gauge "process_virtual_memory_bytes" []
+        "Memory that roostd has mapped.";
+    PROCESS_FILES: Gauge "process_open_fds" []
+        "Files that roostd has open, connections included.";
+    PROCESS_MAX_FILES: Gauge "process_max_fds" []
+        "Files that roostd may have open.";
+    PROCESS_BEGAN: Gauge "process_start_time_seconds" []
+        "When roostd began, in Unix time.";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn document(name: &str) -> String {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// `| name | kind | labels |`, as the tables of the document have it.
+    fn row(family: &Family) -> String {
+        let kind = format!("{:?}", family.kind).to_lowercase();
+        let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{}` | {kind} | {} |", family.name, labels.join(", "))
+    }
+
+    #[test]
+    fn the_document_tells_of_every_metric_with_its_kind_and_labels_and_of_no_other() {
+        let text = document("metrics.md");
+        let rows: BTreeSet<String> = text
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.split_inclusive('|').take(4).collect::<String>())
+            .collect();
+        assert_eq!(rows, ALL.iter().map(|family| row(family)).collect());
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_metrics_and_labels_that_there_are() {
+        let dashboard: serde_json::Value = serde_json::from_str(&document("grafana-dashboard.json")).unwrap();
+        let mut expressions = Vec::new();
+        collect(&dashboard, &mut expressions);
+        assert!(expressions.len() >= 15, "{expressions:?}");
+        let mut used = BTreeSet::new();
+        for expression in &expressions {
+            let names: Vec<&Family> = words(expression).filter_map(find).collect();
+            assert!(!names.is_empty(), "no metric of ours in {expression}");
+            let labels: BTreeSet<&str> = names.iter().flat_map(|family| family.labels).copied().collect();
+            for word in words(expression).filter(|word| find(word).is_none()) {
+                assert!(labels.contains(word) || KEYWORDS.contains(&word), "{word} in {expression}");
+            }
+            used.extend(names.iter().map(|family| family.name));
+        }
+        for name in ["gateway_functions_seconds", "gateway_service_ready_count", "roost_cold_starts_total"] {
+            assert!(used.contains(name), "{name} is on no panel");
+        }
+    }
+
+    /// What PromQL and Grafana have words for, of that which the dashboard uses.
+    const KEYWORDS: [&str; 9] = [
+        "sum",
+        "by",
+        "rate",
+        "increase",
+        "histogram_quantile",
+        "label_values",
+        "__rate_interval",
+        "job",
+        "le",
+    ];
+
+    fn find(word: &str) -> Option<&'static Family> {
+        ALL.iter().copied().find(|family| {
+            let suffixes: &[&str] = match family.kind {
+                Kind::Histogram => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            word.strip_prefix(family.name).is_some_and(|suffix| suffixes.contains(&suffix))
+        })
+    }
+
+    /// The identifiers of an expression, without what is quoted and without numbers and durations.
+    fn words(expression: &str) -> impl Iterator<Item = &str> {
+        let unquoted = expression.split('"').step_by(2);
+        unquoted
+            .flat_map(|part| part.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')))
+            .filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_'))
+    }
+
+    /// Everything under `expr`, and the queries of variables.
+    fn collect(value: &serde_json::Value, into: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (key, value) in map {
+                    match value {
+                        serde_json::Value::String(text)
+                            if key == "expr" || (key == "query" && text.contains('(')) =>
+                        {
+                            into.push(text.clone());
+                        }
+                        other => collect(other, into),
+                    }
+                }
+            }
+            serde_json::Value::Array(list) => list.iter().for_each(|value| collect(value, into)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! From numbers to the page: one function for each part of it.
+//!
+//! Owns which number is which metric. Never gathers any.
+
+use std::collections::BTreeMap;
+
+use roost_proxy::Distribution;
+
+use super::collect::{Function, Snapshot};
+use super::families as f;
+use super::text::{Family, Page};
+use crate::api::COMMIT;
+use crate::queue::QueueLoad;
+
+/// The name of the one queue there is: that of the default queue in OpenFaaS.
+const QUEUE: &str = "faas-request";
+
+/// Writes everything.
+pub(super) fn render(snapshot: &Snapshot) -> String {
+    let mut page = Page::default();
+    write(&mut page, snapshot);
+    page.finish()
+}
+
+fn write(page: &mut Page, snapshot: &Snapshot) {
+    let names: Vec<String> = snapshot.functions.iter().map(|function| function.key.to_string()).collect();
+    let functions: Vec<(&str, &Function)> =
+        names.iter().map(String::as_str).zip(&snapshot.functions).collect();
+    invocations(page, &functions);
+    replicas(page, &functions);
+    waiting(page, &functions);
+    queue(page, &functions);
+    api(page, snapshot);
+    containerd(page, snapshot);
+    process(page, snapshot);
+}
+
+fn invocations(page: &mut Page, functions: &[(&str, &Function)]) {
+    let mut seconds = page.family(&f::FUNCTION_SECONDS);
+    for (name, function) in functions {
+        for (status, durations) in &function.totals.outcomes {
+            seconds.distribution(&[name, &status.to_string()], durations);
+        }
+    }
+    let mut total = page.family(&f::INVOCATIONS);
+    for (name, function) in functions {
+        for (status, durations) in &function.totals.outcomes {
+            total.add(&[name, &status.to_string()], durations.count());
+        }
+    }
+    each(page, &f::STARTED, functions, |function| function.totals.load.started_total);
+    each(page, &f::IN_FLIGHT, functions, |function| function.totals.load.in_flight as u64);
+    each(page, &f::TUNNELS, functions, |function| function.totals.tunnels as u64);
+    each(page, &f::SENT, functions, |function| function.totals.sent_bytes);
+}
+
+fn replicas(page: &mut Page, functions: &[(&str, &Function)]) {
+    each(page, &f::DESIRED, functions, |function| function.desired.into());
+    each(page, &f::READY, functions, |function| function.ready as u64);
+    let mut target = page.family(&f::TARGET_LOAD);
+    for (name, function) in functions {
+        target.add(&[name, &function.scaling_type], function.target_load);
+    }
+    each(page, &f::MINIMUM, functions, |function| function.minimum.into());
+    let mut cpu = page.family(&f::CPU);
+    for (name, function) in functions {
+        cpu.add(&[name, function.key.namespace.as_str()], function.cpu_usec as f64 / 1e6);
+    }
+    let mut memory = page.family(&f::MEMORY);
+    for (name, function) in functions {
+        memory.add(&[name, function.key.namespace.as_str()], function.memory_bytes);
+    }
+    each(page, &f::RESTARTS, functions, |function| function.restarts);
+    each(page, &f::OOM_KILLS, functions, |function| function.oom_kills);
+}
+
+fn waiting(page: &mut Page, functions: &[(&str, &Function)]) {
+    each(page, &f::COLD_STARTS, functions, |function| function.totals.cold_starts.count());
+    let mut seconds = page.family(&f::COLD_START_SECONDS);
+    for (name, function) in functions {
+        seconds.distribution(&[name], &function.totals.cold_starts);
+    }
+    each(page, &f::WAITING, functions, |function| function.totals.load.waiting as u64);
+    let mut refused = page.family(&f::REFUSED);
+    for (name, function) in functions {
+        refused.add(&[name, "full"], function.totals.refused_full);
+        refused.add(&[name, "timeout"], function.totals.refused_late);
+        refused.add(&[name, "unavailable"], function.totals.refused_unavailable);
+    }
+}
+
+fn queue(page: &mut Page, functions: &[(&str, &Function)]) {
+    let mut each = |family: &'static Family, number: fn(&QueueLoad) -> u64| {
+        let mut samples = page.family(family);
+        for (name, function) in functions {
+            samples.add(&[QUEUE, name], number(&function.queue));
+        }
+    };
+    each(&f::QUEUE_PENDING, |queue| queue.pending as u64);
+    each(&f::QUEUE_IN_FLIGHT, |queue| queue.in_flight as u64);
+    each(&f::QUEUE_SUBMITTED, |queue| queue.submitted_total);
+    each(&f::QUEUE_PROCESSED, |queue| queue.processed_total);
+    each(&f::QUEUE_DROPPED, |queue| queue.dropped_total);
+}
+
+fn api(page: &mut Page, snapshot: &Snapshot) {
+    let calls: Vec<_> = snapshot.api.iter().map(|(call, d)| (call, call.status.to_string(), d)).collect();
+    let mut total = page.family(&f::HTTP_REQUESTS);
+    for (call, status, durations) in &calls {
+        total.add(&[call.method, &call.path, status], durations.count());
+    }
+    let mut seconds = page.family(&f::HTTP_SECONDS);
+    for (call, status, durations) in &calls {
+        seconds.distribution(&[call.method, &call.path, status], durations);
+    }
+    let provided = || calls.iter().filter(|(call, ..)| call.path.starts_with("/system"));
+    let mut total = page.family(&f::PROVIDER_REQUESTS);
+    for (call, status, durations) in provided() {
+        total.add(&[status, call.method, &call.path], durations.count());
+    }
+    let mut seconds = page.family(&f::PROVIDER_SECONDS);
+    for (call, status, durations) in provided() {
+        seconds.distribution(&[status, call.method, &call.path], durations);
+    }
+}
+
+fn containerd(page: &mut Page, snapshot: &Snapshot) {
+    let mut total = page.family(&f::CONTAINERD_CALLS);
+    let mut methods: BTreeMap<(&str, &str), Distribution> = BTreeMap::new();
+    for (call, durations) in &snapshot.containerd {
+        let (service, method) = call.method.split_once('/').unwrap_or(("", &call.method));
+        total.add(&[service, method, call.code], durations.count());
+        methods.entry((service, method)).or_default().add(durations);
+    }
+    let mut seconds = page.family(&f::CONTAINERD_SECONDS);
+    for ((service, method), durations) in methods {
+        seconds.distribution(&[service, method], &durations);
+    }
+}
+
+fn process(page: &mut Page, snapshot: &Snapshot) {
+    let version = env!("CARGO_PKG_VERSION");
+    page.family(&f::BUILD).add(&[version, COMMIT, std::env::consts::ARCH], 1);
+    let Some((process, began)) = &snapshot.process else { return };
+    page.number(&f::PROCESS_CPU, process.cpu_seconds);
+    page.number(&f::PROCESS_MEMORY, process.resident_bytes);
+    page.number(&f::PROCESS_VIRTUAL, process.virtual_bytes);
+    page.number(&f::PROCESS_FILES, process.open_files);
+    if let Some(max) = process.max_files {
+        page.number(&f::PROCESS_MAX_FILES, max);
+    }
+    page.number(&f::PROCESS_BEGAN, began);
+}
+
+/// One number for each function.
+fn each(
+    page: &mut Page,
+    family: &'static Family,
+    functions: &[(&str, &Function)],
+    number: impl Fn(&Function) -> u64,
+) {
+    let mut samples = page.family(family);
+    for (name, function) in functions {
+        samples.add(&[name], number(function));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use roost_proxy::function::FunctionKey;
+    use roost_proxy::{Histogram, Upstream, UpstreamLimits};
+
+    use super::*;
+    use crate::api::ApiCall;
+    use crate::procfs::Process;
+    use crate::runtime::containerd::client::Call;
+
+    fn took(millis: u64) -> Distribution {
+        let histogram = Histogram::default();
+        histogram.observe(Duration::from_millis(millis));
+        histogram.read()
+    }
+
+    fn snapshot() -> Snapshot {
+        let key = FunctionKey::from_route("echo.staging").unwrap();
+        let mut totals = Upstream::new(key.clone(), UpstreamLimits::default()).totals();
+        totals.outcomes = vec![(200, took(1)), (503, took(20_000))];
+        totals.load.in_flight = 3;
+        let function = Function {
+            key,
+            totals,
+            desired: 2,
+            ready: 1,
+            minimum: 1,
+            scaling_type: "a \"type\"".to_owned(),
+            target_load: 12.5,
+            cpu_usec: 1_500_000,
+            memory_bytes: 4096,
+            restarts: 7,
+            oom_kills: 5,
+            queue: QueueLoad { pending: 4, submitted_total: 5, ..QueueLoad::default() },
+        };
+        let call = |path: &str| ApiCall { method: "GET", path: path.to_owned(), status: 404 };
+        let rpc = |code| Call { method: "containerd.services.tasks.v1.Tasks/Get".to_owned(), code };
+        Snapshot {
+            functions: vec![function],
+            api: vec![(call("/system/function"), took(1)), (call("/async-function"), took(1))],
+            containerd: vec![(rpc("NotFound"), took(1)), (rpc("OK"), took(1))],
+            process: Some((Process { max_files: Some(1024), ..Process::default() }, 1_700_000_000.25)),
+        }
+    }
+
+    #[test]
+    fn every_metric_is_on_the_page_once() {
+        let mut page = Page::default();
+        write(&mut page, &snapshot());
+        let mut written = page.written.clone();
+        written.sort_unstable();
+        let mut all: Vec<_> = f::ALL.iter().map(|family| family.name).collect();
+        all.sort_unstable();
+        assert_eq!(written, all);
+        let text = page.finish();
+        for family in f::ALL {
+            let sample = |line: &&str| line.starts_with(family.name);
+            assert!(text.lines().any(|line| sample(&line)), "{} has no sample in\n{text}", family.name);
+        }
+    }
+
+    #[test]
+    fn numbers_stand_where_dashboards_look_for_them() {
+        let text = render(&snapshot());
+        for line in [
+            r#"gateway_functions_seconds_bucket{function_name="echo.staging",code="503",le="10"} 0"#,
+            r#"gateway_functions_seconds_count{function_name="echo.staging",code="503"} 1"#,
+            r#"gateway_function_invocation_total{function_name="echo.staging",code="200"} 1"#,
+            r#"gateway_function_invocation_inflight{function_name="echo.staging"} 3"#,
+            r#"gateway_service_count{function_name="echo.staging"} 2"#,
+            r#"gateway_service_ready_count{function_name="echo.staging"} 1"#,
+            r#"gateway_service_target_load{function_name="echo.staging",scaling_type="a \"type\""} 12.5"#,
+            r#"pod_cpu_usage_seconds_total{function_name="echo.staging",namespace="staging"} 1.5"#,
+            r#"pod_memory_working_set_bytes{function_name="echo.staging",namespace="staging"} 4096"#,
+            r#"http_requests_total{method="GET",path="/async-function",status="404"} 1"#,
+            r#"provider_http_requests_total{code="404",method="GET",path="/system/function"} 1"#,
+            r#"roost_oom_kills_total{function_name="echo.staging"} 5"#,
+            r#"queue_worker_pending_messages{queue_name="faas-request",function_name="echo.staging"} 4"#,
+            r#"queue_worker_messages_submitted_total{queue_name="faas-request",function_name="echo.staging"} 5"#,
+            r#"roost_containerd_calls_total{service="containerd.services.tasks.v1.Tasks",method="Get",code="OK"} 1"#,
+            r#"roost_containerd_call_seconds_count{service="containerd.services.tasks.v1.Tasks",method="Get"} 2"#,
+            "process_start_time_seconds 1700000000.25",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains(r#"provider_http_requests_total{code="404",method="GET",path="/async"#));
+    }
+}

@@ -1,0 +1,122 @@
+//! Calls of our own, that no client waits for.
+//!
+//! Owns nothing but the way in: from the claim on, such a call goes the way of a client's request, and is counted,
+//! limited and logged as one. Never upgrades a connection.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body_util::Full;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::access_log::Record;
+use crate::body::{Payload, ResponseBody};
+use crate::call::CallIds;
+use crate::error::Error;
+use crate::function::FunctionKey;
+use crate::handler::{answer, pass_on, unasked_switch};
+use crate::headers;
+use crate::route::Routes;
+use crate::upstream::{Claim, Upstream};
+
+/// Calls functions. Clones share what they need.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    ids: Arc<CallIds>,
+    routes: Routes,
+}
+
+impl Caller {
+    /// A caller of the functions of `routes`.
+    #[must_use]
+    pub fn new(routes: Routes) -> Self {
+        Self { ids: Arc::default(), routes }
+    }
+
+    /// Is there such a function now?
+    #[must_use]
+    pub fn knows(&self, function: &FunctionKey) -> bool {
+        self.routes.get(function).is_some()
+    }
+
+    /// Calls a function, and returns once the head of its answer is there. The function sees the path and the query of
+    /// the request's URI, and its headers, with `X-Call-Id`, `X-Start-Time` and `User-Agent` where they are missing.
+    ///
+    /// `place` is one of those that the caller has for calls at work. It comes back with the answer; while the call waits
+    /// for a replica, others may have it.
+    ///
+    /// Cancel safe: dropping the future, or the body of the answer before its end, ends the call.
+    ///
+    /// # Errors
+    /// When there is no answer of the function.
+    pub async fn call(
+        &self,
+        function: &FunctionKey,
+        request: Request<Bytes>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<(Response<ResponseBody>, OwnedSemaphorePermit), Error> {
+        let call = self.ids.identify(request.headers());
+        let upstream =
+            self.routes.get(function).ok_or_else(|| Error::UnknownFunction { name: function.to_string() })?;
+        let mut record = Record::begin(&upstream, request.method(), request.uri().path(), None, &call.id);
+        let asked_with = request.headers().get(CONTENT_TYPE).cloned();
+        let (mut parts, body) = request.into_parts();
+        headers::of_own(&mut parts.headers, &call);
+        parts.uri = path_of(&parts.uri);
+        parts.version = Version::HTTP_11;
+        let outbound = Request::from_parts(parts, Payload::Own(Full::new(body)));
+        let timeouts = upstream.limits().timeouts;
+        let reached = async {
+            let (claim, place) = claim(&upstream, place).await?;
+            let (answer, timer) = answer(claim, outbound, &timeouts).await?;
+            if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(unasked_switch(&answer));
+            }
+            Ok((answer, timer, place))
+        };
+        match reached.await {
+            Ok((answer, timer, place)) => {
+                Ok((pass_on(answer, timer, &call, asked_with, &timeouts, record), place))
+            }
+            Err(error) => {
+                record.status = error.status(false).as_u16();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A claim and a place. Whoever waits for one of them does not hold the other: neither a function without replicas nor
+/// one whose calls take long stands in the way of others.
+async fn claim(
+    upstream: &Arc<Upstream>,
+    mut place: OwnedSemaphorePermit,
+) -> Result<(Claim, OwnedSemaphorePermit), Error> {
+    let places = Arc::clone(place.semaphore());
+    loop {
+        if let Some(claim) = upstream.claim() {
+            return Ok((claim, place));
+        }
+        drop(place);
+        let claim = upstream.acquire().await?;
+        place = match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => return Ok((claim, place)),
+            Err(_) => {
+                drop(claim);
+                acquire(&places).await
+            }
+        };
+    }
+}
+
+async fn acquire(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(places).acquire_owned().await.expect("places are never closed")
+}
+
+/// A URI that is a path and a query only, as a function is asked.
+fn path_of(uri: &Uri) -> Uri {
+    uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")).into()
+}

@@ -1,0 +1,46 @@
+//! Calls that are made later: what the proxy hands over, and to whom.
+//!
+//! Owns the form of the handing over. Never keeps a call.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::body::ResponseBody;
+use crate::function::FunctionKey;
+
+/// An answer that is still to come.
+pub type Answering<'a> = Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send + 'a>>;
+
+/// A call that a client does not wait for. Everything that is asked of callers has been asked.
+#[derive(Debug)]
+pub struct Deferred {
+    /// The function, which there was a moment ago.
+    pub function: FunctionKey,
+    /// The function as the client named it.
+    pub name: String,
+    /// What the call is known by: the client's id or a new one. Ids of clients need not be unique.
+    pub call_id: HeaderValue,
+    /// How long the client may leave its body without a byte.
+    pub idle: Option<Duration>,
+    /// The request as it is for the function, but for what a [`Caller`](crate::Caller) adds. The URI is a path and a query.
+    pub request: Request<Incoming>,
+}
+
+/// Takes calls over, to make them later.
+pub trait Intake: Send + Sync {
+    /// Takes a call over and answers its client. The headers that every answer has are added to it.
+    fn accept(&self, call: Deferred) -> Answering<'_>;
+
+    /// Whose calls are known by this id, whether they have begun or not. Each function once.
+    fn functions_of(&self, id: &str) -> Vec<FunctionKey>;
+
+    /// Ends all calls of these functions that are known by this id. `false` if there is none.
+    fn cancel(&self, id: &str, functions: &[FunctionKey]) -> bool;
+
+    /// Hears of each answer below `/async-function/`, whoever gave it, and of the time until its head.
+    fn answered(&self, method: &Method, status: StatusCode, took: Duration);
+}
