@@ -22,6 +22,7 @@ pub mod procfs;
 pub mod queue;
 pub mod resolvers;
 pub mod runtime;
+pub mod scaling;
 pub mod secrets;
 pub mod stacks;
 pub mod store;

@@ -6,20 +6,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use roost_proxy::function::{FunctionKey, ReplicaId};
 use roost_proxy::{Endpoint, Upstream};
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::function::known::{ImageState, Known};
 use crate::function::liveness::Liveness;
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::registry::Registry;
-use crate::function::replica::{Cause, Event, Host, Origin, Replica};
+use crate::function::replica::{Cause, Event, Host, Order, Origin, Replica};
 use crate::function::rollout::{self, Phase, Target, View};
 use crate::function::status::{FunctionPhase, ReplicaStatus, Status};
 use crate::image::{Images, PullPolicy, ResolvedImage};
@@ -57,7 +56,7 @@ struct Kept {
     revision: String,
     phase: Phase,
     endpoint: Option<Arc<Endpoint>>,
-    drain: CancellationToken,
+    orders: watch::Sender<Order>,
     started_at: Timestamp,
     ready_since: Option<Instant>,
 }
@@ -186,7 +185,7 @@ impl Controller {
         // Those that stay take over before those that go are told, and before anything is written.
         self.upstream.publish(self.endpoints(|replica| !plan.drain.contains(&replica.id)));
         for replica in self.replicas.iter_mut().filter(|replica| plan.drain.contains(&replica.id)) {
-            retreat(replica);
+            retreat(replica, self.tools.host.settings.drain);
         }
         if plan.complete && !record.complete {
             self.registry.complete(&self.key, &record.newest.id).await;
@@ -202,7 +201,8 @@ impl Controller {
         self.oom_kills = 0;
         self.last_exit = None;
         self.upstream.publish(Vec::new());
-        self.replicas.iter_mut().for_each(retreat);
+        let drain = self.tools.host.settings.drain;
+        self.replicas.iter_mut().for_each(|replica| retreat(replica, drain));
     }
 
     /// Leaves nothing of the function; `false` if it is wanted again.
@@ -243,13 +243,14 @@ impl Controller {
             Origin::Leftover => (Phase::Stopping, "clearing away"),
         };
         info!(function = %self.key, replica = %id, "{}: {what} replica {id}", self.key);
-        let drain = CancellationToken::new();
+        let orders = watch::Sender::new(Order::Run);
         let replica = Replica {
             id: id.clone(),
             key: self.key.clone(),
             revision: revision.clone(),
             host: self.tools.host.clone(),
-            drain: drain.clone(),
+            replica_key: None,
+            orders: orders.subscribe(),
             tell: self.happenings.0.clone(),
         };
         tokio::spawn(replica.run(origin));
@@ -259,7 +260,7 @@ impl Controller {
             revision,
             phase,
             endpoint: None,
-            drain,
+            orders,
             started_at,
             ready_since: None,
         });
@@ -309,6 +310,9 @@ impl Controller {
                     replica.phase = Phase::Ready;
                 }
             }
+            Event::Created => replica.phase = Phase::Created,
+            Event::Busy => replica.phase = Phase::Busy,
+            Event::Paused => replica.phase = Phase::Paused,
             Event::Ended(cause) => {
                 let unasked = matches!(replica.phase, Phase::Starting | Phase::Ready);
                 replica.phase = Phase::Stopping;
@@ -414,10 +418,10 @@ fn is_idle(record: &FunctionRecord) -> bool {
 }
 
 /// Moves a replica on towards its end. Never back.
-fn retreat(replica: &mut Kept) {
+fn retreat(replica: &mut Kept, drain: Duration) {
     if matches!(replica.phase, Phase::Starting | Phase::Ready) {
         replica.phase = Phase::Draining;
-        replica.drain.cancel();
+        replica.orders.send_replace(Order::End(drain));
     }
 }
 

@@ -13,11 +13,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use roost_proxy::Endpoint;
 use roost_proxy::function::{FunctionKey, ReplicaId};
-use tokio::sync::mpsc;
+use roost_proxy::{Endpoint, ReplicaKey};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::function::binds::Binds;
@@ -64,7 +63,7 @@ pub struct Host {
 pub struct ReplicaSettings {
     /// From TERM to KILL.
     pub stop_grace: Duration,
-    /// How long a draining replica may go on with what it has.
+    /// How long a draining replica may go on with what it has, where its function does not say.
     pub drain: Duration,
     /// From the start of the process until it is ready.
     pub start_timeout: Duration,
@@ -83,11 +82,30 @@ pub enum Cause {
     OutOfMemory(String),
 }
 
+/// What a replica is told by its controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// To be made, but for the start of its process, and wait.
+    Stand,
+    /// To run, and to take requests when it is ready.
+    Run,
+    /// To finish what it has, and then to be frozen.
+    Pause,
+    /// To take nothing new, to finish what it has within this time, and to end. There is no order behind this one.
+    End(Duration),
+}
+
 /// What a replica tells its controller.
 #[derive(Debug)]
 pub enum Event {
-    /// It can take requests, at this endpoint.
+    /// All is made; its process waits for the order to run.
+    Created,
+    /// It can take requests (again), at this endpoint.
     Ready(Arc<Endpoint>),
+    /// It can take no more requests for now, and has said so itself.
+    Busy,
+    /// It is frozen.
+    Paused,
     /// It takes no more. With the cause, if nobody asked for it.
     Ended(Option<Cause>),
     /// Nothing is left of it.
@@ -115,8 +133,10 @@ pub struct Replica {
     pub revision: String,
     /// What it is made with.
     pub host: Host,
-    /// Cancelled when it is to take nothing new and to end when its last request is answered.
-    pub drain: CancellationToken,
+    /// The key that it is for.
+    pub replica_key: Option<ReplicaKey>,
+    /// What it is told.
+    pub orders: watch::Receiver<Order>,
     /// Where its events go.
     pub tell: mpsc::Sender<Happening>,
 }
@@ -141,7 +161,7 @@ impl Replica {
     async fn make(&self, spec: &FunctionSpec, image: &ResolvedImage) -> Result<SocketAddr, String> {
         let attachment =
             self.host.network.attach(&self.id, &spec.key).await.map_err(|e| format!("network: {e}"))?;
-        if self.drain.is_cancelled() {
+        if matches!(*self.orders.borrow(), Order::End(_)) {
             return Err("no longer wanted".to_owned());
         }
         let granted = self.host.allowed.grant(&spec.wishes).await?;
@@ -203,7 +223,7 @@ impl Replica {
             late = ready => if let Some(late) = late {
                 return Some(Cause::Ended(late));
             },
-            () = self.drain.cancelled() => return None,
+            _ = self.told_to_end() => return None,
         }
         let endpoint = Endpoint::new(self.id.clone(), address);
         self.tell(Event::Ready(Arc::clone(&endpoint))).await;
@@ -238,13 +258,27 @@ impl Replica {
 
     /// Resolves when the replica was told to drain and has, or its time to do so is over.
     async fn drained(&self, endpoint: &Endpoint) {
-        self.drain.cancelled().await;
-        if timeout(self.host.settings.drain, endpoint.drained()).await.is_err() {
+        let limit = self.told_to_end().await;
+        if timeout(limit, endpoint.drained()).await.is_err() {
             let left = endpoint.in_flight();
             info!(
                 function = %self.key, replica = %self.id,
                 "replica {}: drained for long enough, {left} requests are left", self.id
             );
+        }
+    }
+
+    /// Resolves when it was told to end, with the time it has for what it has.
+    async fn told_to_end(&self) -> Duration {
+        let mut orders = self.orders.clone();
+        loop {
+            if let Order::End(limit) = *orders.borrow_and_update() {
+                return limit;
+            }
+            if orders.changed().await.is_err() {
+                // The controller is gone only when the daemon ends, and then so is this task.
+                return std::future::pending().await;
+            }
         }
     }
 

@@ -24,8 +24,14 @@ pub struct Target {
 pub enum Phase {
     /// From its first step until it has answered its probe.
     Starting,
+    /// Everything is made, but its process was not started.
+    Created,
     /// It takes requests.
     Ready,
+    /// It was ready and says that it can take no more for now.
+    Busy,
+    /// It was ready, takes no requests and is frozen.
+    Paused,
     /// It takes no new requests and ends when the last is answered.
     Draining,
     /// It is being ended and taken apart.

@@ -1,0 +1,12 @@
+//! How many replicas a function is to have: from what its labels ask for and what is going on, without I/O.
+//!
+//! Owns the rules of scaling and the labels that set them. Never starts or stops anything, and reads no clock: time
+//! comes in as an argument.
+
+pub mod decide;
+pub mod events;
+pub mod policy;
+pub mod schedule;
+
+pub use decide::{Decision, Observation, Reason, Scaler};
+pub use policy::{Cap, IdleBy, LoadTarget, Measure, Policy, Rest, Rung, Zero};
