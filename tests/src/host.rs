@@ -20,10 +20,12 @@ use tempfile::TempDir;
 
 use crate::client::Api;
 use crate::containerd::Containerd;
+use crate::events::Events;
 use crate::ports::{Place, free_port};
 use crate::process::{Background, Started, open_files, resident, started};
 use crate::{PATIENCE, eventually, program};
 
+pub use functions::ECHO;
 pub use settings::Config;
 
 /// How many lines of a log are shown when a test has failed.
@@ -255,6 +257,11 @@ impl Host {
     /// When it fails.
     pub fn ctr<const N: usize>(&self, args: [&str; N]) {
         self.containerd.ctr(args).unwrap();
+    }
+
+    /// Watches what happens to the containers of a function that has none yet.
+    pub async fn watch(&self, function: &str) -> Events {
+        Events::watch(&self.containerd, function).await
     }
 
     /// The names of containerd's namespaces.

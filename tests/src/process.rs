@@ -107,6 +107,21 @@ pub fn started(pid: i32) -> Option<Started> {
     Some(Started { pid, at })
 }
 
+/// Is the control group of this process frozen?
+#[must_use]
+pub fn frozen(pid: i32) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    // Each line is `number:controllers:path`; of the unified hierarchy, `0::path`.
+    let path = |controllers: &str| {
+        let mut lines = groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        lines
+            .find_map(|(names, path)| (names == controllers).then(|| path.trim_start_matches('/').to_owned()))
+    };
+    let says = |file: String, text: &str| fs::read_to_string(file).is_ok_and(|state| state.contains(text));
+    path("freezer").is_some_and(|path| says(format!("/sys/fs/cgroup/freezer/{path}/freezer.state"), "FROZEN"))
+        || path("").is_some_and(|path| says(format!("/sys/fs/cgroup/{path}/cgroup.events"), "frozen 1"))
+}
+
 /// The memory that a process has resident, in KiB.
 pub(crate) fn resident(pid: Pid) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
