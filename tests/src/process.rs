@@ -129,6 +129,33 @@ pub(crate) fn resident(pid: Pid) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// Memory, in KiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// All that is resident, whoever else has it, too.
+    pub rss: u64,
+    /// Of what is shared, its share.
+    pub pss: u64,
+}
+
+impl std::ops::Add for Pages {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { rss: self.rss + other.rss, pss: self.pss + other.pss }
+    }
+}
+
+/// The memory that a process takes, if it is still there.
+pub(crate) fn pages(pid: i32) -> Option<Pages> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let field = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
+    };
+    Some(Pages { rss: field("Rss:")?, pss: field("Pss:")? })
+}
+
 /// How many files a process has open.
 pub(crate) fn open_files(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
