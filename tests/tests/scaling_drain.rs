@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -89,8 +90,8 @@ async fn who(host: &Host) -> String {
 }
 
 /// Sets of replicas that were asked in many requests.
-async fn asked(host: &Host) -> std::collections::BTreeSet<String> {
-    let mut seen = std::collections::BTreeSet::new();
+async fn asked(host: &Host) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
     for _ in 0..40 {
         seen.insert(who(host).await);
     }
@@ -124,7 +125,7 @@ async fn a_replica_that_says_it_has_enough_is_left_alone_until_it_has_not() {
         File::create(&mark).unwrap();
         let told = host.has_replica("busy", "busy").await;
         assert_eq!(told["availableReplicas"], 1, "{told:#}");
-        assert_eq!(asked(&host).await.into_iter().collect::<Vec<_>>(), [other.clone()]);
+        assert_eq!(asked(&host).await, BTreeSet::from([other.clone()]));
         std::fs::remove_file(&mark).unwrap();
         host.has_ready("busy", 2).await;
         assert_eq!(asked(&host).await, both);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roost_tests::{Config, ECHO, Host, Memory, Pages, eventually};
+use roost_tests::{Config, ECHO, Host, Memory, Pages};
 use serde_json::{Value, json};
 
 use crate::figures::Table;
@@ -25,12 +25,12 @@ fn met(figure: u64, bar: u64) -> &'static str {
     if figure <= bar { "met" } else { "not met" }
 }
 
+/// Deploys so many functions as anybody does, without a word of what is to be kept of them.
 async fn deploy(host: &Host, count: usize, then_zero: bool) {
     let names: Vec<_> = (0..count).map(|n| format!("idle-{n}")).collect();
     for some in names.chunks(AT_A_TIME) {
         for name in some {
-            let annotations = json!({ "roost.idle.state": "stopped" });
-            host.post_function(&json!({ "service": name, "image": ECHO, "annotations": annotations })).await;
+            host.post_function(&json!({ "service": name, "image": ECHO })).await;
         }
         for name in some {
             host.ready(name).await;
@@ -38,12 +38,16 @@ async fn deploy(host: &Host, count: usize, then_zero: bool) {
         }
         for name in some.iter().filter(|_| then_zero) {
             host.scale(name, 0).await;
-            let gone = |status: &Value| status["replicas"].as_array().is_some_and(Vec::is_empty);
-            host.status(name, "no replicas", gone).await;
+            host.status(name, "at rest", rests).await;
         }
     }
-    let expected = if then_zero { 0 } else { count };
-    eventually("as many processes", || async { (host.processes().len() == expected).then_some(()) }).await;
+}
+
+/// Is there nothing but what is kept of a function at zero?
+fn rests(status: &Value) -> bool {
+    let replicas = status["replicas"].as_array().into_iter().flatten();
+    status["phase"] == "Idle"
+        && replicas.map(|replica| &replica["phase"]).all(|phase| phase == "created" || phase == "paused")
 }
 
 /// The least of what was seen in a while: threads and buffers of what was just done go by and by.
@@ -73,38 +77,39 @@ async fn at_zero() {
     // What the first function costs, all have in common.
     deploy(&host, 1, true).await;
     host.remove("idle-0").await;
-    let without = sum(&of(&settled(&host).await, "roostd"));
+    let without = settled(&host).await;
     deploy(&host, AT_ZERO, true).await;
-    let with = sum(&of(&settled(&host).await, "roostd"));
-    let mut table = Table::new(&["roostd, KiB", "resident", "proportional"]);
-    let mut row = |what: &str, pages: Pages| {
-        table.row(&[what.to_owned(), pages.rss.to_string(), pages.pss.to_string()]);
-    };
-    row("no functions", without);
-    row(&format!("{AT_ZERO} functions at zero"), with);
-    let more = with.rss.saturating_sub(without.rss);
-    println!("{table}");
+    let with = settled(&host).await;
+    let kinds = ["roostd", "shim", "log driver", "function"];
+    println!("no functions\n\n{}", table(&without, &kinds));
+    println!("{AT_ZERO} functions at zero\n\n{}", table(&with, &kinds));
+    let of_daemon = |memory| sum(&of(memory, "roostd")).rss;
+    let more = of_daemon(&with).saturating_sub(of_daemon(&without));
     println!(
-        "{AT_ZERO} functions at zero: {more} KiB more, bar {AT_ZERO_BAR} KiB ({})\n",
+        "{AT_ZERO} functions at zero: {more} KiB more of roostd, bar {AT_ZERO_BAR} KiB ({})\n",
         met(more, AT_ZERO_BAR)
     );
+}
+
+fn table(memory: &[Memory], kinds: &[&str]) -> Table {
+    let mut table = Table::new(&["KiB", "processes", "resident", "proportional"]);
+    for what in kinds {
+        let some = of(memory, what);
+        let Pages { rss, pss } = sum(&some);
+        table.row(&[(*what).to_owned(), some.len().to_string(), rss.to_string(), pss.to_string()]);
+    }
+    table
 }
 
 async fn with_a_replica() {
     let host = Host::with_echo(Config::default()).await;
     deploy(&host, IDLE, false).await;
     let memory = settled(&host).await;
-    let mut table = Table::new(&["KiB", "processes", "resident", "proportional"]);
-    for what in ["roostd", "shim", "log driver", "function", "containerd"] {
-        let some = of(&memory, what);
-        let Pages { rss, pss } = sum(&some);
-        table.row(&[what.to_owned(), some.len().to_string(), rss.to_string(), pss.to_string()]);
-    }
-    let without_containerd: Vec<_> = memory.iter().filter(|one| one.what != "containerd").cloned().collect();
-    let (most, all) = (sum(&without_containerd).pss, sum(&memory).pss);
-    println!("{table}");
+    let all = sum(&memory).pss;
+    let without = all - sum(&of(&memory, "containerd")).pss;
+    println!("{}", table(&memory, &["roostd", "shim", "log driver", "function", "containerd"]));
     println!(
-        "{IDLE} functions with an idle replica: {most} KiB, with containerd {all} KiB, bar {IDLE_BAR} KiB ({})\n",
+        "{IDLE} functions with an idle replica: {without} KiB, with containerd {all} KiB, bar {IDLE_BAR} KiB ({})\n",
         met(all, IDLE_BAR)
     );
 }
