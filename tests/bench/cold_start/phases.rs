@@ -32,24 +32,31 @@ impl Phases {
 
 /// Reads the phases of a start of `function` from the lines that the daemon wrote meanwhile.
 ///
-/// Lines look like `TIME LEVEL …: FUNCTION: ready after 9.5 ms (network 1.2 ms, create 3 ms, …)`. The time of the first
-/// line ends the wake; that of this line begins forwarding.
+/// The line looks like `TIME LEVEL …: ready after 74.1 ms (network 1.2, create 38.0, …) function=FUNCTION`. What comes
+/// before it and behind it is left for the wake and for forwarding.
 pub(crate) fn read(log: &str, function: &str, sent: SystemTime, first_byte: SystemTime) -> Phase {
     let mut phases = Phase::default();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains(function)).collect();
-    let between = |from: SystemTime, to: SystemTime| match to.duration_since(from) {
+    let mut lines = log.lines().filter(|line| line.contains(function));
+    let Some((head, told)) = lines.find_map(|line| line.split_once("ready after")) else { return phases };
+    let told = told.split(')').next().unwrap_or_default();
+    if let Some(ready) = time_of(head) {
+        phases[0] = number_behind(told, "").map(|all| between(sent, ready) - all);
+        phases[5] = Some(between(ready, first_byte));
+    }
+    for index in 1..5 {
+        phases[index] = number_behind(told, NAMES[index]);
+    }
+    // What was frozen goes on, instead of being started.
+    phases[3] = phases[3].or_else(|| number_behind(told, "thaw"));
+    phases
+}
+
+/// In milliseconds, negative if it is the other way round.
+fn between(from: SystemTime, to: SystemTime) -> f64 {
+    match to.duration_since(from) {
         Ok(time) => time.as_secs_f64() * 1000.0,
         Err(error) => -error.duration().as_secs_f64() * 1000.0,
-    };
-    phases[0] = lines.iter().find_map(|line| time_of(line)).map(|woken| between(sent, woken));
-    if let Some(line) = lines.iter().find(|line| line.contains("ready after")) {
-        phases[5] = time_of(line).map(|ready| between(ready, first_byte));
-        let told = line.split_once("ready after").map_or("", |(_, rest)| rest);
-        for (index, name) in NAMES.iter().enumerate().filter(|(index, _)| (1..5).contains(index)) {
-            phases[index] = number_behind(told, name);
-        }
     }
-    phases
 }
 
 fn time_of(line: &str) -> Option<SystemTime> {
@@ -74,14 +81,17 @@ mod tests {
     #[test]
     fn phases_are_read_whatever_else_the_log_says() {
         let log = "\
-1970-01-01T00:00:01.002Z  INFO x: other.ns: a request wakes it
+1970-01-01T00:00:01.001Z  INFO x: replica b-1: ready after 7.0 ms (create 1.0) function=b.ns
 1970-01-01T00:00:01.003Z  INFO x: a.ns: a request wakes it
-1970-01-01T00:00:01.100Z  INFO x: a.ns: ready after 97 ms (network 1.5 ms, create 40 ms, start 30ms, ready 25.5 ms) function=a.ns
+1970-01-01T00:00:01.100Z  INFO x: replica a-2: ready after 97.0 ms (network 1.5, create 40.0, start 30, ready 25.5) function=a.ns
+1970-01-01T00:00:01.200Z  INFO x: replica start 7: ready after 0.5 ms (thaw 0.5) function=c.ns
 ";
         let at = |milliseconds| UNIX_EPOCH + Duration::from_millis(milliseconds);
-        let phases = read(log, "a.ns", at(1000), at(1102));
-        let rounded = phases.map(|phase| phase.map(|ms| (ms * 10.0).round() / 10.0));
-        assert_eq!(rounded, [Some(3.0), Some(1.5), Some(40.0), Some(30.0), Some(25.5), Some(2.0)]);
+        let rounded = |phases: Phase| phases.map(|phase| phase.map(|ms| (ms * 10.0).round() / 10.0));
+        let phases = rounded(read(log, "a.ns", at(1000), at(1102)));
+        assert_eq!(phases, [Some(3.0), Some(1.5), Some(40.0), Some(30.0), Some(25.5), Some(2.0)]);
+        let phases = rounded(read(log, "c.ns", at(1199), at(1201)));
+        assert_eq!(phases, [Some(0.5), None, None, Some(0.5), None, Some(1.0)]);
         assert_eq!(read("", "a.ns", at(0), at(1)), Phase::default());
     }
 }
