@@ -13,6 +13,7 @@ use crate::function::rollout::Phase;
 use crate::function::spec::{self, Deployment};
 use crate::function::warnings;
 use crate::image::Progress;
+use crate::scaling::events::Scaled;
 use crate::usage::Use;
 
 /// What the function's controller is doing.
@@ -65,6 +66,12 @@ pub struct Status {
     pub image: Option<Progress>,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
+    /// How many there are to be.
+    pub desired: u32,
+    /// How often it had been scaled by hand when this was said.
+    pub scalings: u64,
+    /// The last time that load, or its absence, changed that, since the daemon started.
+    pub last_decision: Option<Scaled>,
     /// How many replicas had to be replaced since the daemon started.
     pub restarts: u64,
     /// How many of them ended because they reached their memory limit.
@@ -117,6 +124,16 @@ impl Scaling {
 }
 
 impl Status {
+    /// How many replicas there are to be: as the controller said, unless that was of an older record than this one.
+    #[must_use]
+    pub fn desired(&self, record: &FunctionRecord) -> u32 {
+        if self.scalings == record.scalings && self.revision == record.newest.id {
+            self.desired
+        } else {
+            record.wanted(&record.newest)
+        }
+    }
+
     /// How many replicas take requests.
     #[must_use]
     pub fn available(&self) -> usize {

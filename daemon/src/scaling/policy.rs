@@ -110,7 +110,27 @@ pub enum Rung {
     Stopped,
 }
 
+impl Default for Policy {
+    /// As without any setting.
+    fn default() -> Self {
+        unimplemented!("being written")
+    }
+}
+
 impl Policy {
+    /// Is there never to be more than one replica at a time, whatever happens?
+    #[must_use]
+    pub fn is_singleton(&self) -> bool {
+        self.recreate && self.max == 1 && self.placement.key.is_none()
+    }
+
+    /// Does a label or annotation of this name say only how replicas are scaled and chosen, so that they do not see it?
+    #[must_use]
+    pub fn is_setting_name(name: &str) -> bool {
+        let _ = name;
+        unimplemented!("being written")
+    }
+
     /// Reads the labels and annotations of a deployment.
     ///
     /// # Errors

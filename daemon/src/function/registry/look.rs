@@ -97,7 +97,7 @@ impl Entry {
         let status = self.status.borrow();
         Some(Observed {
             key: key.clone(),
-            desired: record.wanted(&record.newest),
+            desired: status.desired(record),
             available: status.available(),
             scaling: Scaling::of(&record.newest.deployment.labels),
             replicas: status.replicas.iter().map(|replica| replica.id.clone()).collect(),
@@ -110,8 +110,7 @@ impl Entry {
     fn view(&self, key: &FunctionKey) -> Option<FunctionView> {
         let wanted = self.wanted.borrow();
         let record = wanted.as_ref()?;
-        let replicas = record.wanted(&record.newest);
-        let requests = self.upstream.requests();
-        Some(FunctionView::new(key.namespace.to_string(), record, replicas, &self.status.borrow(), requests))
+        let (status, requests) = (self.status.borrow(), self.upstream.requests());
+        Some(FunctionView::new(key.namespace.to_string(), record, status.desired(record), &status, requests))
     }
 }
