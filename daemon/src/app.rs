@@ -37,6 +37,7 @@ use crate::network::HostNetwork;
 use crate::pauses::Pauses;
 use crate::queue::Queue;
 use crate::runtime::containerd::{self, Containerd};
+use crate::scaling::events::Events;
 use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::usage::{self, Sampler, UsageRecord};
@@ -152,7 +153,6 @@ impl House {
             binds: binds.clone(),
             settings: replica_settings(config),
         };
-        let tools = Tools { host, images: images.clone(), policy: config.images.policy };
         let stored =
             Stored { functions: store.functions()?, namespaces: store.namespaces()?, usage: store.usage()? };
         let (routes, broken) = (Routes::default(), CancellationToken::new());
@@ -160,6 +160,14 @@ impl House {
         let is_replica = move |address| replicas.is_replica(address);
         let caller = Caller::new(routes.clone());
         let queue = Queue::new(config.queue.clone(), caller, here, is_replica, calls.clone());
+        let events = Events::default();
+        let tools = Tools {
+            host,
+            images: images.clone(),
+            policy: config.images.policy,
+            queue: queue.clone(),
+            events: events.clone(),
+        };
         let registry = Registry::new(
             store,
             routes.clone(),

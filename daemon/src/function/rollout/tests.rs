@@ -153,7 +153,7 @@ fn what_rests_runs_before_anything_is_started() {
 fn a_function_that_wants_none_keeps_what_its_rest_allows() {
     let (newest, serving) = (target("b", true), target("a", true));
     let none: &[&str] = &NOTHING;
-    for (rest, replicas, started, told) in [
+    for (rest, replicas, started, asked) in [
         (Rung::Stopped, &[("n1", "b", Ready), ("n2", "b", Created)][..], none, &["end n1", "end n2"][..]),
         (Rung::Stopped, &[], none, none),
         (Rung::Created, &[("n1", "b", Ready)], &["b+"], &["end n1"]),
@@ -168,7 +168,7 @@ fn a_function_that_wants_none_keeps_what_its_rest_allows() {
     ] {
         let next = plan(&Wish { rest, ..wish(&newest, None, 0) }, &views(replicas));
         let expected = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        assert_eq!(super::tests::told(&next), (expected(started), expected(told)), "{rest:?} {replicas:?}");
+        assert_eq!(told(&next), (expected(started), expected(asked)), "{rest:?} {replicas:?}");
         assert!(!next.complete);
     }
     let next = plan(&Wish { rest: Rung::Created, ..wish(&newest, Some(&serving), 0) }, &[]);
