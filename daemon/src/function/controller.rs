@@ -14,7 +14,7 @@ use roost_proxy::{Endpoint, ReplicaKey, Upstream};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::function::kept::Kept;
+use crate::function::kept::{Kept, new_replica_id};
 use crate::function::known::{ImageState, Known};
 use crate::function::liveness::Liveness;
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
@@ -22,16 +22,19 @@ use crate::function::registry::Registry;
 use crate::function::replica::{Cause, Event, Host, Order, Origin, Replica};
 use crate::function::rollout::{self, Phase, Step, Target, View, Wish};
 use crate::function::shard::Shard;
-use crate::function::status::{FunctionPhase, ReplicaStatus, Status};
+use crate::function::status::Status;
 use crate::image::{Images, PullPolicy, ResolvedImage};
 use crate::memory;
 use crate::queue::Queue;
 use crate::scaling::events::{Events, Scaled};
-use crate::scaling::{Measure, Observation, Policy};
+use crate::scaling::Policy;
 use crate::usage::Sampler;
 
 /// What has happened and the controller has not looked at; those who tell it wait when it is full.
 const HAPPENINGS: usize = 64;
+
+mod load;
+mod tell;
 
 /// The shortest time between two looks because somebody waits: many may come at once, and one look is for all.
 const DEMAND_PAUSE: Duration = Duration::from_millis(5);
@@ -208,128 +211,12 @@ impl Controller {
             shard.tell(record.wanted(&record.newest), now);
         } else if is_new && !record.newest.only_settings && !record.complete {
             // A revision has to come up once to be known to be good.
-            let floor = if policy.load.is_some() { policy.min.max(1) } else { record.wanted(&record.newest).max(1) };
-            let desired = if policy.load.is_some() { shard.desired().clamp(floor, policy.max) } else { floor };
+            let floor =
+                if policy.load.is_some() { policy.min.max(1) } else { record.wanted(&record.newest).max(1) };
+            let desired =
+                if policy.load.is_some() { shard.desired().clamp(floor, policy.max) } else { floor };
             if desired != shard.desired() {
                 shard.tell(desired, now);
-            }
-        }
-    }
-
-    /// As many replicas as there were, where that is for this host to decide.
-    fn resume(&mut self, record: &FunctionRecord) {
-        let (now, policy) = (Instant::now(), &self.policy.1);
-        let up = |key: Option<&ReplicaKey>| {
-            let of_key = self.replicas.iter().filter(|r| r.key.as_ref() == key && r.phase == Phase::Starting);
-            u32::try_from(of_key.count()).unwrap_or(u32::MAX)
-        };
-        if policy.placement.key.is_some() {
-            let keys: Vec<_> = self.replicas.iter().filter_map(|r| r.key.clone()).collect();
-            for key in keys {
-                let desired = up(Some(&key)).min(1);
-                self.shards.insert(Some(key), Shard::new(desired, now));
-            }
-            return;
-        }
-        let desired = match up(None) {
-            _ if record.replicas == Some(0) || !record.complete => return,
-            0 if policy.zero.is_some() => 0,
-            count if policy.load.is_some() => count.clamp(policy.min.max(1), policy.max),
-            _ => return,
-        };
-        self.shards.insert(None, Shard::new(desired, now));
-    }
-
-    /// Looks at the load of each shard and decides how many replicas it is to have.
-    async fn scale(&mut self, record: &FunctionRecord) {
-        let (now, clock) = (Instant::now(), Zoned::now());
-        let waiting: HashMap<ReplicaKey, usize> = self.upstream.waiting_keys().into_iter().collect();
-        if self.policy.1.placement.key.is_some() {
-            for key in waiting.keys() {
-                self.shards.entry(Some(key.clone())).or_insert_with(|| Shard::new(0, now));
-            }
-        }
-        let cpu_millis = self.cpu().await;
-        let keys: Vec<Option<ReplicaKey>> = self.shards.keys().cloned().collect();
-        for key in keys {
-            let seen = self.observe(key.as_ref(), &waiting, cpu_millis);
-            let Some(shard) = self.shards.get_mut(&key) else { continue };
-            let from = shard.desired();
-            let Some(decision) = shard.look(&self.policy.1, &seen, now, &clock) else { continue };
-            if from == 0 && record.replicas == Some(0) {
-                self.registry.wake(&self.key).await;
-            }
-            self.tell_scaled(key, from, decision.replicas, decision.reason.to_string());
-        }
-        // A key that nobody asks for and that has nothing left is forgotten.
-        let replicas = &self.replicas;
-        self.shards.retain(|key, shard| {
-            key.as_ref().is_none_or(|of| {
-                shard.desired() > 0
-                    || waiting.contains_key(of)
-                    || replicas.iter().any(|replica| replica.key == *key)
-            })
-        });
-    }
-
-    fn tell_scaled(&mut self, key: Option<ReplicaKey>, from: u32, to: u32, reason: String) {
-        let of_key = key.as_ref().map(|key| format!(" for key {key}")).unwrap_or_default();
-        info!(function = %self.key, "{}: scaled from {from} to {to}{of_key}: {reason}", self.key);
-        let scaled = Scaled { at: Timestamp::now(), function: self.key.clone(), key, from, to, reason };
-        self.last_scaled = Some(scaled.clone());
-        self.tools.events.tell(scaled);
-    }
-
-    /// What the replicas use, in thousandths of a core, if that matters.
-    async fn cpu(&self) -> Option<f64> {
-        self.policy.1.load.as_ref().filter(|load| load.measure == Measure::Cpu)?;
-        let ids: Vec<ReplicaId> = self.ready(|_| true).map(|replica| replica.id.clone()).collect();
-        self.sampler.retain(&ids.iter().cloned().collect());
-        let rates = self.sampler.rates(&[(self.key.namespace.clone(), ids)]).await;
-        rates.first().map(|used| used.cpu)
-    }
-
-    fn observe(
-        &self,
-        key: Option<&ReplicaKey>,
-        waiting: &HashMap<ReplicaKey, usize>,
-        cpu_millis: Option<f64>,
-    ) -> Observation {
-        let desired = self.shards.get(&key.cloned()).map_or(0, Shard::desired);
-        let of_key = || self.replicas.iter().filter(|replica| replica.key.as_ref() == key);
-        let ready = of_key().filter(|replica| replica.phase == Phase::Ready).count();
-        let ready = u32::try_from(ready).unwrap_or(u32::MAX);
-        match key {
-            None => {
-                let load = self.upstream.load();
-                Observation {
-                    desired,
-                    ready,
-                    in_flight: load.in_flight as u64,
-                    connections: load.tunnels as u64,
-                    waiting: load.waiting as u64,
-                    queued: self.tools.queue.waiting(&self.key),
-                    started: load.started_total,
-                    finished: load.finished_total,
-                    cpu_millis,
-                    quiet: self.upstream.last_traffic(),
-                }
-            }
-            Some(key) => {
-                let endpoints = || of_key().filter_map(|replica| replica.endpoint.as_ref());
-                let claims = endpoints().map(|endpoint| endpoint.claims_total()).sum();
-                Observation {
-                    desired,
-                    ready,
-                    in_flight: endpoints().map(|endpoint| endpoint.in_flight() as u64).sum(),
-                    connections: endpoints().map(|endpoint| endpoint.tunnels() as u64).sum(),
-                    waiting: waiting.get(key).copied().unwrap_or(0) as u64,
-                    queued: 0,
-                    started: claims,
-                    finished: claims,
-                    cpu_millis: None,
-                    quiet: self.upstream.last_traffic(),
-                }
             }
         }
     }
@@ -375,7 +262,8 @@ impl Controller {
         let strays = self.replicas.iter().filter(|replica| !self.shards.contains_key(&replica.key));
         leaving.extend(strays.map(|replica| (replica.id.clone(), Step::End)));
         // Those that stay take over before those that go are told, and before anything is written.
-        let stays = |replica: &Kept| !leaving.iter().any(|(id, step)| *id == replica.id && *step != Step::Run);
+        let stays =
+            |replica: &Kept| !leaving.iter().any(|(id, step)| *id == replica.id && *step != Step::Run);
         self.upstream.publish(self.endpoints(stays));
         let drain = self.drain();
         for (id, step) in leaving {
@@ -576,97 +464,5 @@ impl Controller {
         if let Err(error) = logs.prune(&self.key, &live, settings.log_limit).await {
             warn!(function = %self.key, "{}: old output stays: {error}", self.key);
         }
-    }
-
-    /// Tells the proxy and whoever asks how things are.
-    fn publish(&mut self, wanted: Option<&FunctionRecord>) {
-        let endpoints = self.endpoints(|_| true);
-        let nobody = endpoints.is_empty();
-        self.upstream.publish(endpoints);
-        let phase = wanted.map_or(FunctionPhase::Removing, |record| self.phase(record));
-        let newest = wanted.and_then(|record| self.revisions.get(record.newest.of_replicas()));
-        let hopeless = self.revisions.values().all(Known::refuses);
-        let reason = match newest {
-            None => Some("the function was deleted".to_owned()),
-            // A request for an idle function is what wakes it: it has to wait.
-            Some(_) if self.is_idle() => None,
-            Some(known) => known.failure.as_ref().filter(|_| hopeless).map(|failure| failure.outside.clone()),
-        };
-        self.upstream.set_unavailable(reason.filter(|_| nobody));
-
-        let revision = wanted.map(|record| record.newest.id.clone()).unwrap_or_default();
-        let of_newest = wanted.map_or("", |record| record.newest.of_replicas());
-        let replica = |r: &Kept| ReplicaStatus {
-            id: r.id.clone(),
-            phase: r.phase,
-            revision: if r.revision == of_newest { revision.clone() } else { r.revision.clone() },
-            address: r.endpoint.as_ref().map(|endpoint| endpoint.address().to_string()),
-            started_at: r.started_at,
-        };
-        let last_exit = self.last_exit.as_ref().filter(|(of, _)| of == of_newest).map(|(_, how)| how.clone());
-        self.status.send_replace(Status {
-            phase,
-            message: newest.and_then(|known| known.failure.as_ref()).map(|failure| failure.inside.clone()),
-            image: newest.and_then(|known| match &known.image {
-                ImageState::Fetching(progress, _) => Some(progress.clone()),
-                _ => None,
-            }),
-            replicas: self.replicas.iter().map(replica).collect(),
-            desired: self.shards.values().map(Shard::desired).sum(),
-            scalings: self.scalings,
-            last_decision: self.last_scaled.clone(),
-            restarts: self.restarts,
-            oom_kills: self.oom_kills,
-            last_exit,
-            revision,
-        });
-    }
-
-    /// What the function is doing. What went wrong is forgotten when all is well.
-    fn phase(&mut self, record: &FunctionRecord) -> FunctionPhase {
-        let newest = record.newest.of_replicas();
-        let up = |r: &&Kept| matches!(r.phase, Phase::Ready | Phase::Busy) && r.revision == newest;
-        let ready = self.replicas.iter().filter(up).count();
-        let desired: u32 = self.shards.values().map(Shard::desired).sum();
-        let Some(known) = self.revisions.get_mut(newest) else { return FunctionPhase::Starting };
-        let all = ready >= desired as usize;
-        if all && desired > 0 {
-            known.failure = None;
-        }
-        match &known.image {
-            // With keys there may never have been a replica: then its image says whether it is any good.
-            _ if all && (record.complete || desired > 0) => {
-                if desired == 0 { FunctionPhase::Idle } else { FunctionPhase::Ready }
-            }
-            _ if desired == 0 && self.policy.1.placement.key.is_none() => FunctionPhase::Idle,
-            _ if known.failure.is_some() => FunctionPhase::Failed,
-            ImageState::Fetching(..) => FunctionPhase::Pulling,
-            _ if record.serving.is_some() => FunctionPhase::Updating,
-            _ => FunctionPhase::Starting,
-        }
-    }
-}
-
-/// A new id for a replica of `key`: its name, as much of it as fits, and eight random letters or digits.
-fn new_replica_id(key: &FunctionKey) -> ReplicaId {
-    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    const LONGEST_NAME: usize = 54;
-    let random = uuid::Uuid::new_v4().into_bytes();
-    let suffix: String = random[8..].iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect();
-    let name: String = key.name.as_str().chars().take(LONGEST_NAME).collect();
-    format!("{name}-{suffix}").parse().expect("a name, a dash and letters are a label")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replica_ids_begin_with_the_name_and_stay_valid_for_the_longest() {
-        let long = FunctionKey::from_route(&"a".repeat(63)).unwrap();
-        assert_eq!(new_replica_id(&long).as_str().len(), 63);
-        let short = FunctionKey::from_route("echo").unwrap();
-        assert!(new_replica_id(&short).as_str().starts_with("echo-"));
-        assert_ne!(new_replica_id(&short), new_replica_id(&short));
     }
 }

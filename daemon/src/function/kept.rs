@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use roost_proxy::function::ReplicaId;
+use roost_proxy::function::{FunctionKey, ReplicaId};
 use roost_proxy::{Endpoint, ReplicaKey};
 use tokio::sync::watch;
 
@@ -81,5 +81,30 @@ impl Kept {
         let unasked = self.phase.is_live();
         self.phase = Phase::Stopping;
         unasked
+    }
+}
+
+/// A new id for a replica of `key`: its name, as much of it as fits, and eight random letters or digits.
+#[must_use]
+pub fn new_replica_id(key: &FunctionKey) -> ReplicaId {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    const LONGEST_NAME: usize = 54;
+    let random = uuid::Uuid::new_v4().into_bytes();
+    let suffix: String = random[8..].iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect();
+    let name: String = key.name.as_str().chars().take(LONGEST_NAME).collect();
+    format!("{name}-{suffix}").parse().expect("a name, a dash and letters are a label")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replica_ids_begin_with_the_name_and_stay_valid_for_the_longest() {
+        let long = FunctionKey::from_route(&"a".repeat(63)).unwrap();
+        assert_eq!(new_replica_id(&long).as_str().len(), 63);
+        let short = FunctionKey::from_route("echo").unwrap();
+        assert!(new_replica_id(&short).as_str().starts_with("echo-"));
+        assert_ne!(new_replica_id(&short), new_replica_id(&short));
     }
 }

@@ -112,7 +112,8 @@ impl FunctionRecord {
     #[must_use]
     pub fn updated(&self, revision: Revision) -> Self {
         let serving = if self.complete { Some(self.newest.clone()) } else { self.serving.clone() };
-        let only_settings = serving.as_ref().is_some_and(|s| only_settings(&s.deployment, &revision.deployment));
+        let only_settings =
+            serving.as_ref().is_some_and(|s| only_settings(&s.deployment, &revision.deployment));
         // Settings alone wake nobody.
         let asleep = |scaled: &u32| *scaled == 0 && only_settings;
         let replicas = self.replicas.filter(|scaled| *scaled > minimum(&revision) || asleep(scaled));
@@ -249,7 +250,8 @@ mod tests {
     #[test]
     fn an_update_of_settings_takes_the_replicas_over_if_the_image_is_the_same() {
         let with = |max: &str, note: &str| {
-            let labels = [("com.openfaas.scale.max".to_owned(), max.to_owned()), ("note".into(), note.into())].into();
+            let labels =
+                [("com.openfaas.scale.max".to_owned(), max.to_owned()), ("note".into(), note.into())].into();
             Revision::new(Deployment { labels, ..Deployment::default() })
         };
         let image = |digest: &str| PinnedImage { name: "a".into(), digest: digest.into() };

@@ -57,7 +57,16 @@ struct World {
 impl World {
     fn new(recreate: bool, rest: Rung) -> Self {
         let newest = Target { revision: "0".to_owned(), startable: false, failed: false };
-        Self { replicas: Vec::new(), newest, serving: None, complete: false, wanted: 1, recreate, rest, made: 0 }
+        Self {
+            replicas: Vec::new(),
+            newest,
+            serving: None,
+            complete: false,
+            wanted: 1,
+            recreate,
+            rest,
+            made: 0,
+        }
     }
 
     fn happen(&mut self, what: Happens) {
@@ -134,7 +143,8 @@ impl World {
         let plan = plan(&wish, &self.replicas);
         self.check(&plan);
         for (id, step) in &plan.steps {
-            let replica = self.replicas.iter_mut().find(|r| r.id == *id).expect("steps are for those that are there");
+            let replica =
+                self.replicas.iter_mut().find(|r| r.id == *id).expect("steps are for those that are there");
             replica.phase = match step {
                 Step::Run => Phase::Starting,
                 Step::Pause => Phase::Paused,
@@ -160,14 +170,21 @@ impl World {
         let ended = |id: &ReplicaId| plan.steps.contains(&(id.clone(), Step::End));
         for one in self.replicas.iter().filter(|r| r.phase.is_live() && ended(&r.id)) {
             for other in self.replicas.iter().filter(|r| r.phase.is_live() && !ended(&r.id)) {
-                let comparable = one.revision == other.revision && one.phase == other.phase && self.wanted > 0;
-                assert!(!comparable || one.connections <= other.connections, "{one:?} goes and {other:?} stays");
+                let comparable =
+                    one.revision == other.revision && one.phase == other.phase && self.wanted > 0;
+                assert!(
+                    !comparable || one.connections <= other.connections,
+                    "{one:?} goes and {other:?} stays"
+                );
             }
         }
         let answers = |r: &&View| r.phase == Phase::Ready && !ended(&r.id);
         let before = self.replicas.iter().filter(|r| r.phase == Phase::Ready).count();
         if !self.recreate && self.wanted > 0 && before > 0 {
-            assert!(self.replicas.iter().any(|r| answers(&r)), "the last one that answers goes: {self:?} {plan:?}");
+            assert!(
+                self.replicas.iter().any(|r| answers(&r)),
+                "the last one that answers goes: {self:?} {plan:?}"
+            );
         }
         let mut twice: Vec<_> = plan.steps.iter().map(|(id, _)| id).collect();
         twice.sort();

@@ -88,7 +88,8 @@ fn what_serves_is_made_whole_while_its_successor_still_comes_up() {
     // The old replica died, or the host was rebooted, in the middle of an update.
     let next = plan(&wish(&newest, Some(&serving), 1), &[]);
     assert_eq!(starts(&next), ["b", "a"]);
-    let next = plan(&wish(&newest, Some(&serving), 1), &views(&[("n1", "b", Starting), ("o1", "a", Stopping)]));
+    let next =
+        plan(&wish(&newest, Some(&serving), 1), &views(&[("n1", "b", Starting), ("o1", "a", Stopping)]));
     assert_eq!(starts(&next), ["a"]);
 }
 
@@ -121,7 +122,8 @@ fn what_drains_already_is_neither_counted_nor_told_again() {
 #[test]
 fn fewer_replicas_are_those_with_the_fewest_connections_and_of_these_the_youngest() {
     let newest = target("b", true);
-    let mut replicas = views(&[("n1", "b", Ready), ("n2", "b", Ready), ("n3", "b", Ready), ("n4", "b", Starting)]);
+    let mut replicas =
+        views(&[("n1", "b", Ready), ("n2", "b", Ready), ("n3", "b", Ready), ("n4", "b", Starting)]);
     for (wanted, ended) in [(3, vec!["end n4"]), (2, vec!["end n3", "end n4"])] {
         assert_eq!(steps(&plan(&wish(&newest, None, wanted), &replicas)), ended);
     }
@@ -183,7 +185,10 @@ fn recreate_ends_the_old_before_it_starts_the_new() {
     let next = plan(&recreated(&newest, Some(&serving)), &views(&[("o1", "a", Ready)]));
     assert_eq!(told(&next), (vec![], vec!["end o1".to_owned()]));
     for phase in [Draining, Stopping] {
-        assert_eq!(starts(&plan(&recreated(&newest, Some(&serving)), &views(&[("o1", "a", phase)]))), NOTHING);
+        assert_eq!(
+            starts(&plan(&recreated(&newest, Some(&serving)), &views(&[("o1", "a", phase)]))),
+            NOTHING
+        );
         // One that ends by itself is no other case.
         assert_eq!(starts(&plan(&recreated(&newest, None), &views(&[("n1", "b", phase)]))), NOTHING);
     }
