@@ -13,13 +13,14 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::sync::Notify;
 
+use crate::affinity::Tag;
 use crate::function::ReplicaId;
 use crate::placement::ReplicaKey;
 use crate::pool::{Connection, Pool};
@@ -71,6 +72,8 @@ pub struct Endpoint {
     id: ReplicaId,
     address: SocketAddr,
     key: Option<ReplicaKey>,
+    /// What the cookies of its clients hold, once there are any.
+    tag: OnceLock<Tag>,
     /// The `Host` of requests, written once.
     host: HeaderValue,
     /// `CLOSED`, the count of claims for tunnels and the count of all claims.
@@ -95,6 +98,7 @@ impl Endpoint {
             id,
             address,
             key,
+            tag: OnceLock::new(),
             host: HeaderValue::try_from(address.to_string()).expect("an address is visible ASCII"),
             state: AtomicU64::new(0),
             idle: Notify::new(),
@@ -197,6 +201,11 @@ impl Endpoint {
         if held.in_flight == 1 {
             self.idle.notify_waiters();
         }
+    }
+
+    /// What the cookies of its clients hold, made of its id when it is asked for the first time.
+    pub(crate) fn tag(&self, make: impl FnOnce(&ReplicaId) -> Tag) -> Tag {
+        *self.tag.get_or_init(|| make(&self.id))
     }
 
     pub(crate) fn host(&self) -> &HeaderValue {
