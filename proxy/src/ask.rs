@@ -71,7 +71,10 @@ impl Ask {
     ) -> Result<Self, Error> {
         let ask = Self::read(upstream, request, |affinity| match affinity {
             Affinity::Cookie => Wish::Again(cookies.recall(upstream, request.headers())),
-            Affinity::Ip => wish_of(peer.to_canonical().to_string().as_bytes()),
+            Affinity::Ip => match peer.to_canonical() {
+                IpAddr::V4(peer) => wish_of(&peer.octets()),
+                IpAddr::V6(peer) => wish_of(&peer.octets()),
+            },
             Affinity::Header(_) | Affinity::Query(_) => Wish::None,
         })?;
         Ok(Self { tunnel, ..ask })
