@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::access::Guard;
+use crate::affinity::{AffinityKey, Cookies};
 use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::handler::{Fallback, Handler};
@@ -54,6 +55,8 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// The largest request head, in bytes.
     pub max_header_bytes: usize,
+    /// The secret of the cookies by which clients come back to their replicas: they do so for as long as it stays the same.
+    pub affinity_key: AffinityKey,
     /// Connections and tunnels open at once; more wait in the backlog.
     pub max_connections: usize,
 }
@@ -65,6 +68,7 @@ impl Default for Settings {
             keep_alive: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(300),
             max_header_bytes: 1 << 20,
+            affinity_key: AffinityKey::random(),
             max_connections: 65_536,
         }
     }
@@ -106,8 +110,9 @@ impl Server {
     ) -> Self {
         let (tracker, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let (ids, tunnels) = (CallIds::default(), Tunnels::default());
+        let cookies = Cookies::new(settings.affinity_key.clone());
         Self(Arc::new(Shared {
-            handler: Arc::new(Handler { ids, routes, fallback, guard, intake, tunnels }),
+            handler: Arc::new(Handler { ids, routes, fallback, guard, intake, cookies, tunnels }),
             http: http(&settings, &tracker),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             settings,
