@@ -24,6 +24,7 @@ use crate::affinity::Tag;
 use crate::function::ReplicaId;
 use crate::placement::ReplicaKey;
 use crate::pool::{Connection, Pool};
+use crate::tunnel::Ends;
 
 /// The bit of the state that refuses new claims.
 const CLOSED: u64 = 1 << 63;
@@ -81,6 +82,8 @@ pub struct Endpoint {
     /// Woken each time the count falls to zero.
     idle: Notify,
     pool: Arc<Pool>,
+    /// Speaks to the tunnels.
+    ends: Ends,
 }
 
 impl Endpoint {
@@ -103,6 +106,7 @@ impl Endpoint {
             state: AtomicU64::new(0),
             idle: Notify::new(),
             pool: Arc::default(),
+            ends: Ends::default(),
         })
     }
 
@@ -160,8 +164,24 @@ impl Endpoint {
         self.pool.keep(false);
     }
 
+    /// Ends the tunnels to this replica: those that are open spread evenly over `over`, the first of them now; those
+    /// that still open, at once. A WebSocket is closed with 1012 to its client and 1001 to the function, between two
+    /// frames, and has ended at most 11 seconds after its turn; mostly it takes no longer than the two need to answer.
+    /// [`drained`](Self::drained) tells when all have.
+    ///
+    /// Called again, no tunnel's turn is later than it was. It is not taken back for any tunnel that is open; an
+    /// endpoint that is published again keeps those that open then.
+    pub fn end_tunnels(&self, over: Duration) {
+        self.ends.pace(over);
+    }
+
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
     /// Takes claims (again).
     pub(crate) fn open(&self) {
+        self.ends.recall();
         self.pool.keep(true);
         self.state.fetch_and(!CLOSED, Ordering::AcqRel);
     }

@@ -167,7 +167,8 @@ impl Handler {
         record.upgraded();
         let function = hyper::upgrade::on(&mut response);
         let limit = timeouts.tunnel_idle;
-        self.tunnels.open(Tunnel { client, function, connection, exchange, limit, record });
+        let websocket = headers::is_websocket(response.headers());
+        self.tunnels.open(Tunnel { client, function, connection, exchange, websocket, limit, record });
         response.map(|_| ResponseBody::empty())
     }
 

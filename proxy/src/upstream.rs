@@ -31,6 +31,7 @@ use crate::error::Error;
 use crate::function::FunctionKey;
 use crate::metrics::{Counters, Load, Refused, Totals};
 use crate::placement::{Placement, ReplicaKey};
+use crate::tunnel::Traffic;
 use crate::waiting::{Entry, WaitingRoom};
 
 /// How long each part of a request may take. `None` is no limit.
@@ -106,6 +107,8 @@ pub struct Upstream {
     demand: Notify,
     retired: AtomicBool,
     counters: Counters,
+    /// On tunnels.
+    traffic: Traffic,
 }
 
 impl Upstream {
@@ -124,6 +127,7 @@ impl Upstream {
             demand: Notify::new(),
             retired: AtomicBool::new(false),
             counters: Counters::default(),
+            traffic: Traffic::default(),
         })
     }
 
@@ -310,6 +314,17 @@ impl Upstream {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.counters.totals(self.waiting.len())
+    }
+
+    /// How long ago something of a message last moved on a tunnel of this function, either way; a ping or a pong is
+    /// none. Of protocols other than WebSocket each byte counts. `None` as long as there was nothing.
+    #[must_use]
+    pub fn last_traffic(&self) -> Option<Duration> {
+        self.traffic.last().map(|last| last.elapsed())
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// How many requests this function has answered in its life, as far as it is known: see

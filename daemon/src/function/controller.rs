@@ -26,8 +26,8 @@ use crate::function::status::Status;
 use crate::image::{Images, PullPolicy, ResolvedImage};
 use crate::memory;
 use crate::queue::Queue;
-use crate::scaling::events::{Events, Scaled};
 use crate::scaling::Policy;
+use crate::scaling::events::{Events, Scaled};
 use crate::usage::Sampler;
 
 /// What has happened and the controller has not looked at; those who tell it wait when it is full.
