@@ -15,10 +15,9 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::function::known::{ImageState, Known};
-use crate::function::liveness::Liveness;
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::registry::Registry;
-use crate::function::replica::{Cause, Event, Host, Order, Origin, Replica};
+use crate::function::replica::{Cause, Checks, Event, Host, Inherited, Order, Origin, Replica};
 use crate::function::rollout::{self, Phase, Target, View};
 use crate::function::status::{FunctionPhase, ReplicaStatus, Status};
 use crate::image::{Images, PullPolicy, ResolvedImage};
@@ -36,17 +35,6 @@ pub struct Tools {
     pub images: Images,
     /// When a registry is asked.
     pub policy: PullPolicy,
-}
-
-/// A replica that an earlier daemon made.
-#[derive(Debug)]
-pub struct Inherited {
-    /// Which replica.
-    pub id: ReplicaId,
-    /// Its revision.
-    pub revision: String,
-    /// Where it answers, if it runs.
-    pub address: Option<std::net::SocketAddr>,
 }
 
 /// A replica, as its controller keeps it.
@@ -144,12 +132,11 @@ impl Controller {
     /// taken as they are, whatever this daemon thinks of what was once sent.
     fn adopt(&mut self, inherited: Vec<Inherited>) {
         let wanted = self.wanted.borrow().clone();
-        for Inherited { id, revision, address } in inherited {
+        for Inherited { id, revision, key: _, state } in inherited {
             let counts = wanted.as_ref().and_then(|record| record.revisions().find(|r| r.id == revision));
-            let origin = match (address, counts) {
-                (Some(address), Some(revision)) => {
-                    let liveness = Liveness::parse(&revision.deployment.settings()).ok().flatten();
-                    Origin::Adopted(address, liveness)
+            let origin = match (state, counts) {
+                (Some(state), Some(revision)) => {
+                    Origin::Adopted(state, Box::new(Checks::of(&revision.deployment.settings())))
                 }
                 _ => Origin::Leftover,
             };

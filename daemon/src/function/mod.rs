@@ -27,4 +27,5 @@ pub mod rollout;
 pub mod settled;
 pub mod spec;
 pub mod status;
+pub mod steps;
 pub mod warnings;
