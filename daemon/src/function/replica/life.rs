@@ -188,7 +188,7 @@ impl<'a> Life<'a> {
     async fn pause(&mut self) -> Result<bool, End> {
         let Replica { host, key, id, .. } = self.replica;
         let endpoint = Arc::clone(&self.endpoint);
-        endpoint.close();
+        // It was withdrawn, and is only opened again by whoever publishes it: closing it here could come too late.
         if let Some(order) = self.ordered_before(endpoint.drained()).await {
             return self.leave_pause(order).await;
         }

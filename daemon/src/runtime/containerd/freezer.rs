@@ -162,7 +162,7 @@ mod tests {
         let group = Path::new("/g");
         assert!(!tree.is_frozen(group).unwrap());
         assert!(tree.freeze(group).unwrap());
-        assert_eq!(fs::read_to_string(dir.path().join("g/cgroup.freeze")).unwrap(), "1");
+        assert_eq!(fs::read_to_string(dir.path().join("g/cgroup.freeze")).unwrap().trim(), "1");
         assert!(tree.is_frozen(group).unwrap());
         tree.thaw(group).unwrap();
         assert!(!tree.is_frozen(group).unwrap());
