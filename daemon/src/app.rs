@@ -22,12 +22,12 @@ use tracing::{info, warn};
 use crate::api::{self, Api, ApiCall};
 use crate::config::Config;
 use crate::function::binds::Binds;
-use crate::function::controller::{Inherited, Tools};
+use crate::function::controller::Tools;
 use crate::function::grants::Allowed;
 use crate::function::namespace::Namespaces;
 use crate::function::record::FunctionRecord;
 use crate::function::registry::Registry;
-use crate::function::replica::{FUNCTION_PORT, Host, ReplicaSettings};
+use crate::function::replica::{Adoptable, FUNCTION_PORT, Host, Inherited, ReplicaSettings};
 use crate::gateways::{Gateways, bind};
 use crate::guard::HostGuard;
 use crate::image::Images;
@@ -36,13 +36,13 @@ use crate::metrics::{self, Collector, Timings};
 use crate::network::HostNetwork;
 use crate::pauses::Pauses;
 use crate::queue::Queue;
-use crate::runtime::containerd::{self, Containerd};
+use crate::runtime::containerd::{self, Containerd, oci};
 use crate::scaling::events::Events;
 use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::usage::{self, Sampler, UsageRecord};
 use crate::users::{self, Users};
-use crate::{image, memory, stacks, systemd};
+use crate::{affinity, image, memory, stacks, systemd};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
@@ -245,7 +245,7 @@ impl House {
         };
         let guard = Arc::new(HostGuard { users: self.users.clone(), network: self.network.clone() });
         let server = Server::new(
-            server_settings(config),
+            server_settings(config)?,
             self.routes.clone(),
             api::fallback(api),
             guard,
@@ -349,8 +349,11 @@ async fn find(containerd: &Containerd) -> anyhow::Result<BTreeMap<FunctionKey, V
     let found = containerd.list().await.context("cannot list the containers that are there")?;
     let mut replicas: BTreeMap<FunctionKey, Vec<Inherited>> = BTreeMap::new();
     for found in found {
-        let address = found.address.filter(|_| found.running).map(|ip| SocketAddr::new(ip, FUNCTION_PORT));
-        let inherited = Inherited { id: found.id, revision: found.revision, address };
+        let state = found.standing.zip(found.address).map(|(standing, address)| Adoptable {
+            standing,
+            address: SocketAddr::new(address, FUNCTION_PORT),
+        });
+        let inherited = Inherited { id: found.id, revision: found.revision, key: found.key, state };
         replicas.entry(found.function).or_default().push(inherited);
     }
     Ok(replicas)
@@ -391,6 +394,7 @@ pub(crate) fn runtime_settings(config: &Config) -> anyhow::Result<containerd::Se
     Ok(containerd::Settings {
         socket: config.containerd.socket.clone(),
         snapshotter: config.containerd.snapshotter.clone(),
+        oci_runtime: oci::choose(&config.containerd.runtime),
         cgroup_parent: config.containerd.cgroup_parent.clone().into(),
         share_shim: config.containerd.share_shim,
         seccomp: config.functions.seccomp,
@@ -433,8 +437,12 @@ fn limits(config: &Config) -> UpstreamLimits {
     }
 }
 
-fn server_settings(config: &Config) -> roost_proxy::Settings {
-    roost_proxy::Settings { header_timeout: config.timeouts.header, ..roost_proxy::Settings::default() }
+fn server_settings(config: &Config) -> anyhow::Result<roost_proxy::Settings> {
+    Ok(roost_proxy::Settings {
+        header_timeout: config.timeouts.header,
+        affinity_key: affinity::key(&config.state)?,
+        ..roost_proxy::Settings::default()
+    })
 }
 
 #[cfg(test)]

@@ -79,6 +79,8 @@ pub struct Endpoint {
     host: HeaderValue,
     /// `CLOSED`, the count of claims for tunnels and the count of all claims.
     state: AtomicU64,
+    /// All claims there ever were, if it has a key.
+    claims: AtomicU64,
     /// Woken each time the count falls to zero.
     idle: Notify,
     pool: Arc<Pool>,
@@ -104,6 +106,7 @@ impl Endpoint {
             tag: OnceLock::new(),
             host: HeaderValue::try_from(address.to_string()).expect("an address is visible ASCII"),
             state: AtomicU64::new(0),
+            claims: AtomicU64::new(0),
             idle: Notify::new(),
             pool: Arc::default(),
             ends: Ends::default(),
@@ -142,6 +145,13 @@ impl Endpoint {
 
     fn occupancy(&self) -> Occupancy {
         Occupancy::of(self.state.load(Ordering::Acquire))
+    }
+
+    /// How many claims there were since it was made. Counted for the replicas of keys alone: of others the function's own
+    /// counters tell.
+    #[must_use]
+    pub fn claims_total(&self) -> u64 {
+        self.claims.load(Ordering::Relaxed)
     }
 
     /// Resolves when no claim is left. After [`close`](Self::close), or after the endpoint was published no more, none
@@ -207,7 +217,11 @@ impl Endpoint {
             Vacancy::Free(held) if if_still(held) => Some(state + claim),
             _ => None,
         };
-        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, counted).is_ok()
+        let claimed = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, counted).is_ok();
+        if claimed && self.key.is_some() {
+            self.claims.fetch_add(1, Ordering::Relaxed);
+        }
+        claimed
     }
 
     /// Takes back a claim, which was for a tunnel or not.

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
+use crate::runtime::containerd::oci;
+
 use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::network::LONGEST_PREFIX;
@@ -61,6 +63,7 @@ pub(super) struct RawPaths {
 pub(super) struct RawContainerd {
     pub(super) socket: Option<PathBuf>,
     pub(super) snapshotter: Option<String>,
+    pub(super) runtime: Option<String>,
     pub(super) cgroup_parent: Option<String>,
     pub(super) share_shim: Option<bool>,
 }
@@ -138,6 +141,7 @@ impl RawContainerd {
         Containerd {
             socket: self.socket.unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
             snapshotter: self.snapshotter.unwrap_or_else(|| "overlayfs".into()),
+            runtime: self.runtime.unwrap_or_else(|| oci::AUTO.into()),
             cgroup_parent: self.cgroup_parent.unwrap_or_else(|| "/roost".into()),
             share_shim: self.share_shim.unwrap_or(true),
         }

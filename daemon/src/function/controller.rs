@@ -16,16 +16,16 @@ use tracing::{info, warn};
 
 use crate::function::kept::{Kept, new_replica_id};
 use crate::function::known::{ImageState, Known};
-use crate::function::liveness::Liveness;
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::registry::Registry;
-use crate::function::replica::{Cause, Event, Host, Order, Origin, Replica};
+use crate::function::replica::{Cause, Checks, Event, Host, Inherited, Order, Origin, Replica};
 use crate::function::rollout::{self, Phase, Step, Target, View, Wish};
 use crate::function::shard::Shard;
 use crate::function::status::Status;
 use crate::image::{Images, PullPolicy, ResolvedImage};
 use crate::memory;
 use crate::queue::Queue;
+use crate::runtime::Standing;
 use crate::scaling::Policy;
 use crate::scaling::events::{Events, Scaled};
 use crate::usage::Sampler;
@@ -52,17 +52,6 @@ pub struct Tools {
     pub queue: Queue,
     /// Who watches how functions are scaled.
     pub events: Events,
-}
-
-/// A replica that an earlier daemon made.
-#[derive(Debug)]
-pub struct Inherited {
-    /// Which replica.
-    pub id: ReplicaId,
-    /// Its revision.
-    pub revision: String,
-    /// Where it answers, if it runs.
-    pub address: Option<std::net::SocketAddr>,
 }
 
 /// What can happen to a function, but for a new record.
@@ -166,17 +155,22 @@ impl Controller {
     /// taken as they are, whatever this daemon thinks of what was once sent.
     fn adopt(&mut self, inherited: Vec<Inherited>) {
         let wanted = self.wanted.borrow().clone();
-        for Inherited { id, revision, address } in inherited {
+        for Inherited { id, revision, key, state } in inherited {
             let counts =
                 wanted.as_ref().and_then(|record| record.revisions().find(|r| r.of_replicas() == revision));
-            let (origin, phase) = match (address, counts) {
-                (Some(address), Some(revision)) => {
-                    let liveness = Liveness::parse(&revision.deployment.settings()).ok().flatten();
-                    (Origin::Adopted(address, liveness), Phase::Starting)
+            let (origin, phase) = match (state, counts) {
+                (Some(state), Some(revision)) => {
+                    let checks = Box::new(Checks::of(&revision.deployment.settings()));
+                    let phase = match state.standing {
+                        Standing::Created => Phase::Created,
+                        Standing::Running => Phase::Starting,
+                        Standing::Paused => Phase::Paused,
+                    };
+                    (Origin::Adopted(state, checks), phase)
                 }
                 _ => (Origin::Leftover, Phase::Stopping),
             };
-            self.spawn_replica(id, revision, None, origin, phase);
+            self.spawn_replica(id, revision, key, origin, phase);
         }
         if let Some(record) = &wanted {
             self.learn(record);

@@ -29,4 +29,5 @@ pub mod settled;
 pub mod shard;
 pub mod spec;
 pub mod status;
+pub mod steps;
 pub mod warnings;

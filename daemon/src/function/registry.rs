@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::function::access;
-use crate::function::controller::{Controller, Inherited, Tools};
+use crate::function::controller::{Controller, Tools};
 use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
+use crate::function::replica::Inherited;
 use crate::function::spec::{self, FunctionSpec};
 use crate::function::status::Status;
 use crate::queue::Queue;
