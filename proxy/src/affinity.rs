@@ -93,7 +93,7 @@ impl Cookies {
                 mac.update(b"/");
             }
             let mac: [u8; 32] = mac.finalize().into_bytes().into();
-            mac.iter().take(16).fold(0, |tag, byte| tag << 8 | Tag::from(*byte))
+            mac.iter().take(16).fold(0, |tag, byte| (tag << 8) | Tag::from(*byte))
         })
     }
 }

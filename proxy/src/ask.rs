@@ -172,7 +172,7 @@ fn decode(text: &str, plus_is_space: bool) -> Cow<'_, [u8]> {
             (b'%', [high, low, tail @ ..]) => match (hex(*high), hex(*low)) {
                 (Some(high), Some(low)) => {
                     rest = tail;
-                    high << 4 | low
+                    (high << 4) | low
                 }
                 _ => byte,
             },

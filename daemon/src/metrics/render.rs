@@ -86,6 +86,7 @@ fn waiting(page: &mut Page, functions: &[(&str, &Function)]) {
         refused.add(&[name, "full"], function.totals.refused_full);
         refused.add(&[name, "timeout"], function.totals.refused_late);
         refused.add(&[name, "unavailable"], function.totals.refused_unavailable);
+        refused.add(&[name, "capacity"], function.totals.refused_capacity);
     }
 }
 

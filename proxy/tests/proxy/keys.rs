@@ -125,9 +125,9 @@ async fn what_is_said_to_those_who_wait_reaches_all_keys() {
             assert!(futures_util::poll!(place).is_pending());
         }
         if end == 0 {
-            upstream.set_unavailable(Some("no".into()))
+            upstream.set_unavailable(Some("no".into()));
         } else {
-            upstream.retire()
+            upstream.retire();
         }
         for place in places {
             let error = within(place).await.unwrap_err();
