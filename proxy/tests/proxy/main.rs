@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "the support of tests is a test")]
 
 mod access;
+mod closing;
 mod connections;
 mod deferred;
 mod headers;
