@@ -94,7 +94,7 @@ impl Told {
     /// Resolves when all is cut.
     pub(crate) async fn cut(&mut self) {
         if self.0.wait_for(|round| matches!(round, Round::Cut)).await.is_err() {
-            pending().await
+            pending::<()>().await;
         }
     }
 }

@@ -8,6 +8,7 @@
 mod access;
 mod affinity;
 mod capacity;
+mod closing;
 mod connections;
 mod deferred;
 mod exactness;
