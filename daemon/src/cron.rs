@@ -38,11 +38,15 @@ pub struct Cron {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CronError {
     /// It does not have five fields, and is no name.
-    #[error("expected five fields (minute, hour, day of the month, month, day of the week), or @hourly, @daily, \
-             @weekly, @monthly or @yearly")]
+    #[error(
+        "expected five fields (minute, hour, day of the month, month, day of the week), or @hourly, @daily, \
+             @weekly, @monthly or @yearly"
+    )]
     Fields,
     /// A field cannot be read.
-    #[error("{text:?}: expected a number from {min} to {max} for the {field}, or *, a range, a list or a step")]
+    #[error(
+        "{text:?}: expected a number from {min} to {max} for the {field}, or *, a range, a list or a step"
+    )]
     Field {
         /// What was written.
         text: String,
@@ -110,9 +114,9 @@ impl FromStr for Cron {
             weekdays: (weekdays | weekdays >> 7) & 0x7f,
             either: !day.starts_with('*') && !weekday.starts_with('*'),
         };
-        let possible = (1..).zip(LONGEST).any(|(month, longest)| {
-            has(cron.months, month) && cron.days & ((1 << (longest + 1)) - 1) != 0
-        });
+        let possible = (1..)
+            .zip(LONGEST)
+            .any(|(month, longest)| has(cron.months, month) && cron.days & ((1 << (longest + 1)) - 1) != 0);
         if possible || cron.either { Ok(cron) } else { Err(CronError::Never) }
     }
 }
@@ -120,11 +124,13 @@ impl FromStr for Cron {
 impl Field {
     /// A list of values, ranges and steps, as bits.
     fn read(&self, text: &str) -> Result<u64, CronError> {
-        text.split(',').try_fold(0, |bits, item| Some(bits | self.item(item)?)).ok_or_else(|| CronError::Field {
-            text: text.chars().take(64).collect(),
-            field: self.name,
-            min: self.min,
-            max: self.max,
+        text.split(',').try_fold(0, |bits, item| Some(bits | self.item(item)?)).ok_or_else(|| {
+            CronError::Field {
+                text: text.chars().take(64).collect(),
+                field: self.name,
+                min: self.min,
+                max: self.max,
+            }
         })
     }
 

@@ -35,7 +35,10 @@ impl Schedule {
             let times = times.parse().map_err(|why| format!("{:?}: {why}", shortened(times)))?;
             match replicas.trim().parse() {
                 Ok(replicas) if replicas <= max => Ok(Entry { times, replicas }),
-                _ => Err(format!("{:?}: expected behind = a number of replicas from 0 to {max}", shortened(entry))),
+                _ => Err(format!(
+                    "{:?}: expected behind = a number of replicas from 0 to {max}",
+                    shortened(entry)
+                )),
             }
         });
         let entries: Box<[Entry]> = entries.take(MAX_ENTRIES + 1).collect::<Result<_, String>>()?;
@@ -49,6 +52,9 @@ impl Schedule {
     /// two that are due at once the later in the text holds.
     #[must_use]
     pub fn in_force(&self, clock: &Zoned) -> Option<(Timestamp, u32)> {
+        if self.entries.is_empty() {
+            return None;
+        }
         let year_ago = clock.checked_sub(1.year()).ok()?;
         let passed = self.entries.iter().filter_map(|entry| Some((entry.times.last(clock)?, entry.replicas)));
         let last = passed.filter(|(at, _)| *at > year_ago).max_by_key(|(at, _)| at.timestamp());
