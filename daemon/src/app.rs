@@ -196,6 +196,7 @@ impl House {
 
     /// Goes on where the last daemon ended: adopts what runs, clears away what it left, applies the stack files.
     async fn restore(&self, config: &Config, stored: Stored) -> anyhow::Result<()> {
+        self.registry.restore_namespaces(stored.namespaces).await;
         let replicas = find(&self.containerd).await?;
         let keep: HashSet<String> =
             replicas.values().flatten().map(|replica| replica.id.as_str().to_owned()).collect();
@@ -217,7 +218,6 @@ impl House {
             // As above; a replica that sees an old value gets today's with the next update.
             warn!("copies of secrets that earlier daemons left are as they were: {error}");
         }
-        self.registry.restore_namespaces(stored.namespaces).await;
         self.registry.restore(stored.functions, &stored.usage, replicas);
         self.registry.resume_endings();
         if let Err(error) = self.logs.retain(self.registry.keys()).await {
@@ -277,8 +277,9 @@ impl House {
         tokio::spawn(usage::keep(Arc::clone(&self.registry), sampler));
         tokio::spawn(systemd::watchdog());
         tokio::spawn(memory::keep_small());
-        let network = self.network.clone();
-        tokio::spawn(async move { network.follow_resolvers().await });
+        let (following, filling) = (self.network.clone(), self.network.clone());
+        tokio::spawn(async move { following.follow_resolvers().await });
+        tokio::spawn(async move { filling.keep_slots().await });
         let (registry, images) = (Arc::clone(&self.registry), self.images.clone());
         tokio::spawn(collect_images(registry, images, config.images.keep_unused));
         Ok((server, ending))
@@ -383,7 +384,8 @@ fn host_network(config: &Config) -> anyhow::Result<HostNetwork> {
         ..Overrides::default()
     })?;
     let (plugin_dirs, dns) = (settings.plugin_dirs.clone(), settings.dns.clone());
-    let network = HostNetwork::new(conflist, plugin_dirs, &config.run, settings.namespaces, dns)?;
+    let (namespaces, slots) = (settings.namespaces, settings.slots);
+    let network = HostNetwork::new(conflist, plugin_dirs, &config.run, namespaces, dns, slots)?;
     if let Err(why) = network.last_index() {
         warn!("there can be no namespace but openfaas-fn: {why}");
     }

@@ -120,6 +120,8 @@ pub struct Network {
     pub namespaces: IpNet,
     /// Resolvers, instead of the host's.
     pub dns: Vec<IpAddr>,
+    /// How many networks are kept ready in each namespace for replicas to come.
+    pub slots: usize,
 }
 
 /// Where images come from and how long they stay.

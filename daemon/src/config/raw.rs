@@ -17,6 +17,9 @@ use crate::network::LONGEST_PREFIX;
 use crate::queue;
 use crate::units;
 
+/// Each is a network namespace that the kernel has to keep.
+const MAX_SLOTS: usize = 64;
+
 /// The file, as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -88,6 +91,7 @@ pub(super) struct RawNetwork {
     pub(super) subnet: Option<String>,
     pub(super) namespaces: Option<String>,
     pub(super) dns: Vec<String>,
+    pub(super) slots: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -212,6 +216,8 @@ impl RawNetwork {
         }
         let subnet = m.read("network.subnet", self.subnet.as_deref(), None, subnet);
         let namespaces = m.read("network.namespaces", self.namespaces.as_deref(), usual, pool);
+        let slots = self.slots.unwrap_or(4);
+        m.require(slots <= MAX_SLOTS, &format!("network.slots = {slots}: expected at most {MAX_SLOTS}"));
         if let Some(subnet) =
             subnet.filter(|subnet| subnet.contains(&namespaces) || namespaces.contains(subnet))
         {
@@ -227,6 +233,7 @@ impl RawNetwork {
             subnet,
             namespaces,
             dns,
+            slots,
         }
     }
 }
