@@ -37,6 +37,7 @@ use crate::network::HostNetwork;
 use crate::pauses::Pauses;
 use crate::queue::Queue;
 use crate::runtime::containerd::{self, Containerd};
+use crate::scaling::events::Events;
 use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::usage::{self, Sampler, UsageRecord};
@@ -92,6 +93,7 @@ struct House {
     binds: Binds,
     logs: LogStore,
     queue: Queue,
+    events: Events,
     /// How long calls of the API took.
     calls: Timings<ApiCall>,
     routes: Routes,
@@ -152,7 +154,9 @@ impl House {
             binds: binds.clone(),
             settings: replica_settings(config),
         };
-        let tools = Tools { host, images: images.clone(), policy: config.images.policy };
+        let events = Events::default();
+        let tools =
+            Tools { host, images: images.clone(), policy: config.images.policy, events: events.clone() };
         let stored =
             Stored { functions: store.functions()?, namespaces: store.namespaces()?, usage: store.usage()? };
         let (routes, broken) = (Routes::default(), CancellationToken::new());
@@ -178,6 +182,7 @@ impl House {
             binds,
             logs,
             queue,
+            events,
             calls,
             routes,
             registry,
@@ -230,6 +235,7 @@ impl House {
             max_archive: config.images.max_size,
             logs: self.logs.clone(),
             sampler: sampler.clone(),
+            events: self.events.clone(),
             calls: self.calls.clone(),
             users: self.users.clone(),
             secrets: self.secrets.clone(),

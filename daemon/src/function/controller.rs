@@ -23,6 +23,7 @@ use crate::function::rollout::{self, Phase, Target, View};
 use crate::function::status::{FunctionPhase, ReplicaStatus, Status};
 use crate::image::{Images, PullPolicy, ResolvedImage};
 use crate::memory;
+use crate::scaling::events::Events;
 
 /// What has happened and the controller has not looked at; those who tell it wait when it is full.
 const HAPPENINGS: usize = 64;
@@ -36,6 +37,8 @@ pub struct Tools {
     pub images: Images,
     /// When a registry is asked.
     pub policy: PullPolicy,
+    /// Whom decisions about replicas are told.
+    pub events: Events,
 }
 
 /// A replica that an earlier daemon made.
