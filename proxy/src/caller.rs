@@ -15,12 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::access_log::Record;
 use crate::body::{Payload, ResponseBody};
 use crate::call::CallIds;
+use crate::claim::Claim;
 use crate::error::Error;
 use crate::function::FunctionKey;
 use crate::handler::{answer, pass_on, unasked_switch};
 use crate::headers;
 use crate::route::Routes;
-use crate::upstream::{Claim, Upstream};
+use crate::upstream::Upstream;
 
 /// Calls functions. Clones share what they need.
 #[derive(Debug, Clone)]

@@ -102,6 +102,16 @@ pub enum Error {
         /// The limit.
         limit: Duration,
     },
+    /// Each replica has as many requests and connections as it may have.
+    #[error(
+        "function {function} is at its capacity: each of its replicas has {cap} requests or connections open"
+    )]
+    AtCapacity {
+        /// The function.
+        function: FunctionKey,
+        /// How many each may have.
+        cap: usize,
+    },
     /// It is known that there will be no replica for now.
     #[error("function {function} is not available: {reason}")]
     Unavailable {
@@ -132,6 +142,7 @@ impl Error {
             | Self::UnknownCall { .. }
             | Self::WaitingRoomFull { .. }
             | Self::WaitingTimeout { .. }
+            | Self::AtCapacity { .. }
             | Self::Unavailable { .. } => Side::Host,
         }
     }
@@ -148,6 +159,7 @@ impl Error {
             Self::WaitingRoomFull { .. } | Self::WaitingTimeout { .. } | Self::Unavailable { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::AtCapacity { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::ClientStalled { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => StatusCode::BAD_REQUEST,
         }
@@ -163,7 +175,7 @@ impl Error {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(X_OPENFAAS_INTERNAL, HeaderValue::from_static("proxy"));
-        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         if response.status() == StatusCode::UNAUTHORIZED {
@@ -196,6 +208,7 @@ mod tests {
             (Error::RequestTimeout { function: function.clone(), limit }, 502, 502),
             (Error::WaitingRoomFull { function: function.clone(), capacity: 1 }, 503, 503),
             (Error::WaitingTimeout { function: function.clone(), limit }, 503, 503),
+            (Error::AtCapacity { function: function.clone(), cap: 1 }, 429, 429),
             (Error::Unavailable { function, reason: "two\nlines".into() }, 503, 503),
             (Error::ClientStalled { limit }, 408, 408),
             (Error::ClientGone, 400, 400),
@@ -204,7 +217,8 @@ mod tests {
             assert_eq!(error.status(true).as_u16(), tunnel, "{error}");
             let response = error.response(false);
             assert_eq!(response.headers()[X_OPENFAAS_INTERNAL], "proxy");
-            assert_eq!(response.headers().contains_key(RETRY_AFTER), call == 503, "{error}");
+            let later = matches!(call, 429 | 503);
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), later, "{error}");
             assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), call == 401, "{error}");
         }
     }

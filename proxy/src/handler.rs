@@ -23,6 +23,7 @@ use crate::access::Guard;
 use crate::access_log::Record;
 use crate::body::{FunctionBody, IdleTimer, Payload, ResponseBody};
 use crate::call::{Call, CallIds};
+use crate::claim::Claim;
 use crate::error::Error;
 use crate::forward::{self, Answer};
 use crate::headers;
@@ -30,7 +31,7 @@ use crate::intake::{Deferred, Intake};
 use crate::path::{self, FunctionPath, Target};
 use crate::route::{Routes, split};
 use crate::tunnel::{Tunnel, Tunnels};
-use crate::upstream::{Claim, Timeouts, Upstream};
+use crate::upstream::{Timeouts, Upstream};
 
 /// Answers everything that is neither under `/function/` nor under `/async-function/`.
 pub type Fallback = Arc<

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "the support of tests is a test")]
 
 mod access;
+mod capacity;
 mod connections;
 mod deferred;
 mod headers;
