@@ -265,6 +265,7 @@ impl House {
                 Arc::clone(&self.registry),
                 self.queue.clone(),
                 sampler.clone(),
+                self.events.clone(),
                 self.calls.clone(),
                 containerd_calls,
             ));

@@ -374,7 +374,8 @@ impl Controller {
             id: r.id.clone(),
             phase: r.phase,
             revision: r.revision.clone(),
-            address: r.endpoint.as_ref().map(|endpoint| endpoint.address().to_string()),
+            key: None,
+            endpoint: r.endpoint.clone(),
             started_at: r.started_at,
         };
         let of_newest = |(of, how): &(String, String)| (*of == revision).then(|| how.clone());
@@ -386,6 +387,7 @@ impl Controller {
                 _ => None,
             }),
             replicas: self.replicas.iter().map(replica).collect(),
+            last_decision: None,
             restarts: self.restarts,
             oom_kills: self.oom_kills,
             last_exit: self.last_exit.as_ref().and_then(of_newest),
