@@ -93,6 +93,7 @@ struct House {
     binds: Binds,
     logs: LogStore,
     queue: Queue,
+    events: Events,
     /// How long calls of the API took.
     calls: Timings<ApiCall>,
     routes: Routes,
@@ -186,6 +187,7 @@ impl House {
             binds,
             logs,
             queue,
+            events,
             calls,
             routes,
             registry,
@@ -238,6 +240,7 @@ impl House {
             max_archive: config.images.max_size,
             logs: self.logs.clone(),
             sampler: sampler.clone(),
+            events: self.events.clone(),
             calls: self.calls.clone(),
             users: self.users.clone(),
             secrets: self.secrets.clone(),
@@ -267,6 +270,7 @@ impl House {
                 Arc::clone(&self.registry),
                 self.queue.clone(),
                 sampler.clone(),
+                self.events.clone(),
                 self.calls.clone(),
                 containerd_calls,
             ));

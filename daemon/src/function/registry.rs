@@ -348,6 +348,7 @@ impl Registry {
         let unwanted = functions.get(key).is_none_or(|entry| entry.wanted.borrow().is_none());
         if unwanted {
             functions.remove(key);
+            self.tools.events.forget(key);
             self.retired.notify_waiters();
         }
         unwanted

@@ -31,7 +31,8 @@ impl Controller {
             id: r.id.clone(),
             phase: r.phase,
             revision: if r.revision == of_newest { revision.clone() } else { r.revision.clone() },
-            address: r.endpoint.as_ref().map(|endpoint| endpoint.address().to_string()),
+            key: r.key.clone(),
+            endpoint: r.endpoint.clone(),
             started_at: r.started_at,
         };
         let last_exit = self.last_exit.as_ref().filter(|(of, _)| of == of_newest).map(|(_, how)| how.clone());
