@@ -21,9 +21,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
 use crate::access_log::Record;
+use crate::claim::Claim;
 use crate::client::Busy;
 use crate::pool::Connection;
-use crate::upstream::Claim;
 
 /// Any error.
 pub type BoxError = Box<dyn StdError + Send + Sync>;

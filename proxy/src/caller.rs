@@ -13,14 +13,16 @@ use http_body_util::Full;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::access_log::Record;
+use crate::ask::Ask;
 use crate::body::{Payload, ResponseBody};
 use crate::call::CallIds;
+use crate::claim::Claim;
 use crate::error::Error;
 use crate::function::FunctionKey;
 use crate::handler::{answer, pass_on, unasked_switch};
 use crate::headers;
 use crate::route::Routes;
-use crate::upstream::{Claim, Upstream};
+use crate::upstream::Upstream;
 
 /// Calls functions. Clones share what they need.
 #[derive(Debug, Clone)]
@@ -70,7 +72,8 @@ impl Caller {
         let outbound = Request::from_parts(parts, Payload::Own(Full::new(body)));
         let timeouts = upstream.limits().timeouts;
         let reached = async {
-            let (claim, place) = claim(&upstream, place).await?;
+            let ask = Ask::of_own(&upstream, &outbound)?;
+            let (claim, place) = claim(&upstream, &ask, place).await?;
             let (answer, timer) = answer(claim, outbound, &timeouts).await?;
             if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(unasked_switch(&answer));
@@ -93,15 +96,16 @@ impl Caller {
 /// one whose calls take long stands in the way of others.
 async fn claim(
     upstream: &Arc<Upstream>,
+    ask: &Ask,
     mut place: OwnedSemaphorePermit,
 ) -> Result<(Claim, OwnedSemaphorePermit), Error> {
     let places = Arc::clone(place.semaphore());
     loop {
-        if let Some(claim) = upstream.claim() {
+        if let Some(claim) = upstream.claim_for(ask) {
             return Ok((claim, place));
         }
         drop(place);
-        let claim = upstream.acquire().await?;
+        let claim = upstream.acquire_for(ask).await?;
         place = match Arc::clone(&places).try_acquire_owned() {
             Ok(place) => return Ok((claim, place)),
             Err(_) => {

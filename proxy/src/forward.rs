@@ -22,10 +22,11 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::body::{Broken, Exchange, Payload, RequestBody};
+use crate::claim::Claim;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::pool::Connection;
-use crate::upstream::{Claim, Timeouts};
+use crate::upstream::Timeouts;
 
 /// Endpoints tried for one request before its client is told.
 const MAX_ENDPOINTS: usize = 3;
@@ -75,7 +76,7 @@ pub(crate) async fn send(
         };
         // The replica may just have died; nothing was sent, so another one may have the request.
         tried.push(Arc::clone(claim.endpoint()));
-        let next = if tried.len() < MAX_ENDPOINTS { claim.upstream().claim_besides(&tried) } else { None };
+        let next = if tried.len() < MAX_ENDPOINTS { claim.elsewhere(&tried) } else { None };
         match next {
             // The claim on the dead endpoint is released only now that there is another.
             Some(next) => drop(mem::replace(&mut claim, next)),

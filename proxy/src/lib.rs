@@ -40,12 +40,16 @@
 
 mod access;
 mod access_log;
+mod affinity;
+mod ask;
 mod balance;
 mod body;
 mod call;
 mod caller;
+mod claim;
 mod client;
 mod endpoint;
+mod endpoints;
 mod error;
 mod forward;
 pub mod function;
@@ -63,8 +67,11 @@ mod upstream;
 mod waiting;
 
 pub use access::{Access, Denied, Guard, Judgement};
+pub use affinity::AffinityKey;
+pub use ask::Ask;
 pub use body::{BoxError, ResponseBody};
 pub use caller::Caller;
+pub use claim::Claim;
 pub use endpoint::Endpoint;
 pub use error::{Error, Side};
 pub use handler::Fallback;
@@ -73,7 +80,7 @@ pub use metrics::{BOUNDS, CLIENT_LEFT, Distribution, Histogram, Load, Totals};
 pub use placement::{Affinity, InvalidPlacement, KeySource, MAX_KEY, Placement, ReplicaKey};
 pub use route::{RouteTable, Routes};
 pub use server::{Drained, Server, Settings};
-pub use upstream::{Claim, Timeouts, Upstream, UpstreamLimits};
+pub use upstream::{Timeouts, Upstream, UpstreamLimits};
 
 /// How we name ourselves to functions and other servers (`User-Agent`) and to clients (`X-Served-By`).
 pub const PRODUCT: &str = concat!("roost/", env!("CARGO_PKG_VERSION"));

@@ -106,6 +106,8 @@ pub(crate) enum Refused {
     Late,
     /// It was known that none would come.
     Unavailable,
+    /// As many were at the replicas as may be.
+    Capacity,
 }
 
 #[derive(Debug, Default)]
@@ -118,7 +120,7 @@ pub(crate) struct Counters {
     /// What is added to `finished` to give the requests of this function's life. May wrap.
     earlier: AtomicU64,
     sent_bytes: AtomicU64,
-    refused: [AtomicU64; 3],
+    refused: [AtomicU64; 4],
     cold_starts: Histogram,
     outcomes: OnceLock<Box<Outcomes>>,
 }
@@ -128,6 +130,8 @@ pub(crate) struct Counters {
 pub struct Load {
     /// Claims held: requests at a replica until their last byte, and open tunnels.
     pub in_flight: usize,
+    /// Upgraded connections that are open now.
+    pub tunnels: usize,
     /// Requests in the waiting room.
     pub waiting: usize,
     /// Requests that began, ever.
@@ -153,6 +157,9 @@ pub struct Totals {
     pub refused_late: u64,
     /// Requests that were turned away because it was known that no replica would come.
     pub refused_unavailable: u64,
+    /// Requests that were turned away because the replicas had as many as they may have, or as many
+    /// keys had replicas as may.
+    pub refused_capacity: u64,
     /// For each status, in the order in which they first came: how long the requests took from their arrival to the last
     /// byte of the answer, or to the head of a 101. [`CLIENT_LEFT`] is that of requests whose clients left unanswered.
     pub outcomes: Vec<(u16, Distribution)>,
@@ -218,6 +225,7 @@ impl Counters {
     pub(crate) fn load(&self, waiting: usize) -> Load {
         Load {
             in_flight: self.in_flight.load(Relaxed),
+            tunnels: self.tunnels.load(Relaxed),
             waiting,
             started_total: self.started.load(Relaxed),
             finished_total: self.finished.load(Relaxed),
@@ -225,7 +233,7 @@ impl Counters {
     }
 
     pub(crate) fn totals(&self, waiting: usize) -> Totals {
-        let [refused_full, refused_late, refused_unavailable] =
+        let [refused_full, refused_late, refused_unavailable, refused_capacity] =
             self.refused.each_ref().map(|count| count.load(Relaxed));
         let mut outcomes = Vec::new();
         let mut at = &self.outcomes;
@@ -241,6 +249,7 @@ impl Counters {
             refused_full,
             refused_late,
             refused_unavailable,
+            refused_capacity,
             outcomes,
         }
     }

@@ -1,24 +1,37 @@
 //! A function as the proxy sees it: its endpoints, its waiting room, its limits, its counters.
 //!
-//! Owns claiming: choosing an endpoint and counting it in flight is one operation, and its guard is the [`Claim`].
+//! Owns who is served, who waits and who is turned away; the [`claim`](self) itself is in a file of its own.
 //! The endpoints have one writer, whoever calls [`Upstream::publish`]; readers take a snapshot and hold no lock. Never
 //! starts, probes or stops anything.
+//!
+//! ```text
+//!   acquire ─┬─ an endpoint has room ───────────────────────────► Claim
+//!            ├─ there is none: wait for `timeouts.waiting` ──┐
+//!            ├─ all are at their cap: wait for `cap_wait` ───┼──► Claim, when one is published or released
+//!            │    └─ which is zero ──► AtCapacity            ├──► Unavailable, UnknownFunction: there will be none
+//!            └─ the room is full ──► WaitingRoomFull         └──► WaitingTimeout, or AtCapacity if they still are
+//! ```
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::access::Access;
-use crate::balance::least_loaded;
-use crate::endpoint::Endpoint;
+use crate::ask::{Ask, Lack};
+use crate::claim::Claim;
+use crate::endpoint::{Endpoint, Vacancy};
+use crate::endpoints::Endpoints;
 use crate::error::Error;
 use crate::function::FunctionKey;
 use crate::metrics::{Counters, Load, Refused, Totals};
+use crate::placement::{Placement, ReplicaKey};
+use crate::tunnel::Traffic;
 use crate::waiting::{Entry, WaitingRoom};
 
 /// How long each part of a request may take. `None` is no limit.
@@ -32,7 +45,7 @@ pub struct Timeouts {
     pub tunnel_idle: Option<Duration>,
     /// To open a connection to a replica.
     pub connect: Duration,
-    /// In the waiting room.
+    /// In the waiting room, while there is no replica.
     pub waiting: Duration,
 }
 
@@ -53,13 +66,26 @@ impl Default for Timeouts {
 pub struct UpstreamLimits {
     /// How long things may take.
     pub timeouts: Timeouts,
-    /// How many requests may wait for a replica at once.
+    /// How many requests may wait at once, for a replica or for room at one.
     pub waiting_capacity: usize,
+    /// How many claims, requests in flight and open tunnels together, each replica takes at a time. `None` is no limit.
+    pub cap: Option<NonZeroUsize>,
+    /// How long a request may wait when all replicas are at their cap. Zero is not at all.
+    ///
+    /// It is for those who come then. Who came while there was no replica at all goes on waiting for one with room, for
+    /// [`Timeouts::waiting`].
+    pub cap_wait: Duration,
 }
 
 impl Default for UpstreamLimits {
     fn default() -> Self {
-        Self { timeouts: Timeouts::default(), waiting_capacity: 1000 }
+        Self { timeouts: Timeouts::default(), waiting_capacity: 10_000, cap: None, cap_wait: Duration::ZERO }
+    }
+}
+
+impl UpstreamLimits {
+    fn most_claims(&self) -> usize {
+        self.cap.map_or(usize::MAX, NonZeroUsize::get)
     }
 }
 
@@ -67,22 +93,22 @@ impl Default for UpstreamLimits {
 pub struct Upstream {
     key: FunctionKey,
     limits: ArcSwap<UpstreamLimits>,
+    /// How many claims each endpoint takes, of the limits in force: read for each claim.
+    pub(crate) cap: AtomicUsize,
     /// The bits of an [`Access`].
     access: AtomicU8,
-    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
-    /// Counts up with each claim, so that ties among endpoints are spread.
-    turn: AtomicUsize,
+    /// `None` where any replica will do for each request.
+    pub(crate) placement: ArcSwapOption<Placement>,
+    pub(crate) endpoints: ArcSwap<Endpoints>,
+    /// Counts up with each claim, so that choices among endpoints are spread.
+    pub(crate) turn: AtomicUsize,
     waiting: WaitingRoom<Claim, Error>,
     /// Tripped by each place that is taken. Any number of them before somebody looks is one.
     demand: Notify,
     retired: AtomicBool,
     counters: Counters,
-}
-
-/// An endpoint, and one in its count of claims. Dropping it releases the claim.
-pub struct Claim {
-    upstream: Arc<Upstream>,
-    endpoint: Arc<Endpoint>,
+    /// On tunnels.
+    traffic: Traffic,
 }
 
 impl Upstream {
@@ -92,13 +118,16 @@ impl Upstream {
         Arc::new(Self {
             key,
             limits: ArcSwap::from_pointee(limits),
+            cap: AtomicUsize::new(limits.most_claims()),
             access: AtomicU8::new(Access::default().bits()),
+            placement: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             waiting: WaitingRoom::new(),
             demand: Notify::new(),
             retired: AtomicBool::new(false),
             counters: Counters::default(),
+            traffic: Traffic::default(),
         })
     }
 
@@ -114,9 +143,11 @@ impl Upstream {
         **self.limits.load()
     }
 
-    /// Replaces the limits, for requests from now on.
-    pub fn set_limits(&self, limits: UpstreamLimits) {
+    /// Replaces the limits, for requests from now on. Where there is more room now, those who wait have it.
+    pub fn set_limits(self: &Arc<Self>, limits: UpstreamLimits) {
         self.limits.store(Arc::new(limits));
+        self.cap.store(limits.most_claims(), Ordering::SeqCst);
+        self.waiting.serve_all(|ask| self.take(ask, &[]));
     }
 
     /// What is asked of callers.
@@ -130,25 +161,28 @@ impl Upstream {
         self.access.store(access.bits(), Ordering::Relaxed);
     }
 
+    /// Sends requests there from now on. Those that wait go on waiting for what they came for: after a change of
+    /// [`Placement::key`], to the end of their time.
+    pub fn set_placement(&self, placement: Placement) {
+        let anywhere = placement.affinity.is_none() && placement.key.is_none();
+        self.placement.store((!anywhere).then(|| Arc::new(placement)));
+    }
+
     /// Replaces the endpoints by those that take new work now, and hands claims to those who wait, in their order.
     ///
     /// An endpoint that was in the last set and is not in this one takes no claim any more once this returns, and its
     /// [`drained`](Endpoint::drained) can be awaited. A reason of [`set_unavailable`](Self::set_unavailable) is forgotten.
     pub fn publish(self: &Arc<Self>, endpoints: Vec<Arc<Endpoint>>) {
         let replace = || {
-            let endpoints = Arc::new(endpoints);
+            let endpoints = Arc::new(Endpoints::new(endpoints));
             let before = self.endpoints.load();
             // Only those that come (back): one that was there and has closed itself has a reason that we have not heard yet.
-            for endpoint in endpoints.iter().filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new))) {
-                endpoint.open();
-            }
+            endpoints.without(&before).for_each(|endpoint| endpoint.open());
             let last = self.endpoints.swap(Arc::clone(&endpoints));
             // After the swap: whoever fails to claim one of these finds the new set when it looks again.
-            for endpoint in last.iter().filter(|old| !endpoints.iter().any(|new| Arc::ptr_eq(old, new))) {
-                endpoint.close();
-            }
+            last.without(&endpoints).for_each(|endpoint| endpoint.close());
         };
-        self.waiting.serve(replace, || self.claim());
+        self.waiting.change(replace, |ask| self.take(ask, &[]));
         if self.retired.load(Ordering::Acquire) {
             self.waiting.refuse(&self.unknown());
         }
@@ -175,45 +209,84 @@ impl Upstream {
         self.waiting.refuse(&self.unknown());
     }
 
-    /// An endpoint, if one takes new work.
+    /// An endpoint without a key, if one takes new work and nobody waits for it.
     #[must_use]
     pub fn claim(self: &Arc<Self>) -> Option<Claim> {
-        self.claim_besides(&[])
+        self.claim_for(&Ask::default())
     }
 
-    /// An endpoint, or a place in the waiting room until there is one.
+    /// What is asked for, if it can be had now and nobody waits for it.
+    #[must_use]
+    pub fn claim_for(self: &Arc<Self>, ask: &Ask) -> Option<Claim> {
+        if self.waiting.anybody() { None } else { self.take(ask, &[]).ok() }
+    }
+
+    /// An endpoint without a key, or a place in the waiting room until there is one: see
+    /// [`acquire_for`](Self::acquire_for).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn acquire(self: &Arc<Self>) -> Result<Claim, Error> {
+        self.acquire_for(&Ask::default()).await
+    }
+
+    /// What is asked for, or a place in the waiting room until it can be had.
     ///
     /// Cancel safe: dropping the future leaves the room.
     ///
     /// # Errors
-    /// When the room is full, the waiting limit passes, or it is known that there will be no endpoint.
-    pub async fn acquire(self: &Arc<Self>) -> Result<Claim, Error> {
-        if let Some(claim) = self.claim() {
-            return Ok(claim);
+    /// When the room is full, a waiting limit passes, or it is known that there will be no endpoint.
+    pub async fn acquire_for(self: &Arc<Self>, ask: &Ask) -> Result<Claim, Error> {
+        let mut known = None;
+        // Where somebody waits, what can be had is theirs.
+        if !self.waiting.anybody() {
+            match self.take(ask, &[]) {
+                Ok(claim) => return Ok(claim),
+                Err(lack) => known = Some(lack),
+            }
         }
         let limits = self.limits();
-        match self.waiting.enter(limits.waiting_capacity, || self.claim()) {
+        if known == Some(Lack::Room) && limits.cap_wait.is_zero() {
+            return Err(self.refused(self.at_capacity()));
+        }
+        let admit = |lack, keys: &mut dyn Iterator<Item = &ReplicaKey>| match (lack, &ask.key) {
+            (Lack::Room, _) if limits.cap_wait.is_zero() => Err(self.at_capacity()),
+            (Lack::Endpoint, Some(key)) => self.admit_key(key, keys),
+            (Lack::Room, _) | (Lack::Endpoint, None) => Ok(()),
+        };
+        let take = |ask: &Ask| self.take(ask, &[]);
+        match self.waiting.enter(ask, limits.waiting_capacity, take, admit) {
             Entry::Served(claim) => Ok(claim),
-            Entry::Refused(error) => Err(self.refused(Refused::Unavailable, error)),
+            Entry::Refused(error) => Err(self.refused(error)),
             Entry::Full => {
                 let (function, capacity) = (self.key.clone(), limits.waiting_capacity);
-                Err(self.refused(Refused::Full, Error::WaitingRoomFull { function, capacity }))
+                Err(self.refused(Error::WaitingRoomFull { function, capacity }))
             }
-            Entry::Place(place) => {
+            Entry::Place(place, lack) => {
                 self.demand.notify_one();
                 let began = Instant::now();
-                match timeout(limits.timeouts.waiting, place).await {
+                let limit = match lack {
+                    Lack::Endpoint => limits.timeouts.waiting,
+                    Lack::Room => limits.cap_wait,
+                };
+                match timeout(limit, place).await {
                     Ok(Ok(claim)) => {
-                        self.counters.cold_start(began.elapsed());
+                        if lack == Lack::Endpoint {
+                            self.counters.cold_start(began.elapsed());
+                        }
                         Ok(claim)
                     }
-                    Ok(Err(error)) => Err(self.refused(Refused::Unavailable, error)),
-                    Err(_) => {
-                        let (function, limit) = (self.key.clone(), limits.timeouts.waiting);
-                        Err(self.refused(Refused::Late, Error::WaitingTimeout { function, limit }))
-                    }
+                    Ok(Err(error)) => Err(self.refused(error)),
+                    Err(_) => Err(self.refused(self.too_late(ask, limit))),
                 }
             }
+        }
+    }
+
+    /// A claim on an endpoint of `key` was released: whoever waits for that has it.
+    pub(crate) fn made_room(self: &Arc<Self>, key: Option<&ReplicaKey>) {
+        if self.waiting.anybody() {
+            self.waiting.serve(key, |ask| self.take(ask, &[]));
         }
     }
 
@@ -225,9 +298,10 @@ impl Upstream {
         self.demand.notified().await;
     }
 
-    fn refused(&self, why: Refused, error: Error) -> Error {
-        self.counters.refused(why);
-        error
+    /// Who waits for replicas of keys, and for which: each key with the number of requests.
+    #[must_use]
+    pub fn waiting_keys(&self) -> Vec<(ReplicaKey, usize)> {
+        self.waiting.keys()
     }
 
     /// What is going on now.
@@ -240,6 +314,17 @@ impl Upstream {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.counters.totals(self.waiting.len())
+    }
+
+    /// How long ago something of a message last moved on a tunnel of this function, either way; a ping or a pong is
+    /// none. Of protocols other than WebSocket each byte counts. `None` as long as there was nothing.
+    #[must_use]
+    pub fn last_traffic(&self) -> Option<Duration> {
+        self.traffic.last().map(|last| last.elapsed())
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// How many requests this function has answered in its life, as far as it is known: see
@@ -255,61 +340,57 @@ impl Upstream {
         self.counters.set_requests(count);
     }
 
-    /// An endpoint that is none of `tried`, if one takes new work.
-    pub(crate) fn claim_besides(self: &Arc<Self>, tried: &[Arc<Endpoint>]) -> Option<Claim> {
-        loop {
-            let endpoints = self.endpoints.load();
-            // One endpoint is the common case, and needs no turn.
-            let turn = if endpoints.len() > 1 { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
-            let chosen = least_loaded(endpoints.len(), turn, |index| {
-                let endpoint = &endpoints[index];
-                if tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint)) { None } else { endpoint.load() }
-            })?;
-            let endpoint = &endpoints[chosen];
-            // Fails when it was closed since: look again, the set has changed or it counts as draining now.
-            if endpoint.try_claim() {
-                self.counters.claimed();
-                return Some(Claim { upstream: Arc::clone(self), endpoint: Arc::clone(endpoint) });
-            }
-        }
-    }
-
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// May somebody wait for a replica of `key`, while others wait for those of `waiting`?
+    fn admit_key(
+        &self,
+        key: &ReplicaKey,
+        waiting: &mut dyn Iterator<Item = &ReplicaKey>,
+    ) -> Result<(), Error> {
+        let max = self.placement.load().as_ref().map_or(0, |placement| placement.max_keys);
+        let endpoints = self.endpoints.load();
+        if endpoints.has(key) {
+            return Ok(());
+        }
+        let mut keys = endpoints.keys();
+        for other in waiting.filter(|other| !endpoints.has(other)) {
+            if other == key {
+                return Ok(());
+            }
+            keys += 1;
+        }
+        if keys < max { Ok(()) } else { Err(Error::TooManyKeys { function: self.key.clone(), max }) }
+    }
+
+    fn refused(&self, error: Error) -> Error {
+        self.counters.refused(match error {
+            Error::WaitingRoomFull { .. } => Refused::Full,
+            Error::WaitingTimeout { .. } => Refused::Late,
+            Error::AtCapacity { .. } | Error::TooManyKeys { .. } => Refused::Capacity,
+            _ => Refused::Unavailable,
+        });
+        error
     }
 
     fn unknown(&self) -> Error {
         Error::UnknownFunction { name: self.key.to_string() }
     }
-}
 
-impl Claim {
-    /// The function.
-    #[must_use]
-    pub fn upstream(&self) -> &Arc<Upstream> {
-        &self.upstream
+    fn at_capacity(&self) -> Error {
+        Error::AtCapacity { function: self.key.clone(), cap: self.cap.load(Ordering::Relaxed) }
     }
 
-    /// The replica.
-    #[must_use]
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.upstream.counters.released();
-        self.endpoint.release();
-    }
-}
-
-impl fmt::Debug for Claim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claim")
-            .field("function", self.upstream.key())
-            .field("replica", self.endpoint.id())
-            .finish()
+    /// What to tell a request that has waited for `limit`: what it would wait for now.
+    fn too_late(&self, ask: &Ask, limit: Duration) -> Error {
+        let full =
+            |endpoint: &Arc<Endpoint>| endpoint.vacancy(self.cap.load(Ordering::Relaxed)) != Vacancy::Closed;
+        if self.endpoints.load().of(ask.key.as_ref()).iter().any(full) {
+            return self.at_capacity();
+        }
+        Error::WaitingTimeout { function: self.key.clone(), limit }
     }
 }
 

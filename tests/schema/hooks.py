@@ -41,6 +41,9 @@ def before_call(context, case, kwargs):
         labels = body.get("labels")
         if isinstance(labels, dict):
             labels.pop("com.openfaas.scale.min", None)
+    if case.path == "/system/events":
+        # Of a function that is there they have no end.
+        case.query = {**(case.query or {}), "function": "nobody"}
     if isinstance(case.query, dict):
         case.query.pop("follow", None)
         case.query.pop("wait", None)

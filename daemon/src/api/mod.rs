@@ -7,6 +7,7 @@ mod alert;
 mod auth;
 mod calls;
 mod error;
+mod events;
 mod extract;
 mod functions;
 mod images;
@@ -38,6 +39,7 @@ use crate::function::spec::parse_namespace;
 use crate::image::Images;
 use crate::logs::LogStore;
 use crate::metrics::Timings;
+use crate::scaling::events::Events;
 use crate::secrets::Secrets;
 use crate::usage::Sampler;
 use crate::users::Users;
@@ -59,6 +61,8 @@ pub struct Api {
     pub secrets: Secrets,
     /// What replicas use.
     pub sampler: Sampler,
+    /// What is decided about replicas.
+    pub events: Events,
     /// What is counted of the calls that are answered here.
     pub calls: Timings<ApiCall>,
     /// Cancelled when the daemon ends: answers that have no end of their own end then.
@@ -102,6 +106,7 @@ pub fn router(api: Api) -> Router {
         .route("/scale-function/{name}", post(scale::scale))
         .route("/alert", post(alert::alert))
         .route("/logs", get(logs::logs))
+        .route("/events", get(events::events))
         .merge(namespaces::routes())
         .merge(images::routes())
         .merge(secrets::routes())

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use roost_proxy::Upstream;
 use roost_proxy::function::{FunctionKey, ReplicaId};
+use roost_proxy::{Endpoint, Load, ReplicaKey, Upstream};
 use serde::Serialize;
 
 use crate::function::record::FunctionRecord;
@@ -13,6 +13,7 @@ use crate::function::rollout::Phase;
 use crate::function::spec::{self, Deployment};
 use crate::function::warnings;
 use crate::image::Progress;
+use crate::scaling::events::{DecisionView, Scaled};
 use crate::usage::Use;
 
 /// What the function's controller is doing.
@@ -35,9 +36,8 @@ pub enum FunctionPhase {
     Removing,
 }
 
-/// One replica, as shown.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// One replica, as its controller last saw it.
+#[derive(Debug, Clone)]
 pub struct ReplicaStatus {
     /// Which replica.
     pub id: ReplicaId,
@@ -45,9 +45,10 @@ pub struct ReplicaStatus {
     pub phase: Phase,
     /// Its revision.
     pub revision: String,
-    /// Where it answers, once it is ready.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub address: Option<String>,
+    /// What it is for.
+    pub key: Option<ReplicaKey>,
+    /// Where it answers, once it was ready. It knows what is going on there.
+    pub endpoint: Option<Arc<Endpoint>>,
     /// When it was started, or adopted by this daemon.
     pub started_at: Timestamp,
 }
@@ -65,6 +66,12 @@ pub struct Status {
     pub image: Option<Progress>,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
+    /// How many there are to be.
+    pub desired: u32,
+    /// How often it had been scaled by hand when this was said.
+    pub scalings: u64,
+    /// The last time that load, or its absence, changed that, since the daemon started.
+    pub last_decision: Option<Scaled>,
     /// How many replicas had to be replaced since the daemon started.
     pub restarts: u64,
     /// How many of them ended because they reached their memory limit.
@@ -86,6 +93,8 @@ pub struct Observed {
     pub scaling: Scaling,
     /// All of its replicas, also those that are coming up or ending.
     pub replicas: Vec<ReplicaId>,
+    /// How far each of them is.
+    pub phases: Vec<Phase>,
     /// How many replicas had to be replaced since the daemon started.
     pub restarts: u64,
     /// How many of them ended because they reached their memory limit.
@@ -117,6 +126,16 @@ impl Scaling {
 }
 
 impl Status {
+    /// How many replicas there are to be: as the controller said, unless that was of an older record than this one.
+    #[must_use]
+    pub fn desired(&self, record: &FunctionRecord) -> u32 {
+        if self.scalings == record.scalings && self.revision == record.newest.id {
+            self.desired
+        } else {
+            record.wanted(&record.newest)
+        }
+    }
+
     /// How many replicas take requests.
     #[must_use]
     pub fn available(&self) -> usize {
@@ -154,7 +173,9 @@ struct StatusView {
     digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<ImageView>,
-    replicas: Vec<ReplicaStatus>,
+    replicas: Vec<ReplicaView>,
+    load: LoadView,
+    scaling: ScalingView,
     restarts: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_exit: Option<String>,
@@ -166,6 +187,68 @@ struct StatusView {
 struct ImageView {
     done: u64,
     total: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReplicaView {
+    id: ReplicaId,
+    phase: Phase,
+    revision: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    in_flight: usize,
+    connections: usize,
+    started_at: Timestamp,
+}
+
+/// What is going on at a function now, and how much did.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LoadView {
+    in_flight: usize,
+    connections: usize,
+    waiting: usize,
+    started: u64,
+    finished: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ScalingView {
+    desired: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_decision: Option<DecisionView>,
+}
+
+impl From<&ReplicaStatus> for ReplicaView {
+    fn from(replica: &ReplicaStatus) -> Self {
+        let endpoint = replica.endpoint.as_deref();
+        Self {
+            id: replica.id.clone(),
+            phase: replica.phase,
+            revision: replica.revision.clone(),
+            key: replica.key.as_ref().map(ToString::to_string),
+            address: endpoint.map(|endpoint| endpoint.address().to_string()),
+            in_flight: endpoint.map_or(0, Endpoint::in_flight),
+            connections: endpoint.map_or(0, Endpoint::tunnels),
+            started_at: replica.started_at,
+        }
+    }
+}
+
+impl From<Load> for LoadView {
+    fn from(load: Load) -> Self {
+        Self {
+            in_flight: load.in_flight,
+            connections: load.tunnels,
+            waiting: load.waiting,
+            started: load.started_total,
+            finished: load.finished_total,
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -187,13 +270,7 @@ impl FunctionView {
 
     /// Puts together what is wanted and what is.
     #[must_use]
-    pub fn new(
-        namespace: String,
-        record: &FunctionRecord,
-        wanted: u32,
-        status: &Status,
-        requests: u64,
-    ) -> Self {
+    pub fn new(record: &FunctionRecord, wanted: u32, status: &Status, upstream: &Upstream) -> Self {
         let mut deployment = record.newest.deployment.clone();
         let name = std::mem::take(&mut deployment.service);
         let image = std::mem::take(&mut deployment.image);
@@ -209,9 +286,9 @@ impl FunctionView {
         Self {
             name,
             image,
-            namespace,
+            namespace: upstream.key().namespace.to_string(),
             deployment,
-            invocation_count: requests,
+            invocation_count: upstream.requests(),
             replicas: wanted.into(),
             available_replicas: status.available() as u64,
             created_at: record.created_at,
@@ -222,11 +299,78 @@ impl FunctionView {
                 revision: record.newest.id.clone(),
                 digest: record.newest.image.as_ref().map(|image| image.digest.clone()),
                 image: progress,
-                replicas: status.replicas.clone(),
+                replicas: status.replicas.iter().map(ReplicaView::from).collect(),
+                load: upstream.load().into(),
+                scaling: ScalingView {
+                    desired: wanted,
+                    last_decision: status.last_decision.as_ref().map(DecisionView::from),
+                },
                 restarts: status.restarts,
                 last_exit: status.last_exit.clone(),
                 warnings: warnings::of(&record.newest),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roost_proxy::UpstreamLimits;
+    use serde_json::json;
+
+    use super::*;
+    use crate::function::record::Revision;
+
+    #[test]
+    fn the_view_tells_load_and_decisions_and_each_replica_as_it_is_now() {
+        let upstream = Upstream::new(FunctionKey::from_route("rooms").unwrap(), UpstreamLimits::default());
+        let endpoint = Endpoint::new("rooms-1".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
+        let at = Timestamp::UNIX_EPOCH;
+        let replica = |id: &str, phase, endpoint| ReplicaStatus {
+            id: id.parse().unwrap(),
+            phase,
+            revision: "r".to_owned(),
+            key: Some("a room".parse().unwrap()),
+            endpoint,
+            started_at: at,
+        };
+        let status = Status {
+            replicas: vec![
+                replica("rooms-1", Phase::Ready, Some(Arc::clone(&endpoint))),
+                replica("rooms-2", Phase::Starting, None),
+            ],
+            last_decision: Some(Scaled {
+                at,
+                function: upstream.key().clone(),
+                key: None,
+                from: 0,
+                to: 2,
+                reason: "a request waits".to_owned(),
+            }),
+            ..Status::default()
+        };
+        // Behind the controller's back: what is told is not what it was when the controller spoke.
+        upstream.publish(vec![endpoint]);
+        let claim = upstream.claim().unwrap();
+        let record = FunctionRecord::new(Revision::new(Deployment::default()));
+        let view = serde_json::to_value(FunctionView::new(&record, 2, &status, &upstream)).unwrap();
+        let status = &view["status"];
+        let load = json!({ "inFlight": 1, "connections": 0, "waiting": 0, "started": 0, "finished": 0 });
+        assert_eq!(status["load"], load);
+        let decision =
+            json!({ "at": "1970-01-01T00:00:00Z", "from": 0, "to": 2, "reason": "a request waits" });
+        assert_eq!(status["scaling"], json!({ "desired": 2, "lastDecision": decision }));
+        let expected = [
+            json!({ "id": "rooms-1", "phase": "ready", "revision": "r", "key": "a room", "inFlight": 1,
+                "connections": 0, "address": "10.0.0.1:8080", "startedAt": "1970-01-01T00:00:00Z" }),
+            json!({ "id": "rooms-2", "phase": "starting", "revision": "r", "key": "a room", "inFlight": 0,
+                "connections": 0, "startedAt": "1970-01-01T00:00:00Z" }),
+        ];
+        assert_eq!(status["replicas"], json!(expected));
+        drop(claim);
+        let view =
+            serde_json::to_value(FunctionView::new(&record, 0, &Status::default(), &upstream)).unwrap();
+        assert_eq!(view["status"]["load"]["inFlight"], 0);
+        assert_eq!(view["status"]["scaling"], json!({ "desired": 0 }));
     }
 }

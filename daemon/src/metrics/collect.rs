@@ -17,10 +17,12 @@ use super::render::render;
 use super::timings::Timings;
 use crate::api::ApiCall;
 use crate::function::registry::Registry;
+use crate::function::rollout::Phase;
 use crate::function::status::Observed;
 use crate::procfs::{self, Process};
 use crate::queue::{Queue, QueueLoad};
 use crate::runtime::containerd::client::Call;
+use crate::scaling::events::{Decisions, Events};
 use crate::usage::Sampler;
 
 /// Where the numbers come from.
@@ -29,6 +31,7 @@ pub struct Collector {
     registry: Arc<Registry>,
     queue: Queue,
     sampler: Sampler,
+    events: Events,
     api: Timings<ApiCall>,
     containerd: Timings<Call>,
     cpu: Arc<Mutex<CpuTotals>>,
@@ -50,6 +53,9 @@ pub(super) struct Function {
     pub(super) totals: Totals,
     pub(super) desired: u32,
     pub(super) ready: usize,
+    /// Of each replica.
+    pub(super) phases: Vec<Phase>,
+    pub(super) decisions: Decisions,
     pub(super) minimum: u32,
     pub(super) scaling_type: String,
     pub(super) target_load: f64,
@@ -67,10 +73,11 @@ impl Collector {
         registry: Arc<Registry>,
         queue: Queue,
         sampler: Sampler,
+        events: Events,
         api: Timings<ApiCall>,
         containerd: Timings<Call>,
     ) -> Self {
-        Self { registry, queue, sampler, api, containerd, cpu: Arc::default() }
+        Self { registry, queue, sampler, events, api, containerd, cpu: Arc::default() }
     }
 
     /// The page as it is now.
@@ -114,18 +121,21 @@ impl Collector {
                 used.into_iter().map(|(id, usage)| (id, usage.map(|usage| usage.cpu_usec))).collect();
             let cpu_usec = cpu.add(&of.key, &cpus);
             let queue = queued.remove(&of.key).unwrap_or_default();
-            functions.push(Function::new(of, cpu_usec, memory_bytes, queue));
+            let decisions = self.events.decisions(&of.key);
+            functions.push(Function::new(of, decisions, cpu_usec, memory_bytes, queue));
         }
         functions
     }
 }
 
 impl Function {
-    fn new(of: Observed, cpu_usec: u64, memory_bytes: u64, queue: QueueLoad) -> Self {
+    fn new(of: Observed, decisions: Decisions, cpu_usec: u64, memory_bytes: u64, queue: QueueLoad) -> Self {
         Self {
             totals: of.upstream.totals(),
             desired: of.desired,
             ready: of.available,
+            phases: of.phases,
+            decisions,
             minimum: of.scaling.minimum,
             scaling_type: of.scaling.kind,
             target_load: of.scaling.target,

@@ -36,6 +36,10 @@ families! {
         "Load that one replica is meant to take.";
     MINIMUM: Gauge "gateway_service_min" ["function_name"]
         "The fewest replicas under load.";
+    REPLICAS: Gauge "roost_replicas" ["function_name", "phase"]
+        "Replicas that there are.";
+    DECISIONS: Counter "roost_scaling_decisions_total" ["function_name", "direction"]
+        "Changes of how many replicas there are to be that were decided here.";
     CPU: Counter "pod_cpu_usage_seconds_total" ["function_name", "namespace"]
         "Processor time of all replicas.";
     MEMORY: Gauge "pod_memory_working_set_bytes" ["function_name", "namespace"]

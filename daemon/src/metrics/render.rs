@@ -10,10 +10,22 @@ use super::collect::{Function, Snapshot};
 use super::families as f;
 use super::text::{Family, Page};
 use crate::api::COMMIT;
+use crate::function::rollout::Phase;
 use crate::queue::QueueLoad;
 
 /// The name of the one queue there is: that of the default queue in OpenFaaS.
 const QUEUE: &str = "faas-request";
+
+/// All phases, in the order in which a replica may come to them.
+const PHASES: [Phase; 7] = [
+    Phase::Created,
+    Phase::Starting,
+    Phase::Ready,
+    Phase::Busy,
+    Phase::Paused,
+    Phase::Draining,
+    Phase::Stopping,
+];
 
 /// Writes everything.
 pub(super) fn render(snapshot: &Snapshot) -> String {
@@ -57,6 +69,18 @@ fn invocations(page: &mut Page, functions: &[(&str, &Function)]) {
 fn replicas(page: &mut Page, functions: &[(&str, &Function)]) {
     each(page, &f::DESIRED, functions, |function| function.desired.into());
     each(page, &f::READY, functions, |function| function.ready as u64);
+    let mut phases = page.family(&f::REPLICAS);
+    for (name, function) in functions {
+        for phase in PHASES {
+            let count = function.phases.iter().filter(|of| **of == phase).count();
+            phases.add(&[name, name_of(phase)], count as u64);
+        }
+    }
+    let mut decisions = page.family(&f::DECISIONS);
+    for (name, function) in functions {
+        decisions.add(&[name, "up"], function.decisions.up);
+        decisions.add(&[name, "down"], function.decisions.down);
+    }
     let mut target = page.family(&f::TARGET_LOAD);
     for (name, function) in functions {
         target.add(&[name, &function.scaling_type], function.target_load);
@@ -74,6 +98,19 @@ fn replicas(page: &mut Page, functions: &[(&str, &Function)]) {
     each(page, &f::OOM_KILLS, functions, |function| function.oom_kills);
 }
 
+/// The name of a phase, as the API has it.
+fn name_of(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Created => "created",
+        Phase::Ready => "ready",
+        Phase::Busy => "busy",
+        Phase::Paused => "paused",
+        Phase::Draining => "draining",
+        Phase::Stopping => "stopping",
+    }
+}
+
 fn waiting(page: &mut Page, functions: &[(&str, &Function)]) {
     each(page, &f::COLD_STARTS, functions, |function| function.totals.cold_starts.count());
     let mut seconds = page.family(&f::COLD_START_SECONDS);
@@ -86,6 +123,7 @@ fn waiting(page: &mut Page, functions: &[(&str, &Function)]) {
         refused.add(&[name, "full"], function.totals.refused_full);
         refused.add(&[name, "timeout"], function.totals.refused_late);
         refused.add(&[name, "unavailable"], function.totals.refused_unavailable);
+        refused.add(&[name, "capacity"], function.totals.refused_capacity);
     }
 }
 
@@ -176,6 +214,7 @@ mod tests {
     use crate::api::ApiCall;
     use crate::procfs::Process;
     use crate::runtime::containerd::client::Call;
+    use crate::scaling::events::Decisions;
 
     fn took(millis: u64) -> Distribution {
         let histogram = Histogram::default();
@@ -188,11 +227,14 @@ mod tests {
         let mut totals = Upstream::new(key.clone(), UpstreamLimits::default()).totals();
         totals.outcomes = vec![(200, took(1)), (503, took(20_000))];
         totals.load.in_flight = 3;
+        totals.refused_capacity = 9;
         let function = Function {
             key,
             totals,
             desired: 2,
             ready: 1,
+            phases: vec![Phase::Ready, Phase::Draining, Phase::Draining],
+            decisions: Decisions { up: 3, down: 2 },
             minimum: 1,
             scaling_type: "a \"type\"".to_owned(),
             target_load: 12.5,
@@ -229,6 +271,13 @@ mod tests {
     }
 
     #[test]
+    fn phases_have_the_names_that_the_api_has_for_them() {
+        for phase in PHASES {
+            assert_eq!(serde_json::to_value(phase).unwrap(), name_of(phase));
+        }
+    }
+
+    #[test]
     fn numbers_stand_where_dashboards_look_for_them() {
         let text = render(&snapshot());
         for line in [
@@ -238,11 +287,17 @@ mod tests {
             r#"gateway_function_invocation_inflight{function_name="echo.staging"} 3"#,
             r#"gateway_service_count{function_name="echo.staging"} 2"#,
             r#"gateway_service_ready_count{function_name="echo.staging"} 1"#,
+            r#"roost_replicas{function_name="echo.staging",phase="ready"} 1"#,
+            r#"roost_replicas{function_name="echo.staging",phase="draining"} 2"#,
+            r#"roost_replicas{function_name="echo.staging",phase="paused"} 0"#,
+            r#"roost_scaling_decisions_total{function_name="echo.staging",direction="up"} 3"#,
+            r#"roost_scaling_decisions_total{function_name="echo.staging",direction="down"} 2"#,
             r#"gateway_service_target_load{function_name="echo.staging",scaling_type="a \"type\""} 12.5"#,
             r#"pod_cpu_usage_seconds_total{function_name="echo.staging",namespace="staging"} 1.5"#,
             r#"pod_memory_working_set_bytes{function_name="echo.staging",namespace="staging"} 4096"#,
             r#"http_requests_total{method="GET",path="/async-function",status="404"} 1"#,
             r#"provider_http_requests_total{code="404",method="GET",path="/system/function"} 1"#,
+            r#"roost_waiting_refused_total{function_name="echo.staging",reason="capacity"} 9"#,
             r#"roost_oom_kills_total{function_name="echo.staging"} 5"#,
             r#"queue_worker_pending_messages{queue_name="faas-request",function_name="echo.staging"} 4"#,
             r#"queue_worker_messages_submitted_total{queue_name="faas-request",function_name="echo.staging"} 5"#,

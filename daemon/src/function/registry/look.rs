@@ -16,13 +16,13 @@ impl Registry {
     /// The function as the API shows it.
     #[must_use]
     pub fn view(&self, key: &FunctionKey) -> Option<FunctionView> {
-        self.lock().get(key).and_then(|entry| entry.view(key))
+        self.lock().get(key).and_then(|entry| entry.view())
     }
 
     /// All functions of a namespace as the API shows them, by name.
     #[must_use]
     pub fn views(&self, namespace: &Namespace) -> Vec<FunctionView> {
-        self.views_of(namespace, |key, entry| entry.view(key))
+        self.views_of(namespace, |_, entry| entry.view())
     }
 
     pub(super) fn views_of<T>(
@@ -97,21 +97,21 @@ impl Entry {
         let status = self.status.borrow();
         Some(Observed {
             key: key.clone(),
-            desired: record.wanted(&record.newest),
+            desired: status.desired(record),
             available: status.available(),
             scaling: Scaling::of(&record.newest.deployment.labels),
             replicas: status.replicas.iter().map(|replica| replica.id.clone()).collect(),
+            phases: status.replicas.iter().map(|replica| replica.phase).collect(),
             restarts: status.restarts,
             oom_kills: status.oom_kills,
             upstream: Arc::clone(&self.upstream),
         })
     }
 
-    fn view(&self, key: &FunctionKey) -> Option<FunctionView> {
+    fn view(&self) -> Option<FunctionView> {
         let wanted = self.wanted.borrow();
         let record = wanted.as_ref()?;
-        let replicas = record.wanted(&record.newest);
-        let requests = self.upstream.requests();
-        Some(FunctionView::new(key.namespace.to_string(), record, replicas, &self.status.borrow(), requests))
+        let status = self.status.borrow();
+        Some(FunctionView::new(record, status.desired(record), &status, &self.upstream))
     }
 }

@@ -1,0 +1,146 @@
+//! Claiming: an endpoint is chosen and counted in flight in one step, and its guard is the [`Claim`].
+//!
+//! Owns the choice among the endpoints of one [`Ask`], and the hand-over of a claim that is released to whoever waits for
+//! room. Never waits itself.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::ask::{Ask, Lack, Wish, weight};
+use crate::balance::{heaviest, least_loaded, less_loaded_of_two};
+use crate::endpoint::{Endpoint, Occupancy, Vacancy};
+use crate::upstream::Upstream;
+
+/// An endpoint, and one in its count of claims. Dropping it releases the claim.
+pub struct Claim {
+    upstream: Arc<Upstream>,
+    endpoint: Arc<Endpoint>,
+    ask: Ask,
+}
+
+impl Upstream {
+    /// An endpoint for `ask` that is none of `tried`, whoever else waits for one.
+    pub(crate) fn take(self: &Arc<Self>, ask: &Ask, tried: &[Arc<Endpoint>]) -> Result<Claim, Lack> {
+        let cap = self.cap.load(Ordering::Relaxed);
+        loop {
+            let all = self.endpoints.load();
+            let endpoints = all.of(ask.key.as_ref());
+            let vacancy = |index: usize| {
+                let endpoint: &Arc<Endpoint> = &endpoints[index];
+                let tried = tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
+                if tried { Vacancy::Closed } else { endpoint.vacancy(cap) }
+            };
+            // One endpoint is the common case, and needs no turn.
+            let turn = if endpoints.len() > 1 { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
+            match choose(ask, endpoints, turn, vacancy) {
+                Some((index, seen)) => {
+                    let endpoint = &endpoints[index];
+                    // Fails when it was closed or filled since: look again, the set or its loads are others now.
+                    if endpoint.claimed(ask, cap, seen) {
+                        self.counters().claimed();
+                        let (upstream, endpoint) = (Arc::clone(self), Arc::clone(endpoint));
+                        return Ok(Claim { upstream, endpoint, ask: ask.clone() });
+                    }
+                }
+                None => {
+                    if let Some(lack) = lack(endpoints.len(), vacancy) {
+                        return Err(lack);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Endpoint {
+    fn claimed(&self, ask: &Ask, cap: usize, seen: Occupancy) -> bool {
+        if ask.tunnel { self.try_claim_tunnel(cap, seen.tunnels) } else { self.try_claim(cap) }
+    }
+}
+
+/// Which of `endpoints` suits `ask` best, and what was going on there.
+fn choose(
+    ask: &Ask,
+    endpoints: &[Arc<Endpoint>],
+    turn: usize,
+    vacancy: impl Fn(usize) -> Vacancy,
+) -> Option<(usize, Occupancy)> {
+    let free = |index| match vacancy(index) {
+        Vacancy::Free(held) => Some(held),
+        Vacancy::Full | Vacancy::Closed => None,
+    };
+    let count = endpoints.len();
+    let wished = match &ask.wish {
+        Wish::None | Wish::Again(None) => None,
+        Wish::Again(Some(replica)) => endpoints.iter().position(|endpoint| endpoint.id() == replica),
+        Wish::Hash(hash) => {
+            heaviest(count, |index| free(index).map(|_| weight(*hash, endpoints[index].id())))
+        }
+    };
+    if let Some(wished) = wished
+        && let Some(held) = free(wished)
+    {
+        return Some((wished, held));
+    }
+    if ask.tunnel {
+        // A tunnel stays for hours: worth a look at all of them.
+        return least_loaded(count, turn, free);
+    }
+    let by_claims = |index| free(index).map(|held| (held.in_flight, held.tunnels));
+    less_loaded_of_two(count, turn, by_claims)
+        .map(|(index, (in_flight, tunnels))| (index, Occupancy { tunnels, in_flight }))
+}
+
+/// What kept all of `0..count` from taking a claim; `None` if one would take it now.
+fn lack(count: usize, vacancy: impl Fn(usize) -> Vacancy) -> Option<Lack> {
+    let mut lack = Lack::Endpoint;
+    for index in 0..count {
+        match vacancy(index) {
+            Vacancy::Free(_) => return None,
+            Vacancy::Full => lack = Lack::Room,
+            Vacancy::Closed => {}
+        }
+    }
+    Some(lack)
+}
+
+impl Claim {
+    /// The function.
+    #[must_use]
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// The replica.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    pub(crate) fn ask(&self) -> &Ask {
+        &self.ask
+    }
+
+    /// A claim for the same on an endpoint that is none of `tried`, if one can be had at once.
+    pub(crate) fn elsewhere(&self, tried: &[Arc<Endpoint>]) -> Option<Self> {
+        self.upstream.take(&self.ask, tried).ok()
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.upstream.counters().released();
+        self.endpoint.release(self.ask.tunnel);
+        self.upstream.made_room(self.endpoint.key());
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim")
+            .field("function", self.upstream.key())
+            .field("replica", self.endpoint.id())
+            .finish()
+    }
+}
