@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::affinity;
 use crate::api::{self, Api, ApiCall};
 use crate::config::Config;
 use crate::function::binds::Binds;
@@ -426,7 +427,11 @@ fn limits(config: &Config) -> UpstreamLimits {
 }
 
 fn server_settings(config: &Config) -> roost_proxy::Settings {
-    roost_proxy::Settings { header_timeout: config.timeouts.header, ..roost_proxy::Settings::default() }
+    roost_proxy::Settings {
+        header_timeout: config.timeouts.header,
+        affinity_key: affinity::key(&config.state),
+        ..roost_proxy::Settings::default()
+    }
 }
 
 #[cfg(test)]
