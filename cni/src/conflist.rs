@@ -20,6 +20,9 @@ const MAX_NAME: usize = 128;
 /// The longest interface name, in bytes, as in the kernel.
 const MAX_INTERFACE: usize = 15;
 
+/// A key of our own, which no plugin is told.
+const MASQUERADE: &str = "roost.masquerade";
+
 /// The versions of the CNI protocol that we speak. Which one is spoken is decided by the conflist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -64,7 +67,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// A valid configuration list.
+/// A valid configuration list. Two are equal when they say the same.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(into = "Map<String, Value>", try_from = "Map<String, Value>")]
 pub struct Conflist {
@@ -73,6 +76,7 @@ pub struct Conflist {
     version: Version,
     name: String,
     check_disabled: bool,
+    masqueraded: bool,
     plugins: Vec<Plugin>,
 }
 
@@ -161,6 +165,16 @@ impl Conflist {
             .and_then(Value::as_str)
     }
 
+    /// The subnets that are to be masqueraded by a rule of the host's own ([`Masquerade`](crate::Masquerade)): all, if the list says
+    /// `"roost.masquerade": true` and no plugin is told to do it.
+    #[must_use]
+    pub fn masqueraded(&self) -> Vec<IpNet> {
+        if !self.masqueraded || self.masquerades() {
+            return Vec::new();
+        }
+        self.plugins.iter().flat_map(|plugin| ipam::subnets(&plugin.config)).collect()
+    }
+
     /// Does a plugin rewrite the addresses of what leaves the network, with rules of each attachment's own?
     pub(crate) fn masquerades(&self) -> bool {
         self.plugins.iter().any(|plugin| plugin.config.get("ipMasq") == Some(&Value::Bool(true)))
@@ -221,6 +235,14 @@ impl Conflist {
     }
 }
 
+impl PartialEq for Conflist {
+    fn eq(&self, other: &Self) -> bool {
+        self.document == other.document
+    }
+}
+
+impl Eq for Conflist {}
+
 impl From<Conflist> for Map<String, Value> {
     fn from(conflist: Conflist) -> Self {
         conflist.document
@@ -255,6 +277,7 @@ fn from_document(document: Map<String, Value>) -> Result<Conflist, Mistake> {
         return Err(Mistake::new("name", problem));
     }
     let check_disabled = boolean(&document, "disableCheck")?;
+    let masqueraded = boolean(&document, MASQUERADE)?;
     let plugins = match document.get("plugins") {
         Some(Value::Array(plugins)) if !plugins.is_empty() => plugins,
         Some(_) => return Err(Mistake::new("plugins", "expected a list of at least one plugin")),
@@ -271,7 +294,7 @@ fn from_document(document: Map<String, Value>) -> Result<Conflist, Mistake> {
         .enumerate()
         .map(|(i, p)| plugin(&format!("plugins[{i}]"), p))
         .collect::<Result<_, _>>()?;
-    Ok(Conflist { version, name, check_disabled, plugins, document })
+    Ok(Conflist { version, name, check_disabled, masqueraded, plugins, document })
 }
 
 fn plugin(key: &str, value: &Value) -> Result<Plugin, Mistake> {

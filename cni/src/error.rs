@@ -157,9 +157,18 @@ pub enum Error {
         problem: String,
     },
 
+    /// The rules that let what leaves a network have the host's address cannot be read or written.
+    #[error("cannot masquerade what leaves the networks: {program}: {problem}")]
+    Masquerade {
+        /// The program that failed.
+        program: &'static str,
+        /// What it said.
+        problem: String,
+    },
+
     /// What a failed teardown left behind of an attachment's masquerading cannot be removed. It can be tried again.
     #[error("{id}: the rules left of its masquerading cannot be removed: {program}: {problem}")]
-    Masquerade {
+    Sweep {
         /// The attachment.
         id: String,
         /// The program that failed.

@@ -27,6 +27,14 @@ pub(crate) fn subnet(config: &Map<String, Value>) -> Option<IpNet> {
     subnet_of(first_range(config)?)
 }
 
+/// All subnets.
+pub(crate) fn subnets(config: &Map<String, Value>) -> Vec<IpNet> {
+    let Some(ipam) = ipam(config) else { return Vec::new() };
+    let sets = ipam.get("ranges").and_then(Value::as_array).into_iter().flatten();
+    let ranges = sets.filter_map(Value::as_array).flatten().filter_map(Value::as_object);
+    [ipam].into_iter().chain(ranges).filter_map(subnet_of).collect()
+}
+
 /// Checks the subnets and what must lie in them. Only `host-local` is known well enough.
 pub(crate) fn validate(config: &Map<String, Value>, key: &str) -> Result<(), Mistake> {
     let Some(ipam) = ipam(config).filter(|ipam| ipam.get("type").is_some_and(|kind| kind == "host-local"))

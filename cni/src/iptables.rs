@@ -28,8 +28,14 @@ pub(crate) struct Failure {
     may_pass: bool,
 }
 
+/// Do these programs write by nftables? What the kernel tells of nftables' rules is then told of theirs.
+pub(crate) async fn are_nftables() -> Result<bool, Failure> {
+    Ok(run("iptables-save", &["--version"], "").await?.contains("nf_tables"))
+}
+
 /// Does to a table what `decide` finds to be done, if anything, when it sees what `iptables-save` prints of it: all of it or nothing.
-pub(crate) async fn change(table: &str, decide: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
+/// Tells whether there was anything.
+pub(crate) async fn change(table: &str, decide: impl Fn(&str) -> Option<String>) -> Result<bool, Failure> {
     let mut tries = 1;
     loop {
         match try_change(table, &decide).await {
@@ -43,11 +49,11 @@ pub(crate) async fn change(table: &str, decide: impl Fn(&str) -> Option<String>)
     }
 }
 
-async fn try_change(table: &str, decide: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
+async fn try_change(table: &str, decide: impl Fn(&str) -> Option<String>) -> Result<bool, Failure> {
     let present = run("iptables-save", &["-t", table], "").await?;
     match decide(&present) {
-        Some(script) => run("iptables-restore", &["-w", "--noflush"], &script).await.map(drop),
-        None => Ok(()),
+        Some(script) => run("iptables-restore", &["-w", "--noflush"], &script).await.map(|_| true),
+        None => Ok(false),
     }
 }
 

@@ -1,8 +1,7 @@
 //! Networks kept apart: what comes in by one bridge of ours does not go out by another.
 //!
 //! Owns one chain of its own in iptables' `mangle` table and the jump to it. That table is asked before `filter`, so no rule
-//! that accepts, in whatever order others put theirs, is asked first. Every change is one transaction of `iptables-restore`.
-//! Never touches a rule of anybody else, and leaves none when there is nothing to keep apart.
+//! that accepts, in whatever order others put theirs, is asked first. There is none when there is nothing to keep apart.
 //!
 //! ```text
 //! mangle FORWARD ─▶ ROOST-bridge:  in by b, out by b → RETURN      (only with br_netfilter: talk on one bridge)
@@ -10,13 +9,12 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
-use tokio::sync::Mutex;
 
 use crate::Error;
-use crate::iptables::{self, Failure};
+use crate::iptables::Failure;
+use crate::rules::{Held, Rules, Wanted};
 
 /// What is to be apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,24 +28,35 @@ pub struct Segments {
 /// The bridges of a host, kept apart. Only for addresses of version 4.
 #[derive(Debug)]
 pub struct Isolation {
-    chain: String,
-    kept: Mutex<Kept>,
-    /// How many have asked for a look so far.
-    asked: AtomicU64,
+    rules: Rules<Segments>,
 }
 
-#[derive(Debug, Default)]
-struct Kept {
-    segments: Segments,
-    /// How many of those that asked are served: a look that begins later than they asked tells them what they want to know.
-    served: u64,
+impl Wanted for Segments {
+    const TABLE: &'static str = "mangle";
+    const HOOK: &'static str = "FORWARD";
+    const JUMP: &'static str = "-I FORWARD 1";
+
+    /// Fewer than two bridges need nothing.
+    fn rules(&self, chain: &str) -> Vec<String> {
+        if self.bridges.len() < 2 {
+            return Vec::new();
+        }
+        let mut rules = Vec::new();
+        for bridge in &self.bridges {
+            rules.push(format!("-A {chain} -i {bridge} -o {bridge} -j RETURN"));
+            let to_ours =
+                self.subnets.iter().map(|subnet| format!("-A {chain} -d {subnet} -i {bridge} -j DROP"));
+            rules.extend(to_ours);
+        }
+        rules
+    }
 }
 
 impl Isolation {
     /// Keeps nothing apart yet. `name` makes the chain's name, and is the host's own: at most 15 bytes, such as the main bridge's.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { chain: format!("ROOST-{name}"), kept: Mutex::default(), asked: AtomicU64::new(0) }
+        Self { rules: Rules::new(name) }
     }
 
     /// Keeps these apart, and no others. Fewer than two bridges need nothing.
@@ -55,83 +64,26 @@ impl Isolation {
     /// # Errors
     /// When the rules cannot be read or written; then those that were there still hold, and the next call tries again.
     pub async fn set(&self, segments: Segments) -> Result<(), Error> {
-        let mut kept = self.kept.lock().await;
-        kept.segments = segments;
-        self.look(&mut kept).await
+        self.rules.set(segments).await.map_err(failed)
     }
 
     /// Sees to it that the rules are still there: others may have cleared all rules away. One look serves all who wait for one.
     ///
     /// # Errors
     /// When they cannot be read or written.
-    pub async fn hold(&self) -> Result<(), Error> {
-        let mine = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut kept = self.kept.lock().await;
-        if kept.served >= mine || kept.segments.bridges.len() < 2 {
-            Ok(())
-        } else {
-            self.look(&mut kept).await
-        }
-    }
-
-    async fn look(&self, kept: &mut Kept) -> Result<(), Error> {
-        let waiting = self.asked.load(Ordering::Relaxed);
-        self.write(&kept.segments).await?;
-        kept.served = waiting;
-        Ok(())
-    }
-
-    async fn write(&self, segments: &Segments) -> Result<(), Error> {
-        let changed = iptables::change("mangle", |present| script(&self.chain, segments, present)).await;
-        changed.map_err(|Failure { program, problem, .. }| Error::Isolation { program, problem })
+    pub async fn hold(&self) -> Result<Held, Error> {
+        self.rules.hold().await.map_err(failed)
     }
 }
 
-/// What `iptables-restore` is to do so that `segments` are apart, where `iptables-save` shows what is `present`. Nothing if they
-/// are.
-fn script(chain: &str, segments: &Segments, present: &str) -> Option<String> {
-    let jump = format!("-A FORWARD -j {chain}");
-    let of_chain = format!("-A {chain} ");
-    let jumps = present.lines().filter(|line| *line == jump).count();
-    let declared = present.lines().any(|line| line.starts_with(&format!(":{chain} ")));
-    let mut script = format!("*mangle\n:{chain} - [0:0]\n");
-    if segments.bridges.len() < 2 {
-        if !declared {
-            return None;
-        }
-        script.push_str(&format!("-D FORWARD -j {chain}\n").repeat(jumps));
-        script.push_str(&format!("-X {chain}\n"));
-    } else {
-        let rules = rules(chain, segments);
-        let as_wanted = present.lines().filter(|line| line.starts_with(&of_chain)).eq(rules.iter());
-        if as_wanted && jumps > 0 {
-            return None;
-        }
-        script.push_str(&rules.join("\n"));
-        script.push('\n');
-        if jumps == 0 {
-            script.push_str(&format!("-I FORWARD 1 -j {chain}\n"));
-        }
-    }
-    script.push_str("COMMIT\n");
-    Some(script)
-}
-
-/// The rules of the chain, spelled as `iptables-save` spells them.
-fn rules(chain: &str, segments: &Segments) -> Vec<String> {
-    let mut rules = Vec::new();
-    for bridge in &segments.bridges {
-        rules.push(format!("-A {chain} -i {bridge} -o {bridge} -j RETURN"));
-        let to_ours =
-            segments.subnets.iter().map(|subnet| format!("-A {chain} -d {subnet} -i {bridge} -j DROP"));
-        rules.extend(to_ours);
-    }
-    rules
+fn failed(Failure { program, problem, .. }: Failure) -> Error {
+    Error::Isolation { program, problem }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::script;
 
     fn segments(bridges: &[&str]) -> Segments {
         Segments {
@@ -156,7 +108,7 @@ mod tests {
     #[test]
     fn rules_that_are_there_are_left_alone_and_those_that_are_not_are_put_back() {
         let two = segments(&["b0", "b0-1"]);
-        let chain = rules("C", &two).join("\n");
+        let chain = two.rules("C").join("\n");
         let whole = format!("*mangle\n:C - [0:0]\n-A FORWARD -j C\n{chain}\nCOMMIT\n");
         assert_eq!(script("C", &two, &whole), None);
         let jumpless = whole.replace("-A FORWARD -j C\n", "");

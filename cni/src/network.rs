@@ -21,7 +21,7 @@ use crate::chain::{Chain, Deleted};
 use crate::namespaces::Namespaces;
 use crate::plugin::{Command, Plugins};
 use crate::turns::Turns;
-use crate::{Conflist, Error, PluginError, id, link, masquerade, result};
+use crate::{Conflist, Error, PluginError, id, link, result, sweep};
 
 /// How many attachments are collected at a time. The plugins queue for the iptables lock anyway.
 const COLLECT_AT_ONCE: usize = 4;
@@ -133,6 +133,17 @@ impl Network {
     /// again, or leave it to [`collect`](Self::collect).
     pub async fn detach(&self, id: &str) -> Result<(), Error> {
         self.in_turn(id, |shared, id| async move { shared.detach(&id).await.map(drop) }).await
+    }
+
+    /// Is there a complete attachment of this id, made by exactly this list, and its namespace? What is inside is not looked at.
+    ///
+    /// # Errors
+    /// When the cache cannot be read.
+    pub async fn is_attached_by(&self, conflist: &Conflist, id: &str) -> Result<bool, Error> {
+        id::validate(id)?;
+        let record = self.shared.read(id).await?;
+        let complete = record.is_some_and(|r| r.state == State::Attached && r.conflist == *conflist);
+        Ok(complete && self.shared.namespaces.exists(id))
     }
 
     /// All complete attachments, from the cache, by id.
@@ -325,7 +336,7 @@ impl Shared {
         }
         // Only then can a plugin have succeeded without finding the addresses whose rules it was to remove.
         if (repeated || unclean || netns.is_none()) && record.conflist.masquerades() {
-            masquerade::sweep(record.conflist.name(), &record.id).await?;
+            sweep::masquerading(record.conflist.name(), &record.id).await?;
         }
         self.namespaces.remove(&record.id).await?;
         let id = record.id.clone();

@@ -22,12 +22,12 @@ use tracing::{info, warn};
 use crate::api::{self, Api, ApiCall};
 use crate::config::Config;
 use crate::function::binds::Binds;
-use crate::function::controller::{Inherited, Tools};
+use crate::function::controller::Tools;
 use crate::function::grants::Allowed;
 use crate::function::namespace::Namespaces;
 use crate::function::record::FunctionRecord;
 use crate::function::registry::Registry;
-use crate::function::replica::{FUNCTION_PORT, Host, ReplicaSettings};
+use crate::function::replica::{Adoptable, FUNCTION_PORT, Host, Inherited, ReplicaSettings};
 use crate::gateways::{Gateways, bind};
 use crate::guard::HostGuard;
 use crate::image::Images;
@@ -36,13 +36,13 @@ use crate::metrics::{self, Collector, Timings};
 use crate::network::HostNetwork;
 use crate::pauses::Pauses;
 use crate::queue::Queue;
-use crate::runtime::containerd::{self, Containerd};
+use crate::runtime::containerd::{self, Containerd, oci};
 use crate::scaling::events::Events;
 use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::usage::{self, Sampler, UsageRecord};
 use crate::users::{self, Users};
-use crate::{image, memory, stacks, systemd};
+use crate::{affinity, image, memory, stacks, systemd};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
@@ -154,9 +154,6 @@ impl House {
             binds: binds.clone(),
             settings: replica_settings(config),
         };
-        let events = Events::default();
-        let tools =
-            Tools { host, images: images.clone(), policy: config.images.policy, events: events.clone() };
         let stored =
             Stored { functions: store.functions()?, namespaces: store.namespaces()?, usage: store.usage()? };
         let (routes, broken) = (Routes::default(), CancellationToken::new());
@@ -164,6 +161,14 @@ impl House {
         let is_replica = move |address| replicas.is_replica(address);
         let caller = Caller::new(routes.clone());
         let queue = Queue::new(config.queue.clone(), caller, here, is_replica, calls.clone());
+        let events = Events::default();
+        let tools = Tools {
+            host,
+            images: images.clone(),
+            policy: config.images.policy,
+            queue: queue.clone(),
+            events: events.clone(),
+        };
         let registry = Registry::new(
             store,
             routes.clone(),
@@ -193,6 +198,7 @@ impl House {
 
     /// Goes on where the last daemon ended: adopts what runs, clears away what it left, applies the stack files.
     async fn restore(&self, config: &Config, stored: Stored) -> anyhow::Result<()> {
+        self.registry.restore_namespaces(stored.namespaces).await;
         let replicas = find(&self.containerd).await?;
         let keep: HashSet<String> =
             replicas.values().flatten().map(|replica| replica.id.as_str().to_owned()).collect();
@@ -214,7 +220,6 @@ impl House {
             // As above; a replica that sees an old value gets today's with the next update.
             warn!("copies of secrets that earlier daemons left are as they were: {error}");
         }
-        self.registry.restore_namespaces(stored.namespaces).await;
         self.registry.restore(stored.functions, &stored.usage, replicas);
         self.registry.resume_endings();
         if let Err(error) = self.logs.retain(self.registry.keys()).await {
@@ -243,7 +248,7 @@ impl House {
         };
         let guard = Arc::new(HostGuard { users: self.users.clone(), network: self.network.clone() });
         let server = Server::new(
-            server_settings(config),
+            server_settings(config)?,
             self.routes.clone(),
             api::fallback(api),
             guard,
@@ -276,8 +281,9 @@ impl House {
         tokio::spawn(usage::keep(Arc::clone(&self.registry), sampler));
         tokio::spawn(systemd::watchdog());
         tokio::spawn(memory::keep_small());
-        let network = self.network.clone();
-        tokio::spawn(async move { network.follow_resolvers().await });
+        let (following, filling) = (self.network.clone(), self.network.clone());
+        tokio::spawn(async move { following.follow_resolvers().await });
+        tokio::spawn(async move { filling.keep_slots().await });
         let (registry, images) = (Arc::clone(&self.registry), self.images.clone());
         tokio::spawn(collect_images(registry, images, config.images.keep_unused));
         Ok((server, ending))
@@ -348,8 +354,11 @@ async fn find(containerd: &Containerd) -> anyhow::Result<BTreeMap<FunctionKey, V
     let found = containerd.list().await.context("cannot list the containers that are there")?;
     let mut replicas: BTreeMap<FunctionKey, Vec<Inherited>> = BTreeMap::new();
     for found in found {
-        let address = found.address.filter(|_| found.running).map(|ip| SocketAddr::new(ip, FUNCTION_PORT));
-        let inherited = Inherited { id: found.id, revision: found.revision, address };
+        let state = found.standing.zip(found.address).map(|(standing, address)| Adoptable {
+            standing,
+            address: SocketAddr::new(address, FUNCTION_PORT),
+        });
+        let inherited = Inherited { id: found.id, revision: found.revision, key: found.key, state };
         replicas.entry(found.function).or_default().push(inherited);
     }
     Ok(replicas)
@@ -379,7 +388,8 @@ fn host_network(config: &Config) -> anyhow::Result<HostNetwork> {
         ..Overrides::default()
     })?;
     let (plugin_dirs, dns) = (settings.plugin_dirs.clone(), settings.dns.clone());
-    let network = HostNetwork::new(conflist, plugin_dirs, &config.run, settings.namespaces, dns)?;
+    let (namespaces, slots) = (settings.namespaces, settings.slots);
+    let network = HostNetwork::new(conflist, plugin_dirs, &config.run, namespaces, dns, slots)?;
     if let Err(why) = network.last_index() {
         warn!("there can be no namespace but openfaas-fn: {why}");
     }
@@ -390,6 +400,7 @@ pub(crate) fn runtime_settings(config: &Config) -> anyhow::Result<containerd::Se
     Ok(containerd::Settings {
         socket: config.containerd.socket.clone(),
         snapshotter: config.containerd.snapshotter.clone(),
+        oci_runtime: oci::choose(&config.containerd.runtime),
         cgroup_parent: config.containerd.cgroup_parent.clone().into(),
         share_shim: config.containerd.share_shim,
         seccomp: config.functions.seccomp,
@@ -432,8 +443,12 @@ fn limits(config: &Config) -> UpstreamLimits {
     }
 }
 
-fn server_settings(config: &Config) -> roost_proxy::Settings {
-    roost_proxy::Settings { header_timeout: config.timeouts.header, ..roost_proxy::Settings::default() }
+fn server_settings(config: &Config) -> anyhow::Result<roost_proxy::Settings> {
+    Ok(roost_proxy::Settings {
+        header_timeout: config.timeouts.header,
+        affinity_key: affinity::key(&config.state)?,
+        ..roost_proxy::Settings::default()
+    })
 }
 
 #[cfg(test)]

@@ -63,11 +63,11 @@ pub async fn stop_functions(config: &Config) -> anyhow::Result<()> {
 
 async fn stop_all(containerd: &Containerd, grace: Duration) -> anyhow::Result<()> {
     let found = containerd.list().await.context("cannot list the containers that are there")?;
-    let running: Vec<Found> = found.into_iter().filter(|replica| replica.running).collect();
-    info!("the host goes down: stopping {} replicas", running.len());
+    let standing: Vec<Found> = found.into_iter().filter(|replica| replica.standing.is_some()).collect();
+    info!("the host goes down: stopping {} replicas", standing.len());
     // As many tasks as there are replicas: one after the other, the graces of those that ignore TERM would add up.
     let mut stops = JoinSet::new();
-    for replica in running {
+    for replica in standing {
         let containerd = containerd.clone();
         stops.spawn(async move {
             let stopped = containerd.stop(&replica.function.namespace, &replica.id, grace).await;

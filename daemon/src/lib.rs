@@ -3,10 +3,12 @@
 //! `main` reads the command line, [`app`] puts the parts together, [`function`] is where functions live. The way of a
 //! request is told in `roost-proxy`; it never comes through here.
 
+pub mod affinity;
 pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod cron;
 pub mod function;
 pub mod gateways;
 pub mod guard;

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::procfs;
+
 /// How often what is not used is given back, whoever had it.
 const EVERY: Duration = Duration::from_secs(15);
 
@@ -35,4 +37,14 @@ pub fn give_back() {
         // SAFETY: malloc_trim has no preconditions and may be called from any thread at any time.
         unsafe { libc::malloc_trim(0) };
     }
+}
+
+/// Below this much available memory the host is short of it, in bytes; or below a tenth of all it has.
+const SHORT: u64 = 128 << 20;
+
+/// Has the host little memory left?
+#[must_use]
+pub fn is_short() -> bool {
+    // A host that does not say is taken for one that has enough: nothing is lost but speed, either way.
+    procfs::memory().is_ok_and(|memory| memory.available < SHORT.max(memory.total / 10))
 }

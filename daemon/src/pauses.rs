@@ -25,7 +25,8 @@ impl Pauses {
     }
 
     /// How long the next pause is; the one behind it is longer.
-    fn take(&mut self) -> Duration {
+    #[must_use]
+    pub fn take(&mut self) -> Duration {
         let pause = self.next;
         self.next = pause.saturating_mul(2).min(self.longest);
         pause

@@ -45,6 +45,32 @@ pub fn own() -> io::Result<Process> {
     })
 }
 
+/// The memory of the host, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// What could be used without swapping.
+    pub available: u64,
+}
+
+/// The memory of the host.
+///
+/// # Errors
+/// When the file cannot be read, or is not as it should be.
+pub fn memory() -> io::Result<Memory> {
+    memory_of(&fs::read_to_string("/proc/meminfo")?).ok_or_else(malformed)
+}
+
+fn memory_of(text: &str) -> Option<Memory> {
+    let bytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let kibibytes: u64 = line.trim_start_matches(':').trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kibibytes << 10)
+    };
+    Some(Memory { total: bytes("MemTotal")?, available: bytes("MemAvailable")? })
+}
+
 /// How long ago a process began.
 ///
 /// # Errors

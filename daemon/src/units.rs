@@ -3,6 +3,7 @@
 //! Durations are Go's (`1m30s`, `500ms`) or bare seconds; amounts are Kubernetes quantities (`128Mi`, `0.5`, `100m`),
 //! with an optional `B` behind the unit where sizes are written for people (`10GiB`).
 
+use std::fmt;
 use std::time::Duration;
 
 /// Why a text is not a duration or an amount. The text itself is not repeated: whoever asks names the field.
@@ -52,6 +53,29 @@ pub fn duration(text: &str) -> Result<Duration, UnitError> {
         rest = tail;
     }
     Ok(total)
+}
+
+/// A duration as [`duration`] reads it, in hours, minutes and seconds; what is less than a second is left out unless it is
+/// all there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spelt(pub Duration);
+
+impl fmt::Display for Spelt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        if seconds == 0 {
+            return match self.0.as_millis() {
+                0 => f.write_str("0s"),
+                millis => write!(f, "{millis}ms"),
+            };
+        }
+        for (number, unit) in [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")] {
+            if number > 0 {
+                write!(f, "{number}{unit}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Reads an amount of memory in bytes, rounded up to a whole byte.
@@ -133,6 +157,20 @@ mod tests {
         }
         for text in ["", "s", "10x", "-1s", "1 s", "1m30", "..s", "1e400s", "99999999999999999999h"] {
             assert_eq!(duration(text), Err(UnitError::Duration), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for (millis, text) in [
+            (0, "0s"),
+            (250, "250ms"),
+            (90_000, "1m30s"),
+            (1500, "1s"),
+            (900_000, "15m"),
+            (7_201_000, "2h1s"),
+        ] {
+            assert_eq!(Spelt(Duration::from_millis(millis)).to_string(), text);
         }
     }
 

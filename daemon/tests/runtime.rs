@@ -7,9 +7,11 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use roost_proxy::function::{Namespace, ReplicaId};
 use roostd::runtime::containerd::{Containerd, Error, Kind, Settings};
-use roostd::runtime::{BindMount, Exit, ReplicaPlan};
+use roostd::runtime::{BindMount, Exit, ReplicaPlan, Standing};
 use support::{Host, PATIENCE, eventually};
 use tokio::time::timeout;
 
@@ -30,6 +32,11 @@ async fn stop(runtime: &Containerd, id: &ReplicaId, grace: Duration) {
 
 async fn exit_of(runtime: &Containerd, id: &ReplicaId) -> Exit {
     timeout(PATIENCE, runtime.wait(&ns(), id)).await.expect("an exit in time").unwrap()
+}
+
+/// How far all replicas are.
+async fn standing(runtime: &Containerd) -> Vec<Option<Standing>> {
+    runtime.list().await.unwrap().iter().map(|replica| replica.standing).collect()
 }
 
 /// Runs `plan` to its end, and returns how it ended and what it wrote.
@@ -76,7 +83,7 @@ async fn a_replica_starts_writes_is_listed_and_stops() {
 
     let found = runtime.list().await.unwrap();
     assert_eq!(found.len(), 1);
-    assert!(found[0].running);
+    assert_eq!(found[0].standing, Some(Standing::Running));
     assert_eq!((&found[0].id, &found[0].function), (&plan.id, &plan.function));
     assert_eq!((found[0].revision.as_str(), found[0].address), ("r1", Some(plan.address)));
     assert_eq!((found[0].image.as_str(), found[0].labels["team"].as_str()), ("sha256:feed", "edge"));
@@ -85,7 +92,11 @@ async fn a_replica_starts_writes_is_listed_and_stops() {
 
     let again = runtime.start(&plan).await.unwrap_err();
     assert_eq!(again.kind(), Some(Kind::AlreadyExists), "{again}");
-    assert!(runtime.list().await.unwrap()[0].running, "the failed second start took nothing away");
+    assert_eq!(
+        standing(&runtime).await,
+        [Some(Standing::Running)],
+        "the failed second start took nothing away"
+    );
 
     let waiting = tokio::spawn({
         let (runtime, id) = (runtime.clone(), plan.id.clone());
@@ -95,6 +106,100 @@ async fn a_replica_starts_writes_is_listed_and_stops() {
     assert_eq!(waiting.await.unwrap().code, Some(7));
     stop(&runtime, &plan.id, LONG).await;
     assert_eq!(exit_of(&runtime, &plan.id).await.code, None, "gone: nobody saw it");
+    host.end().await;
+}
+
+#[tokio::test]
+async fn a_created_replica_waits_through_restarts_until_it_is_begun() {
+    let (mut host, first) = Host::start().await;
+    let mut plan = host.plan(1, OBEDIENT);
+    plan.key = Some("room 1".parse().unwrap());
+    first.create(&plan).await.unwrap();
+    host.crash_containerd().await;
+    let second = host.runtime();
+    let found = second.list().await.unwrap();
+    assert_eq!((found[0].standing, &found[0].key), (Some(Standing::Created), &plan.key));
+    assert_eq!(host.output(&plan), "", "its program was not started");
+    second.begin(&ns(), &plan.id).await.unwrap();
+    host.output_with(&plan, "up").await;
+    let again = second.begin(&ns(), &plan.id).await.unwrap_err();
+    assert!(!again.is_not_found(), "{again}");
+    assert_eq!(standing(&second).await, [Some(Standing::Running)]);
+    stop(&second, &plan.id, LONG).await;
+    host.end().await;
+}
+
+#[tokio::test]
+async fn a_created_replica_that_is_killed_or_not_needed_is_seen_and_stopped() {
+    let (host, runtime) = Host::start().await;
+    let plans = [host.plan(1, OBEDIENT), host.plan(2, OBEDIENT)];
+    for plan in &plans {
+        runtime.create(plan).await.unwrap();
+    }
+    let processes = fs::read_to_string(host.cgroup("memory", &plans[0].id).join("cgroup.procs")).unwrap();
+    let first = Pid::from_raw(processes.lines().next().unwrap().parse().unwrap());
+    let (exit, ()) =
+        tokio::join!(exit_of(&runtime, &plans[0].id), async { kill(first, Signal::SIGKILL).unwrap() });
+    assert_eq!(exit.code, Some(137));
+    for plan in &plans {
+        stop(&runtime, &plan.id, LONG).await;
+    }
+    assert_eq!(standing(&runtime).await, []);
+    host.end().await;
+}
+
+#[tokio::test]
+async fn a_frozen_replica_does_nothing_until_it_is_thawed() {
+    let (host, runtime) = Host::start().await;
+    let shared = host.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    let script = "while :; do echo > /shared/sign; sleep 0.01; done";
+    let mut plan = host.plan(1, script);
+    plan.mounts.push(BindMount { source: shared.clone(), target: "/shared".into(), read_only: false });
+    runtime.start(&plan).await.unwrap();
+    let sign = shared.join("sign");
+    let signs = || fs::remove_file(&sign).is_ok().then_some(());
+    eventually("a sign of life", signs).await;
+
+    runtime.freeze(&ns(), &plan.id).await.unwrap();
+    runtime.freeze(&ns(), &plan.id).await.unwrap();
+    let processes = fs::read_to_string(host.cgroup("freezer", &plan.id).join("cgroup.procs")).unwrap();
+    assert!(!processes.is_empty());
+    signs();
+    let spent = || async { runtime.usage(&ns(), &plan.id).await.unwrap().cpu_usec };
+    let before = spent().await;
+    // Another daemon finds it as it is, and goes on with it.
+    let second = host.runtime();
+    assert_eq!(standing(&second).await, [Some(Standing::Paused)]);
+    assert_eq!((spent().await, sign.exists()), (before, false));
+    second.thaw(&ns(), &plan.id).await.unwrap();
+    second.thaw(&ns(), &plan.id).await.unwrap();
+    assert_eq!(standing(&second).await, [Some(Standing::Running)]);
+    eventually("a sign of life", signs).await;
+    stop(&second, &plan.id, Duration::ZERO).await;
+    second.thaw(&ns(), &plan.id).await.unwrap();
+    second.freeze(&ns(), &plan.id).await.unwrap_err();
+    host.end().await;
+}
+
+#[tokio::test]
+async fn a_frozen_replica_gets_its_term_whoever_froze_it() {
+    let (host, runtime) = Host::start().await;
+    let obedient = host.plan(1, OBEDIENT);
+    runtime.start(&obedient).await.unwrap();
+    host.output_with(&obedient, "up").await;
+    runtime.freeze(&ns(), &obedient.id).await.unwrap();
+    let (exit, ()) = tokio::join!(exit_of(&runtime, &obedient.id), stop(&runtime, &obedient.id, LONG));
+    assert_eq!(exit.code, Some(7), "it handled TERM");
+
+    // Paused by containerd's own way, too: as somebody may do with its command line.
+    let paused = host.plan(2, OBEDIENT);
+    runtime.start(&paused).await.unwrap();
+    host.output_with(&paused, "up").await;
+    host.pause_by_containerd(&runtime, &paused.id).await;
+    assert_eq!(standing(&runtime).await, [Some(Standing::Paused)]);
+    let (exit, ()) = tokio::join!(exit_of(&runtime, &paused.id), stop(&runtime, &paused.id, LONG));
+    assert_eq!(exit.code, Some(7));
     host.end().await;
 }
 
@@ -126,7 +231,7 @@ async fn an_exit_tells_code_and_reason() {
     let id = host.id(3);
     exit_of(&runtime, &id).await;
     let found = host.runtime().list().await.unwrap();
-    assert!(!found[0].running);
+    assert_eq!(found[0].standing, None);
     assert_eq!(found[0].exit.as_ref().unwrap().code, Some(4));
     host.end().await;
 }
@@ -231,7 +336,7 @@ async fn replicas_of_a_namespace_share_one_shim_and_end_one_by_one() {
     for (gone, plan) in plans.iter().enumerate() {
         stop(&runtime, &plan.id, LONG).await;
         let left = runtime.list().await.unwrap();
-        assert_eq!(left.iter().filter(|replica| replica.running).count(), plans.len() - gone - 1);
+        assert_eq!(left.iter().filter(|replica| replica.standing.is_some()).count(), plans.len() - gone - 1);
     }
     host.end().await;
 }
@@ -276,7 +381,7 @@ async fn a_restart_of_containerd_is_survived() {
     });
     // First it ends after the restart …
     host.crash_containerd().await;
-    assert!(runtime.list().await.unwrap()[0].running);
+    assert_eq!(standing(&runtime).await, [Some(Standing::Running)]);
     fs::write(go.join("now"), "").unwrap();
     assert_eq!(waiting.await.unwrap().code, Some(5));
     stop(&runtime, &plan.id, LONG).await;
@@ -331,10 +436,10 @@ async fn another_daemon_finds_waits_for_and_stops_what_one_started() {
     }
     drop(first);
     let second = host.runtime();
-    assert_eq!(second.list().await.unwrap().iter().filter(|replica| replica.running).count(), 2);
+    assert_eq!(second.list().await.unwrap().iter().filter(|replica| replica.standing.is_some()).count(), 2);
     let (exit, ()) = tokio::join!(exit_of(&second, &plans[0].id), stop(&second, &plans[0].id, LONG));
     assert_eq!(exit.code, Some(7));
-    assert_eq!(second.list().await.unwrap().iter().filter(|replica| replica.running).count(), 1);
+    assert_eq!(second.list().await.unwrap().iter().filter(|replica| replica.standing.is_some()).count(), 1);
     host.end().await;
 }
 
@@ -344,7 +449,7 @@ async fn one_whose_shim_is_killed_is_gone_and_can_be_stopped() {
     let plan = host.plan(1, OBEDIENT);
     runtime.start(&plan).await.unwrap();
     let shim = eventually("the shim", || host.shims().first().copied()).await;
-    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+    kill(shim, Signal::SIGKILL).unwrap();
     let exit = exit_of(&runtime, &plan.id).await;
     assert!(!exit.out_of_memory && exit.code != Some(0), "{exit}");
     stop(&runtime, &plan.id, LONG).await;

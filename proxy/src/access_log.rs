@@ -40,6 +40,8 @@ struct Details {
     peer: Option<SocketAddr>,
     call_id: HeaderValue,
     replica: Option<ReplicaId>,
+    /// Of a WebSocket, from the client and to it.
+    messages: Option<[u64; 2]>,
 }
 
 impl Record {
@@ -58,6 +60,7 @@ impl Record {
                 peer,
                 call_id: call_id.clone(),
                 replica: None,
+                messages: None,
             })
         });
         Self {
@@ -77,6 +80,13 @@ impl Record {
         counters.tunnel_opened();
         counters.finished(self.status, self.began.elapsed());
         self.tunnel = true;
+    }
+
+    /// A WebSocket brought so many messages from the client, and so many to it.
+    pub(crate) fn messages(&mut self, in_out: [u64; 2]) {
+        if let Some(details) = &mut self.details {
+            details.messages = Some(in_out);
+        }
     }
 
     pub(crate) fn answered_by(&mut self, replica: &ReplicaId) {
@@ -109,6 +119,8 @@ impl Drop for Record {
             call_id = details.call_id.to_str().unwrap_or_default(),
             replica = details.replica.as_ref().map(ReplicaId::as_str),
             broken = self.broken,
+            messages_in = details.messages.map(|[of_client, _]| of_client),
+            messages_out = details.messages.map(|[_, to_client]| to_client),
         );
     }
 }

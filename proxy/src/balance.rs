@@ -56,7 +56,7 @@ pub(crate) fn heaviest(count: usize, weight: impl Fn(usize) -> Option<u64>) -> O
 fn pair(count: usize, turn: usize) -> (usize, usize) {
     let random = mix(turn as u64);
     // The upper half of the product of a number below 2³² with `n` is evenly spread below `n`.
-    let below = |random: u64, n: usize| ((random & 0xffff_ffff) * n as u64 >> 32) as usize;
+    let below = |random: u64, n: usize| (((random & 0xffff_ffff) * n as u64) >> 32) as usize;
     let one = below(random >> 32, count);
     let other = (one + 1 + below(random, count - 1)) % count;
     (one, other)
@@ -65,9 +65,9 @@ fn pair(count: usize, turn: usize) -> (usize, usize) {
 /// Makes successive numbers look random (the finish of SplitMix64).
 fn mix(number: u64) -> u64 {
     let number = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ number >> 31
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }
 
 #[cfg(test)]
@@ -137,7 +137,7 @@ mod tests {
                 for turn in 0..50 {
                     let load = |index| (index == free).then_some(7);
                     assert_eq!(less_loaded_of_two(count, turn, load), Some((free, 7)));
-                    assert_eq!(heaviest(count, |index| load(index)), Some(free));
+                    assert_eq!(heaviest(count, load), Some(free));
                 }
             }
             assert_eq!(less_loaded_of_two(count, 3, |_| None::<usize>), None);

@@ -13,6 +13,7 @@ use http_body_util::Full;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::access_log::Record;
+use crate::ask::Ask;
 use crate::body::{Payload, ResponseBody};
 use crate::call::CallIds;
 use crate::claim::Claim;
@@ -71,7 +72,8 @@ impl Caller {
         let outbound = Request::from_parts(parts, Payload::Own(Full::new(body)));
         let timeouts = upstream.limits().timeouts;
         let reached = async {
-            let (claim, place) = claim(&upstream, place).await?;
+            let ask = Ask::of_own(&upstream, &outbound)?;
+            let (claim, place) = claim(&upstream, &ask, place).await?;
             let (answer, timer) = answer(claim, outbound, &timeouts).await?;
             if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(unasked_switch(&answer));
@@ -94,15 +96,16 @@ impl Caller {
 /// one whose calls take long stands in the way of others.
 async fn claim(
     upstream: &Arc<Upstream>,
+    ask: &Ask,
     mut place: OwnedSemaphorePermit,
 ) -> Result<(Claim, OwnedSemaphorePermit), Error> {
     let places = Arc::clone(place.semaphore());
     loop {
-        if let Some(claim) = upstream.claim() {
+        if let Some(claim) = upstream.claim_for(ask) {
             return Ok((claim, place));
         }
         drop(place);
-        let claim = upstream.acquire().await?;
+        let claim = upstream.acquire_for(ask).await?;
         place = match Arc::clone(&places).try_acquire_owned() {
             Ok(place) => return Ok((claim, place)),
             Err(_) => {

@@ -7,8 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::ask::{Ask, Lack};
-use crate::balance::{least_loaded, less_loaded_of_two};
+use crate::ask::{Ask, Lack, Wish, weight};
+use crate::balance::{heaviest, least_loaded, less_loaded_of_two};
 use crate::endpoint::{Endpoint, Occupancy, Vacancy};
 use crate::upstream::Upstream;
 
@@ -16,7 +16,7 @@ use crate::upstream::Upstream;
 pub struct Claim {
     upstream: Arc<Upstream>,
     endpoint: Arc<Endpoint>,
-    tunnel: bool,
+    ask: Ask,
 }
 
 impl Upstream {
@@ -33,14 +33,14 @@ impl Upstream {
             };
             // One endpoint is the common case, and needs no turn.
             let turn = if endpoints.len() > 1 { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
-            match choose(ask, endpoints.len(), turn, vacancy) {
+            match choose(ask, endpoints, turn, vacancy) {
                 Some((index, seen)) => {
                     let endpoint = &endpoints[index];
                     // Fails when it was closed or filled since: look again, the set or its loads are others now.
                     if endpoint.claimed(ask, cap, seen) {
                         self.counters().claimed();
                         let (upstream, endpoint) = (Arc::clone(self), Arc::clone(endpoint));
-                        return Ok(Claim { upstream, endpoint, tunnel: ask.tunnel });
+                        return Ok(Claim { upstream, endpoint, ask: ask.clone() });
                     }
                 }
                 None => {
@@ -59,10 +59,10 @@ impl Endpoint {
     }
 }
 
-/// The endpoint of `0..count` that suits `ask` best, and what was going on there.
+/// Which of `endpoints` suits `ask` best, and what was going on there.
 fn choose(
     ask: &Ask,
-    count: usize,
+    endpoints: &[Arc<Endpoint>],
     turn: usize,
     vacancy: impl Fn(usize) -> Vacancy,
 ) -> Option<(usize, Occupancy)> {
@@ -70,6 +70,19 @@ fn choose(
         Vacancy::Free(held) => Some(held),
         Vacancy::Full | Vacancy::Closed => None,
     };
+    let count = endpoints.len();
+    let wished = match &ask.wish {
+        Wish::None | Wish::Again(None) => None,
+        Wish::Again(Some(replica)) => endpoints.iter().position(|endpoint| endpoint.id() == replica),
+        Wish::Hash(hash) => {
+            heaviest(count, |index| free(index).map(|_| weight(*hash, endpoints[index].id())))
+        }
+    };
+    if let Some(wished) = wished
+        && let Some(held) = free(wished)
+    {
+        return Some((wished, held));
+    }
     if ask.tunnel {
         // A tunnel stays for hours: worth a look at all of them.
         return least_loaded(count, turn, free);
@@ -105,17 +118,20 @@ impl Claim {
         &self.endpoint
     }
 
+    pub(crate) fn ask(&self) -> &Ask {
+        &self.ask
+    }
+
     /// A claim for the same on an endpoint that is none of `tried`, if one can be had at once.
     pub(crate) fn elsewhere(&self, tried: &[Arc<Endpoint>]) -> Option<Self> {
-        let ask = Ask { key: self.endpoint.key().cloned(), tunnel: self.tunnel };
-        self.upstream.take(&ask, tried).ok()
+        self.upstream.take(&self.ask, tried).ok()
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         self.upstream.counters().released();
-        self.endpoint.release(self.tunnel);
+        self.endpoint.release(self.ask.tunnel);
         self.upstream.made_room(self.endpoint.key());
     }
 }

@@ -13,16 +13,18 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::sync::Notify;
 
+use crate::affinity::Tag;
 use crate::function::ReplicaId;
 use crate::placement::ReplicaKey;
 use crate::pool::{Connection, Pool};
+use crate::tunnel::Ends;
 
 /// The bit of the state that refuses new claims.
 const CLOSED: u64 = 1 << 63;
@@ -71,13 +73,19 @@ pub struct Endpoint {
     id: ReplicaId,
     address: SocketAddr,
     key: Option<ReplicaKey>,
+    /// What the cookies of its clients hold, once there are any.
+    tag: OnceLock<Tag>,
     /// The `Host` of requests, written once.
     host: HeaderValue,
     /// `CLOSED`, the count of claims for tunnels and the count of all claims.
     state: AtomicU64,
+    /// All claims there ever were, if it has a key.
+    claims: AtomicU64,
     /// Woken each time the count falls to zero.
     idle: Notify,
     pool: Arc<Pool>,
+    /// Speaks to the tunnels.
+    ends: Ends,
 }
 
 impl Endpoint {
@@ -95,10 +103,13 @@ impl Endpoint {
             id,
             address,
             key,
+            tag: OnceLock::new(),
             host: HeaderValue::try_from(address.to_string()).expect("an address is visible ASCII"),
             state: AtomicU64::new(0),
+            claims: AtomicU64::new(0),
             idle: Notify::new(),
             pool: Arc::default(),
+            ends: Ends::default(),
         })
     }
 
@@ -136,6 +147,13 @@ impl Endpoint {
         Occupancy::of(self.state.load(Ordering::Acquire))
     }
 
+    /// How many claims there were since it was made. Counted for the replicas of keys alone: of others the function's own
+    /// counters tell.
+    #[must_use]
+    pub fn claims_total(&self) -> u64 {
+        self.claims.load(Ordering::Relaxed)
+    }
+
     /// Resolves when no claim is left. After [`close`](Self::close), or after the endpoint was published no more, none
     /// can come.
     pub async fn drained(&self) {
@@ -156,8 +174,24 @@ impl Endpoint {
         self.pool.keep(false);
     }
 
+    /// Ends the tunnels to this replica: those that are open spread evenly over `over`, the first of them now; those
+    /// that still open, at once. A WebSocket is closed with 1012 to its client and 1001 to the function, between two
+    /// frames, and has ended at most 11 seconds after its turn; mostly it takes no longer than the two need to answer.
+    /// [`drained`](Self::drained) tells when all have.
+    ///
+    /// Called again, no tunnel's turn is later than it was. It is not taken back for any tunnel that is open; an
+    /// endpoint that is published again keeps those that open then.
+    pub fn end_tunnels(&self, over: Duration) {
+        self.ends.pace(over);
+    }
+
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
     /// Takes claims (again).
     pub(crate) fn open(&self) {
+        self.ends.recall();
         self.pool.keep(true);
         self.state.fetch_and(!CLOSED, Ordering::AcqRel);
     }
@@ -183,7 +217,11 @@ impl Endpoint {
             Vacancy::Free(held) if if_still(held) => Some(state + claim),
             _ => None,
         };
-        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, counted).is_ok()
+        let claimed = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, counted).is_ok();
+        if claimed && self.key.is_some() {
+            self.claims.fetch_add(1, Ordering::Relaxed);
+        }
+        claimed
     }
 
     /// Takes back a claim, which was for a tunnel or not.
@@ -197,6 +235,11 @@ impl Endpoint {
         if held.in_flight == 1 {
             self.idle.notify_waiters();
         }
+    }
+
+    /// What the cookies of its clients hold, made of its id when it is asked for the first time.
+    pub(crate) fn tag(&self, make: impl FnOnce(&ReplicaId) -> Tag) -> Tag {
+        *self.tag.get_or_init(|| make(&self.id))
     }
 
     pub(crate) fn host(&self) -> &HeaderValue {

@@ -14,6 +14,7 @@ use http::{Response, StatusCode};
 
 use crate::body::ResponseBody;
 use crate::function::{FunctionKey, ReplicaId};
+use crate::placement::{InvalidPlacement, KeySource};
 
 /// Marks an answer of the platform, as opposed to one of the function.
 const X_OPENFAAS_INTERNAL: HeaderName = HeaderName::from_static("x-openfaas-internal");
@@ -112,6 +113,28 @@ pub enum Error {
         /// How many each may have.
         cap: usize,
     },
+    /// There is no replica for the key of this request, and as many keys as may be have one, or wait for one.
+    #[error("function {function} has replicas for other keys, and can have them for {max} at most")]
+    TooManyKeys {
+        /// The function.
+        function: FunctionKey,
+        /// For how many keys there may be replicas.
+        max: usize,
+    },
+    /// The request does not say which key it is of, and the function has a replica for each.
+    #[error("this function needs a key: {at}")]
+    MissingKey {
+        /// Where it is looked for.
+        at: KeySource,
+    },
+    /// What stands where the key of the request should be is none.
+    #[error("this function needs a key: {at}: {problem}")]
+    InvalidKey {
+        /// Where it was found.
+        at: KeySource,
+        /// What it is not.
+        problem: InvalidPlacement,
+    },
     /// It is known that there will be no replica for now.
     #[error("function {function} is not available: {reason}")]
     Unavailable {
@@ -136,13 +159,18 @@ impl Error {
     #[must_use]
     pub fn side(&self) -> Side {
         match self {
-            Self::Unauthorized { .. } | Self::ClientStalled { .. } | Self::ClientGone => Side::Downstream,
+            Self::Unauthorized { .. }
+            | Self::MissingKey { .. }
+            | Self::InvalidKey { .. }
+            | Self::ClientStalled { .. }
+            | Self::ClientGone => Side::Downstream,
             Self::Connect { .. } | Self::NoAnswer { .. } | Self::RequestTimeout { .. } => Side::Upstream,
             Self::UnknownFunction { .. }
             | Self::UnknownCall { .. }
             | Self::WaitingRoomFull { .. }
             | Self::WaitingTimeout { .. }
             | Self::AtCapacity { .. }
+            | Self::TooManyKeys { .. }
             | Self::Unavailable { .. } => Side::Host,
         }
     }
@@ -159,9 +187,9 @@ impl Error {
             Self::WaitingRoomFull { .. } | Self::WaitingTimeout { .. } | Self::Unavailable { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::AtCapacity { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::AtCapacity { .. } | Self::TooManyKeys { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::ClientStalled { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::MissingKey { .. } | Self::InvalidKey { .. } | Self::ClientGone => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -209,6 +237,8 @@ mod tests {
             (Error::WaitingRoomFull { function: function.clone(), capacity: 1 }, 503, 503),
             (Error::WaitingTimeout { function: function.clone(), limit }, 503, 503),
             (Error::AtCapacity { function: function.clone(), cap: 1 }, 429, 429),
+            (Error::TooManyKeys { function: function.clone(), max: 1 }, 429, 429),
+            (Error::MissingKey { at: KeySource::Path(1) }, 400, 400),
             (Error::Unavailable { function, reason: "two\nlines".into() }, 503, 503),
             (Error::ClientStalled { limit }, 408, 408),
             (Error::ClientGone, 400, 400),

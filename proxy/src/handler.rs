@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, TE, TRAILER, TRANSFER_ENCODING,
+    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -21,6 +21,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::access::Guard;
 use crate::access_log::Record;
+use crate::affinity::Cookies;
+use crate::ask::Ask;
 use crate::body::{FunctionBody, IdleTimer, Payload, ResponseBody};
 use crate::call::{Call, CallIds};
 use crate::claim::Claim;
@@ -47,6 +49,7 @@ pub(crate) struct Handler {
     pub(crate) fallback: Fallback,
     pub(crate) guard: Arc<dyn Guard>,
     pub(crate) intake: Arc<dyn Intake>,
+    pub(crate) cookies: Cookies,
     pub(crate) tunnels: Tunnels,
 }
 
@@ -90,14 +93,12 @@ impl Handler {
                         Err(error) => return turn_away(&upstream, &request, &error, &call, peer),
                     }
                 }
-                let uri = function_uri(&path, request.uri().query());
                 if path.is_deferred() {
-                    let name = path.segment().to_owned();
-                    return self.defer(&upstream, name, request, uri, &call, peer).await;
+                    return self.defer(&upstream, &path, request, &call, peer).await;
                 }
                 let record =
                     Record::begin(&upstream, request.method(), request.uri().path(), Some(peer), &call.id);
-                self.invoke(upstream, request, uri, call, peer, record).await
+                self.invoke(upstream, request, &path, call, peer, record).await
             }
         }
     }
@@ -107,20 +108,30 @@ impl Handler {
         &self,
         upstream: Arc<Upstream>,
         request: Request<Incoming>,
-        uri: Option<Uri>,
+        path: &FunctionPath<'_>,
         call: Call,
         peer: SocketAddr,
         mut record: Record,
     ) -> Response<ResponseBody> {
-        let Some(uri) = uri else {
+        let Some(uri) = function_uri(path, request.uri().query()) else {
             record.status = StatusCode::BAD_REQUEST.as_u16();
             return status(StatusCode::BAD_REQUEST);
         };
         let asked_with = request.headers().get(CONTENT_TYPE).cloned();
         let (outbound, upgrade) = prepare(request, uri, &call, peer);
         let timeouts = upstream.limits().timeouts;
-        match reach(&upstream, outbound, &timeouts).await {
-            Ok((answer, timer)) => self.finish(answer, timer, &call, asked_with, upgrade, &timeouts, record),
+        let reached = async {
+            let ask = Ask::of_client(&upstream, &outbound, peer.ip(), &self.cookies, upgrade.is_some())?;
+            let claim = upstream.acquire_for(&ask).await?;
+            answer(claim, outbound, &timeouts).await
+        };
+        match reached.await {
+            Ok((mut answer, timer)) => {
+                if let Some(cookie) = self.cookies.issue(answer.exchange.claim(), path.segment()) {
+                    answer.response.headers_mut().append(SET_COOKIE, cookie);
+                }
+                self.finish(answer, timer, &call, asked_with, upgrade, &timeouts, record)
+            }
             Err(error) => {
                 record.status = error.status(upgrade.is_some()).as_u16();
                 refuse(&error, &call, upgrade.is_some())
@@ -156,7 +167,8 @@ impl Handler {
         record.upgraded();
         let function = hyper::upgrade::on(&mut response);
         let limit = timeouts.tunnel_idle;
-        self.tunnels.open(Tunnel { client, function, connection, exchange, limit, record });
+        let websocket = headers::is_websocket(response.headers());
+        self.tunnels.open(Tunnel { client, function, connection, exchange, websocket, limit, record });
         response.map(|_| ResponseBody::empty())
     }
 
@@ -164,13 +176,14 @@ impl Handler {
     async fn defer(
         &self,
         upstream: &Upstream,
-        name: String,
+        path: &FunctionPath<'_>,
         request: Request<Incoming>,
-        uri: Option<Uri>,
         call: &Call,
         peer: SocketAddr,
     ) -> Response<ResponseBody> {
-        let Some(uri) = uri else { return status(StatusCode::BAD_REQUEST) };
+        let Some(uri) = function_uri(path, request.uri().query()) else {
+            return status(StatusCode::BAD_REQUEST);
+        };
         let (mut parts, body) = request.into_parts();
         headers::from_client(&mut parts, peer, false);
         parts.uri = uri;
@@ -178,12 +191,17 @@ impl Handler {
         // Trailers are not kept with the bytes, nor those of an answer that nobody reads.
         parts.headers.remove(TE);
         parts.headers.remove(TRAILER);
+        let request = Request::from_parts(parts, body);
+        // Now there is somebody to tell that it could never be made.
+        if let Err(error) = Ask::of_own(upstream, &request) {
+            return refuse(&error, call, false);
+        }
         let answered = self.intake.accept(Deferred {
             function: upstream.key().clone(),
-            name,
+            name: path.segment().to_owned(),
             call_id: call.id.clone(),
             idle: upstream.limits().timeouts.idle,
-            request: Request::from_parts(parts, body),
+            request,
         });
         let mut response = answered.await;
         headers::to_client(response.status(), response.headers_mut(), call, None, false);
@@ -204,17 +222,6 @@ impl Handler {
         }
         refuse(&Error::UnknownCall { id: id.to_owned() }, &self.ids.identify(headers), false)
     }
-}
-
-/// Takes a request to an endpoint of `upstream`, up to the head of the answer. The timer is given on: the body needs
-/// one too.
-async fn reach(
-    upstream: &Arc<Upstream>,
-    request: Request<Payload>,
-    timeouts: &Timeouts,
-) -> Result<(Answer, Option<Pin<Box<Sleep>>>), Error> {
-    let claim = upstream.acquire().await?;
-    answer(claim, request, timeouts).await
 }
 
 /// The answer as it goes on, its body with all that ends when it ends.

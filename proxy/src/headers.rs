@@ -48,6 +48,11 @@ pub(crate) fn wants_upgrade(parts: &Parts) -> bool {
             .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"upgrade")))
 }
 
+/// Is WebSocket what both sides agreed upon, by the headers of a 101?
+pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 /// Makes the headers of a client those for a function. `Host` is left to whoever knows the address.
 pub(crate) fn to_function(parts: &mut Parts, call: &Call, peer: SocketAddr, upgrade: bool) {
     from_client(parts, peer, upgrade);

@@ -40,6 +40,7 @@
 
 mod access;
 mod access_log;
+mod affinity;
 mod ask;
 mod balance;
 mod body;
@@ -66,6 +67,7 @@ mod upstream;
 mod waiting;
 
 pub use access::{Access, Denied, Guard, Judgement};
+pub use affinity::AffinityKey;
 pub use ask::Ask;
 pub use body::{BoxError, ResponseBody};
 pub use caller::Caller;

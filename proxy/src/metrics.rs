@@ -157,7 +157,8 @@ pub struct Totals {
     pub refused_late: u64,
     /// Requests that were turned away because it was known that no replica would come.
     pub refused_unavailable: u64,
-    /// Requests that were turned away because the replicas had as many as they may have.
+    /// Requests that were turned away because the replicas had as many as they may have, or as many
+    /// keys had replicas as may.
     pub refused_capacity: u64,
     /// For each status, in the order in which they first came: how long the requests took from their arrival to the last
     /// byte of the answer, or to the head of a 101. [`CLIENT_LEFT`] is that of requests whose clients left unanswered.

@@ -56,6 +56,9 @@ pub struct ReplicaKey(Arc<str>);
 #[error("expected {0}")]
 pub struct InvalidPlacement(&'static str);
 
+const INVALID_KEY: InvalidPlacement =
+    InvalidPlacement("a key of 1 to 256 bytes of text without control characters");
+
 impl FromStr for Affinity {
     type Err = InvalidPlacement;
 
@@ -102,6 +105,10 @@ impl fmt::Display for KeySource {
 }
 
 impl ReplicaKey {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidPlacement> {
+        str::from_utf8(bytes).map_err(|_| INVALID_KEY)?.parse()
+    }
+
     /// As text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -114,7 +121,7 @@ impl FromStr for ReplicaKey {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.is_empty() || text.len() > MAX_KEY || text.chars().any(char::is_control) {
-            return Err(InvalidPlacement("a key of 1 to 256 bytes without control characters"));
+            return Err(INVALID_KEY);
         }
         Ok(Self(text.into()))
     }

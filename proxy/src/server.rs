@@ -3,9 +3,9 @@
 //! Owns the tasks. A panic in one ends that connection and no more. Never looks into a request.
 //!
 //! ```text
-//!   serving ──shutdown()──► draining ──last request done──► cutting tunnels ──► stopped
-//!                              │                                                  ▲
-//!                              └──deadline: cut everything────────────────────────┘
+//!   serving ──shutdown()──► draining: requests finish, tunnels are closed one by one ──► stopped
+//!                              │                                                          ▲
+//!                              └──deadline: cut everything────────────────────────────────┘
 //! ```
 
 use std::convert::Infallible;
@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::access::Guard;
+use crate::affinity::{AffinityKey, Cookies};
 use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::handler::{Fallback, Handler};
@@ -39,6 +40,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long tasks that were told to end at once may take to.
 const CUT_GRACE: Duration = Duration::from_secs(5);
+
+/// How long after the one tunnel the next is closed when the server ends, if the deadline leaves the time: so fast their
+/// clients may come back.
+const TUNNEL_PACE: Duration = Duration::from_millis(5);
 
 /// Requests that one HTTP/2 connection may have open.
 const MAX_HTTP2_STREAMS: u32 = 256;
@@ -54,6 +59,8 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// The largest request head, in bytes.
     pub max_header_bytes: usize,
+    /// The secret of the cookies by which clients come back to their replicas: they do so for as long as it stays the same.
+    pub affinity_key: AffinityKey,
     /// Connections and tunnels open at once; more wait in the backlog.
     pub max_connections: usize,
 }
@@ -65,6 +72,7 @@ impl Default for Settings {
             keep_alive: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(300),
             max_header_bytes: 1 << 20,
+            affinity_key: AffinityKey::random(),
             max_connections: 65_536,
         }
     }
@@ -106,8 +114,9 @@ impl Server {
     ) -> Self {
         let (tracker, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let (ids, tunnels) = (CallIds::default(), Tunnels::default());
+        let cookies = Cookies::new(settings.affinity_key.clone());
         Self(Arc::new(Shared {
-            handler: Arc::new(Handler { ids, routes, fallback, guard, intake, tunnels }),
+            handler: Arc::new(Handler { ids, routes, fallback, guard, intake, cookies, tunnels }),
             http: http(&settings, &tracker),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             settings,
@@ -147,17 +156,27 @@ impl Server {
 
     /// Accepts no more connections, lets requests finish for up to `deadline`, then cuts the rest.
     ///
-    /// Tunnels go on meanwhile and are cut with the last request: they have no end of their own to wait for.
+    /// Tunnels have no end of their own to wait for: they are closed meanwhile as
+    /// [`Endpoint::end_tunnels`](crate::Endpoint::end_tunnels) does it, the last of them early enough to be heard out.
     pub async fn shutdown(&self, deadline: Duration) -> Drained {
         let shared = &self.0;
+        let tunnels = &shared.handler.tunnels;
         shared.stop.cancel();
         shared.tracker.close();
-        let finished = timeout(deadline, shared.tracker.wait()).await.is_ok();
-        let cut = self.open();
-        if !finished {
-            shared.cut.cancel();
+        let pace = TUNNEL_PACE.saturating_mul(u32::try_from(tunnels.len()).unwrap_or(u32::MAX));
+        tunnels.end(pace.min(deadline / 2));
+        // In this order: a request that is finishing may yet become a tunnel.
+        let ended = async {
+            shared.tracker.wait().await;
+            tunnels.ended().await;
+        };
+        if timeout(deadline, ended).await.is_ok() {
+            return Drained { cut: 0 };
         }
-        let ended = async { tokio::join!(shared.tracker.wait(), shared.handler.tunnels.cut()) };
+        let cut = self.open();
+        shared.cut.cancel();
+        tunnels.cut();
+        let ended = async { tokio::join!(shared.tracker.wait(), tunnels.ended()) };
         if timeout(CUT_GRACE, ended).await.is_err() {
             warn!(left = self.open(), "connections do not end");
         }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
@@ -30,7 +30,8 @@ use crate::endpoints::Endpoints;
 use crate::error::Error;
 use crate::function::FunctionKey;
 use crate::metrics::{Counters, Load, Refused, Totals};
-use crate::placement::ReplicaKey;
+use crate::placement::{Placement, ReplicaKey};
+use crate::tunnel::Traffic;
 use crate::waiting::{Entry, WaitingRoom};
 
 /// How long each part of a request may take. `None` is no limit.
@@ -96,6 +97,8 @@ pub struct Upstream {
     pub(crate) cap: AtomicUsize,
     /// The bits of an [`Access`].
     access: AtomicU8,
+    /// `None` where any replica will do for each request.
+    pub(crate) placement: ArcSwapOption<Placement>,
     pub(crate) endpoints: ArcSwap<Endpoints>,
     /// Counts up with each claim, so that choices among endpoints are spread.
     pub(crate) turn: AtomicUsize,
@@ -104,6 +107,8 @@ pub struct Upstream {
     demand: Notify,
     retired: AtomicBool,
     counters: Counters,
+    /// On tunnels.
+    traffic: Traffic,
 }
 
 impl Upstream {
@@ -115,12 +120,14 @@ impl Upstream {
             limits: ArcSwap::from_pointee(limits),
             cap: AtomicUsize::new(limits.most_claims()),
             access: AtomicU8::new(Access::default().bits()),
+            placement: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             waiting: WaitingRoom::new(),
             demand: Notify::new(),
             retired: AtomicBool::new(false),
             counters: Counters::default(),
+            traffic: Traffic::default(),
         })
     }
 
@@ -152,6 +159,13 @@ impl Upstream {
     /// Asks this of callers from now on. Requests that were admitted go on.
     pub fn set_access(&self, access: Access) {
         self.access.store(access.bits(), Ordering::Relaxed);
+    }
+
+    /// Sends requests there from now on. Those that wait go on waiting for what they came for: after a change of
+    /// [`Placement::key`], to the end of their time.
+    pub fn set_placement(&self, placement: Placement) {
+        let anywhere = placement.affinity.is_none() && placement.key.is_none();
+        self.placement.store((!anywhere).then(|| Arc::new(placement)));
     }
 
     /// Replaces the endpoints by those that take new work now, and hands claims to those who wait, in their order.
@@ -235,9 +249,10 @@ impl Upstream {
         if known == Some(Lack::Room) && limits.cap_wait.is_zero() {
             return Err(self.refused(self.at_capacity()));
         }
-        let admit = |lack, _: &mut dyn Iterator<Item = &ReplicaKey>| match lack {
-            Lack::Room if limits.cap_wait.is_zero() => Err(self.at_capacity()),
-            Lack::Room | Lack::Endpoint => Ok(()),
+        let admit = |lack, keys: &mut dyn Iterator<Item = &ReplicaKey>| match (lack, &ask.key) {
+            (Lack::Room, _) if limits.cap_wait.is_zero() => Err(self.at_capacity()),
+            (Lack::Endpoint, Some(key)) => self.admit_key(key, keys),
+            (Lack::Room, _) | (Lack::Endpoint, None) => Ok(()),
         };
         let take = |ask: &Ask| self.take(ask, &[]);
         match self.waiting.enter(ask, limits.waiting_capacity, take, admit) {
@@ -301,6 +316,17 @@ impl Upstream {
         self.counters.totals(self.waiting.len())
     }
 
+    /// How long ago something of a message last moved on a tunnel of this function, either way; a ping or a pong is
+    /// none. Of protocols other than WebSocket each byte counts. `None` as long as there was nothing.
+    #[must_use]
+    pub fn last_traffic(&self) -> Option<Duration> {
+        self.traffic.last().map(|last| last.elapsed())
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
     /// How many requests this function has answered in its life, as far as it is known: see
     /// [`set_requests`](Self::set_requests).
     #[must_use]
@@ -318,11 +344,32 @@ impl Upstream {
         &self.counters
     }
 
+    /// May somebody wait for a replica of `key`, while others wait for those of `waiting`?
+    fn admit_key(
+        &self,
+        key: &ReplicaKey,
+        waiting: &mut dyn Iterator<Item = &ReplicaKey>,
+    ) -> Result<(), Error> {
+        let max = self.placement.load().as_ref().map_or(0, |placement| placement.max_keys);
+        let endpoints = self.endpoints.load();
+        if endpoints.has(key) {
+            return Ok(());
+        }
+        let mut keys = endpoints.keys();
+        for other in waiting.filter(|other| !endpoints.has(other)) {
+            if other == key {
+                return Ok(());
+            }
+            keys += 1;
+        }
+        if keys < max { Ok(()) } else { Err(Error::TooManyKeys { function: self.key.clone(), max }) }
+    }
+
     fn refused(&self, error: Error) -> Error {
         self.counters.refused(match error {
             Error::WaitingRoomFull { .. } => Refused::Full,
             Error::WaitingTimeout { .. } => Refused::Late,
-            Error::AtCapacity { .. } => Refused::Capacity,
+            Error::AtCapacity { .. } | Error::TooManyKeys { .. } => Refused::Capacity,
             _ => Refused::Unavailable,
         });
         error

@@ -103,10 +103,28 @@ impl Clients {
             Runner::Python => repository().join("tests/clients/echo.py"),
             Runner::Node => self.dir.join("node/echo.mjs"),
         };
-        command.arg(script).arg(url).stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(PATIENCE, command.output()).await;
-        let output = output.unwrap_or_else(|_| panic!("{runner:?} has no end")).unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{runner:?}: {}\n{said}", output.status);
+        satisfied(command.arg(script).arg(url)).await;
     }
+
+    /// Lets npm's `socket.io-client` talk to the socket-io example in so many sessions, one after the other, and returns
+    /// which replica each had.
+    ///
+    /// # Panics
+    /// When it is not satisfied.
+    pub async fn socket_io(&self, gateway: &str, function: &str, sessions: usize) -> Vec<String> {
+        let mut command = Command::new("node");
+        command.arg(self.dir.join("node/socketio.mjs")).arg(gateway);
+        command.arg(format!("/function/{function}/socket.io")).arg(sessions.to_string());
+        satisfied(&mut command).await.lines().map(str::to_owned).collect()
+    }
+}
+
+/// Runs a client to its end, which has to be a good one, and returns what it printed.
+async fn satisfied(command: &mut Command) -> String {
+    let output =
+        tokio::time::timeout(PATIENCE, command.stdin(Stdio::null()).kill_on_drop(true).output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{command:?} has no end")).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    String::from_utf8(output.stdout).unwrap()
 }

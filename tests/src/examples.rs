@@ -13,6 +13,8 @@ use crate::{program, repository};
 pub enum Example {
     /// Node with express and `ws`. Its packages come from npm's registry.
     NodeWs,
+    /// Node with Socket.IO. Its packages come from npm's registry.
+    SocketIo,
     /// A shell script under a watchdog. Compiles the watchdog.
     Shell,
 }
@@ -23,6 +25,7 @@ impl Example {
     pub fn name(self) -> &'static str {
         match self {
             Self::NodeWs => "node-ws",
+            Self::SocketIo => "socket-io",
             Self::Shell => "shell",
         }
     }
@@ -39,9 +42,11 @@ impl Example {
     /// When it cannot be built.
     pub async fn archive(self) -> PathBuf {
         static NODE_WS: OnceCell<PathBuf> = OnceCell::const_new();
+        static SOCKET_IO: OnceCell<PathBuf> = OnceCell::const_new();
         static SHELL: OnceCell<PathBuf> = OnceCell::const_new();
         let built = match self {
             Self::NodeWs => &NODE_WS,
+            Self::SocketIo => &SOCKET_IO,
             Self::Shell => &SHELL,
         };
         built.get_or_init(|| self.build()).await.clone()

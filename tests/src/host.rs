@@ -20,14 +20,25 @@ use tempfile::TempDir;
 
 use crate::client::Api;
 use crate::containerd::Containerd;
+use crate::events::Events;
 use crate::ports::{Place, free_port};
-use crate::process::{Background, Started, open_files, resident, started};
+use crate::process::{Background, Pages, Started, open_files, pages, resident, started};
 use crate::{PATIENCE, eventually, program};
 
+pub use functions::ECHO;
 pub use settings::Config;
 
 /// How many lines of a log are shown when a test has failed.
 const SHOWN: usize = 80;
+
+/// What one process of a host takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// `roostd`, `containerd`, `shim`, `log driver` or `function`.
+    pub what: &'static str,
+    /// How much.
+    pub pages: Pages,
+}
 
 /// A private containerd and a `roostd` on it.
 #[derive(Debug)]
@@ -208,6 +219,24 @@ impl Host {
         attendants.map(|(pid, line)| (resident(Pid::from_raw(pid)), line)).collect()
     }
 
+    /// What everything that belongs to this host takes, process by process.
+    #[must_use]
+    pub fn memory(&self) -> Vec<Memory> {
+        let daemon = self.daemon.as_ref().unwrap().pid().as_raw();
+        let what = |pid: i32, line: &str| match line {
+            _ if pid == daemon => Some("roostd"),
+            _ if line.contains("log-driver") => Some("log driver"),
+            _ if line.contains("containerd-shim") => Some("shim"),
+            _ if line.starts_with("containerd --config") => Some("containerd"),
+            _ => None,
+        };
+        let of_host = self.marks().processes().into_iter();
+        let of_host = of_host.filter_map(|(pid, line)| Some((pid, what(pid, &line)?)));
+        let of_functions = self.processes().into_iter().map(|(_, process)| (process.pid, "function"));
+        let all = of_host.chain(of_functions);
+        all.filter_map(|(pid, what)| Some(Memory { what, pages: pages(pid)? })).collect()
+    }
+
     // --- containerd -------------------------------------------------------------------------------------------------
 
     /// Ends containerd in order, and starts it again.
@@ -255,6 +284,17 @@ impl Host {
     /// When it fails.
     pub fn ctr<const N: usize>(&self, args: [&str; N]) {
         self.containerd.ctr(args).unwrap();
+    }
+
+    /// Where containerd listens.
+    #[must_use]
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.containerd.socket()
+    }
+
+    /// Watches what happens to the containers of a function that has none yet.
+    pub async fn watch(&self, function: &str) -> Events {
+        Events::watch(&self.containerd, function).await
     }
 
     /// The names of containerd's namespaces.

@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::repository;
+use crate::{release, repository};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -127,7 +127,7 @@ fn architecture() -> &'static str {
     }
 }
 
-/// The `echo` example, linked statically: built by `tests/run`, or here when a single test is run.
+/// The `echo` example, linked statically: of the release, built by `tests/run`, or here when a single test is run.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -136,6 +136,9 @@ pub fn echo_binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY
         .get_or_init(|| {
+            if let Some(built) = release().map(|dir| dir.join("echo")).filter(|path| path.exists()) {
+                return built;
+            }
             let output = Command::new(repository().join("tests/build-echo")).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())

@@ -13,6 +13,7 @@ mod client;
 mod clients;
 mod command_line;
 mod containerd;
+mod events;
 mod examples;
 mod host;
 mod image;
@@ -22,6 +23,7 @@ mod ports;
 mod process;
 mod receiver;
 mod registry;
+mod sockets;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -30,13 +32,17 @@ use std::time::Duration;
 pub use client::{Answer, Api, Body, body_in_pieces, body_of, next_piece};
 pub use clients::{Clients, Runner, Sample, clients};
 pub use command_line::Output;
+pub use events::{Events, Seen};
 pub use examples::Example;
-pub use host::{Config, Host};
+pub use host::{Config, ECHO, Host, Memory};
 pub use image::{Image, echo_binary};
 pub use load::{Load, Report};
-pub use process::{Started, started};
+pub use ports::Subnet;
+pub use process::{Pages, Started, frozen, started};
 pub use receiver::{Callback, Receiver};
 pub use registry::Registry;
+pub use sockets::Socket;
+pub use tokio_tungstenite::tungstenite::Message;
 
 /// How long anything may take before a test gives up on it. Far more than it takes: other work shares the machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

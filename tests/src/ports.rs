@@ -37,3 +37,28 @@ impl Place {
         format!("{}128/25", self.prefix)
     }
 }
+
+/// A bridge and a subnet that no host has, for what a test puts beside one.
+#[derive(Debug)]
+pub struct Subnet(Place);
+
+impl Subnet {
+    /// A name and a range that nothing else has.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
+        Self(Place::new())
+    }
+
+    /// The name for its bridge.
+    #[must_use]
+    pub fn bridge(&self) -> String {
+        format!("rp{}", self.0.tag)
+    }
+
+    /// Its range, as `10.x.y.0/25`.
+    #[must_use]
+    pub fn range(&self) -> String {
+        self.0.subnet()
+    }
+}

@@ -107,11 +107,53 @@ pub fn started(pid: i32) -> Option<Started> {
     Some(Started { pid, at })
 }
 
+/// Is the control group of this process frozen?
+#[must_use]
+pub fn frozen(pid: i32) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    // Each line is `number:controllers:path`; of the unified hierarchy, `0::path`.
+    let path = |controllers: &str| {
+        let mut lines = groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        lines
+            .find_map(|(names, path)| (names == controllers).then(|| path.trim_start_matches('/').to_owned()))
+    };
+    let says = |file: String, text: &str| fs::read_to_string(file).is_ok_and(|state| state.contains(text));
+    path("freezer").is_some_and(|path| says(format!("/sys/fs/cgroup/freezer/{path}/freezer.state"), "FROZEN"))
+        || path("").is_some_and(|path| says(format!("/sys/fs/cgroup/{path}/cgroup.events"), "frozen 1"))
+}
+
 /// The memory that a process has resident, in KiB.
 pub(crate) fn resident(pid: Pid) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Memory, in KiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// All that is resident, whoever else has it, too.
+    pub rss: u64,
+    /// Of what is shared, its share.
+    pub pss: u64,
+}
+
+impl std::ops::Add for Pages {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { rss: self.rss + other.rss, pss: self.pss + other.pss }
+    }
+}
+
+/// The memory that a process takes, if it is still there.
+pub(crate) fn pages(pid: i32) -> Option<Pages> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let field = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
+    };
+    Some(Pages { rss: field("Rss:")?, pss: field("Pss:")? })
 }
 
 /// How many files a process has open.

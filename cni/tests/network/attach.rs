@@ -51,32 +51,6 @@ fn the_gateway_is_the_host_and_another_function_is_reached() {
     });
 }
 
-/// Docker sets the policy of FORWARD to DROP.
-#[test]
-fn the_world_is_reached_although_the_host_forwards_nothing_by_itself() {
-    on_host(|host| async move {
-        run("iptables", &["-P", "FORWARD", "DROP"]);
-        // The world: a namespace behind an uplink, with no route back to the functions' subnet.
-        let world = host.netns_dir().with_file_name("world");
-        fs::write(&world, "").unwrap();
-        run("unshare", &[&format!("--net={}", world.display()), "true"]);
-        inside(&world, || run("ip", &["link", "add", "uplink", "type", "veth", "peer", "name", "up0"]));
-        let host_itself = format!("/proc/{}/ns/net", nix::unistd::gettid());
-        inside(&world, move || {
-            run("ip", &["link", "set", "up0", "netns", &host_itself]);
-            run("ip", &["addr", "add", "198.51.100.2/24", "dev", "uplink"]);
-            run("ip", &["link", "set", "uplink", "up"]);
-        });
-        run("ip", &["addr", "add", "198.51.100.1/24", "dev", "up0"]);
-        run("ip", &["link", "set", "up0", "up"]);
-        let _listener = listen_inside(&world);
-
-        let network = host.network(host.shipped());
-        let a = network.attach("a").await.unwrap();
-        inside(&a.netns, || connect([198, 51, 100, 2].into())).unwrap();
-    });
-}
-
 #[test]
 fn every_version_the_plugins_speak_works() {
     on_host(|host| async move {
@@ -97,7 +71,7 @@ fn every_version_the_plugins_speak_works() {
 #[test]
 fn detach_is_idempotent_and_leaves_no_rule() {
     on_host(|host| async move {
-        let network = host.network(host.shipped());
+        let network = host.network(host.masqueraded_by_plugin());
         network.detach("never-attached").await.unwrap();
         network.attach("first").await.unwrap();
         let rules = || {

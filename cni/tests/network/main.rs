@@ -12,3 +12,4 @@ mod churn;
 mod crash;
 mod masquerade;
 mod support;
+mod sweep;

@@ -1,107 +1,129 @@
-//! No rule stays behind for masquerading, although other programs change the rules at the same time.
+//! The way out of a network by one rule of the host's, with no rule of any attachment's own.
 
-use std::collections::HashSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, TcpListener};
 
-use nix::mount::{MntFlags, umount2};
-use roost_cni::{Network, Settings};
+use ipnet::IpNet;
+use roost_cni::{Conflist, Held, Masquerade};
 
-use crate::support::{Host, PLUGIN_DIRS, names_in, on_host, run, until_no_veth};
+use crate::support::{Host, World, connect, inside, listen_inside, on_host, run};
 
-/// An `iptables` that fails as it does when another program is quicker: for each file in `faults` once, on the command that the file
-/// is named after.
-const WRAPPER: &str = r#"#!/bin/sh
-for fault in DIR/faults/*; do
-    case " $* " in
-        *" ${fault##*/} "*) if rm "$fault" 2>/dev/null; then echo "Device or resource busy" >&2; exit 4; fi ;;
-    esac
-done
-PATH=${PATH#*:} exec iptables "$@"
-"#;
+/// The host, as the world sees it.
+const HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
 
-/// Makes a program. Written by a child: while a child of another test still holds our own descriptor, it could not be run.
-fn script(path: &Path, text: &str) {
-    let draft = path.with_extension("draft");
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&draft, text).unwrap();
-    run("install", &["-m", "755", draft.to_str().unwrap(), path.to_str().unwrap()]);
+fn subnets(conflist: &Conflist) -> BTreeSet<IpNet> {
+    conflist.masqueraded().into_iter().collect()
 }
 
-/// The shipped network, whose real `bridge` finds that `iptables`; and the directory of the faults.
-fn faulty(host: &Host) -> (Network, PathBuf) {
-    let dir = host.netns_dir().with_file_name("faulty");
-    fs::create_dir_all(dir.join("faults")).unwrap();
-    script(&dir.join("bin/iptables"), &WRAPPER.replace("DIR", dir.to_str().unwrap()));
-    let mut places = PLUGIN_DIRS.iter().map(|dir| Path::new(dir).join("bridge"));
-    let real = places.find(|path| path.exists()).unwrap();
-    let text = format!("#!/bin/sh\nPATH={}/bin:$PATH exec {}\n", dir.display(), real.display());
-    script(&dir.join("plugins/bridge"), &text);
-    let mut settings: Settings = host.settings(host.shipped());
-    settings.plugin_dirs.insert(0, dir.join("plugins"));
-    (Network::new(settings).unwrap(), dir.join("faults"))
+fn nat() -> Vec<String> {
+    run("iptables-save", &["-t", "nat"]).lines().filter(|line| line.contains("ROOST")).map(mask).collect()
 }
 
-/// What table `nat` has for attachments: rules and chains.
-fn rules() -> Vec<String> {
-    let saved = run("iptables-save", &["-t", "nat"]);
-    saved.lines().filter(|line| line.contains("CNI-")).map(str::to_owned).collect()
+fn mask(rule: &str) -> String {
+    rule.split('[').next().unwrap_or_default().to_owned()
 }
 
+async fn masquerade(host: &Host) -> Masquerade {
+    let masquerade = Masquerade::new("roost0");
+    masquerade.set(subnets(&host.shipped())).await.unwrap();
+    masquerade
+}
+
+/// Docker sets the policy of FORWARD to DROP.
 #[test]
-fn a_detach_that_failed_anywhere_leaves_nothing_when_it_is_repeated() {
+fn the_world_is_reached_by_the_hosts_address_although_the_host_forwards_nothing_by_itself() {
     on_host(|host| async move {
-        let (network, faults) = faulty(&host);
-        network.attach("a.b").await.unwrap();
-        let of_the_other = rules();
-        assert_eq!(of_the_other.len(), 4, "{of_the_other:?}");
-        for command in ["-D", "-N", "-F", "-X"] {
-            for by_the_next_process in [false, true] {
-                network.attach("a").await.unwrap();
-                fs::write(faults.join(command), "").unwrap();
-                let error = network.detach("a").await.unwrap_err().to_string();
-                assert!(error.contains("Device or resource busy"), "{command}: {error}");
-                assert_ne!(rules(), of_the_other, "{command}: something is left by the first try");
-
-                if by_the_next_process {
-                    let keep = HashSet::from(["a.b".to_owned()]);
-                    assert_eq!(faulty(&host).0.collect(&keep).await.unwrap(), ["a"]);
-                } else {
-                    network.detach("a").await.unwrap();
-                }
-                assert_eq!(rules(), of_the_other, "{command}, by the next process: {by_the_next_process}");
-            }
-        }
-        network.detach("a.b").await.unwrap();
-        assert_eq!(rules(), [""; 0]);
-        host.assert_empty("roost");
+        run("iptables", &["-P", "FORWARD", "DROP"]);
+        let world = World::new(&host);
+        let listener = listen_inside(&world.netns);
+        let network = host.network(host.shipped());
+        let _masquerade = masquerade(&host).await;
+        let a = network.attach("a").await.unwrap();
+        inside(&a.netns, || connect(World::ADDRESS)).unwrap();
+        assert_eq!(listener.accept().unwrap().1.ip(), HOST);
     });
 }
 
 #[test]
-fn an_attach_that_failed_leaves_nothing_even_if_it_is_not_undone_cleanly() {
-    on_host(|host| async move {
-        let (network, faults) = faulty(&host);
-        for command in ["-A", "-F"] {
-            fs::write(faults.join(command), "").unwrap();
-        }
-        let error = network.attach("a").await.unwrap_err().to_string();
-        assert!(error.contains("failed on ADD") && error.contains("busy"), "{error}");
-        assert_eq!(names_in(&faults), [""; 0], "both failed");
-        assert_eq!(rules(), [""; 0]);
-        host.assert_empty("roost");
-    });
-}
-
-#[test]
-fn nothing_is_left_of_an_attachment_whose_namespace_is_gone() {
+fn talk_inside_a_subnet_and_with_its_gateway_keeps_its_addresses() {
     on_host(|host| async move {
         let network = host.network(host.shipped());
+        let _masquerade = masquerade(&host).await;
+        let (a, b) = (network.attach("a").await.unwrap(), network.attach("b").await.unwrap());
+        let gateway = host.shipped().gateway().unwrap();
+        let on_host = TcpListener::bind((gateway, 8080)).unwrap();
+        let in_b = listen_inside(&b.netns);
+        inside(&a.netns, move || {
+            connect(gateway).unwrap();
+            connect(b.address).unwrap();
+        });
+        assert_eq!(on_host.accept().unwrap().1.ip(), a.address);
+        assert_eq!(in_b.accept().unwrap().1.ip(), a.address);
+        connect(b.address).unwrap();
+        assert_eq!(in_b.accept().unwrap().1.ip(), gateway);
+    });
+}
+
+#[test]
+fn an_attachment_adds_nothing_to_the_rules_that_masquerade() {
+    on_host(|host| async move {
+        let network = host.network(host.shipped());
+        let masquerade = masquerade(&host).await;
+        let before = nat();
+        assert_eq!(before.len(), 4, "chain, jump, multicast, subnet: {before:?}");
         network.attach("a").await.unwrap();
-        umount2(&host.netns_dir().join("a"), MntFlags::MNT_DETACH).unwrap();
-        until_no_veth().await;
+        assert_eq!(nat(), before);
+        masquerade.set(subnets(&host.shipped())).await.unwrap();
+        assert_eq!(nat(), before);
         network.detach("a").await.unwrap();
-        assert_eq!(rules(), [""; 0]);
+        assert_eq!(nat(), before);
+        masquerade.set(BTreeSet::new()).await.unwrap();
+        masquerade.set(BTreeSet::new()).await.unwrap();
+        assert_eq!(nat(), [""; 0]);
+    });
+}
+
+#[test]
+fn rules_that_a_firewall_cleared_away_are_back_with_the_next_look() {
+    on_host(|host| async move {
+        let masquerade = masquerade(&host).await;
+        let before = nat();
+        for _ in 0..3 {
+            assert_eq!(masquerade.hold().await.unwrap(), Held::Intact);
+        }
+        run("iptables", &["-t", "nat", "-F"]);
+        assert_eq!(masquerade.hold().await.unwrap(), Held::Restored);
+        assert_eq!(masquerade.hold().await.unwrap(), Held::Intact);
+        assert_eq!(nat(), before);
+        // A change that is no harm.
+        run("iptables", &["-t", "nat", "-A", "OUTPUT", "-j", "ACCEPT"]);
+        assert_eq!(masquerade.hold().await.unwrap(), Held::Intact);
+        run("iptables", &["-t", "nat", "-D", "POSTROUTING", "-j", "ROOST-roost0"]);
+        assert_eq!(masquerade.hold().await.unwrap(), Held::Restored);
+        assert_eq!(nat(), before);
+    });
+}
+
+#[test]
+fn a_list_whose_plugins_masquerade_gets_no_rule_of_the_hosts() {
+    on_host(|host| async move {
+        assert_eq!(host.masqueraded_by_plugin().masqueraded(), []);
+        assert_eq!(host.shipped().masqueraded(), ["10.63.0.0/16".parse().unwrap()]);
+        assert_eq!(host.bridge("0.4.0", "10.99.0.0/24", &[]).masqueraded(), [], "it does not say so");
+    });
+}
+
+/// An upgrade: the old list is in the record.
+#[test]
+fn what_was_attached_with_rules_of_its_own_loses_them_with_its_end() {
+    on_host(|host| async move {
+        host.network(host.masqueraded_by_plugin()).attach("a").await.unwrap();
+        let chains = || run("iptables-save", &["-t", "nat"]).matches("-j CNI-").count();
+        assert_eq!(chains(), 1);
+        let network = host.network(host.shipped());
+        let _masquerade = masquerade(&host).await;
+        network.detach("a").await.unwrap();
+        assert_eq!(chains(), 0);
         host.assert_empty("roost");
     });
 }

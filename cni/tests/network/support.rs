@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -63,6 +63,13 @@ impl Host {
             .unwrap()
     }
 
+    /// The same, but that the plugin masquerades, by rules of each attachment's own.
+    pub(crate) fn masqueraded_by_plugin(&self) -> Conflist {
+        let mut list = serde_json::to_value(self.shipped()).unwrap();
+        list["plugins"][0]["ipMasq"] = true.into();
+        serde_json::from_value(list).unwrap()
+    }
+
     /// A bridge without masquerading, and then `more`.
     pub(crate) fn bridge(&self, version: &str, subnet: &str, more: &[Value]) -> Conflist {
         let ipam = json!({"type": "host-local", "dataDir": self.dir.join("ipam"), "ranges": [[{"subnet": subnet}]],
@@ -81,6 +88,11 @@ impl Host {
     pub(crate) fn settings(&self, conflist: Conflist) -> Settings {
         let plugin_dirs = PLUGIN_DIRS.map(PathBuf::from).to_vec();
         Settings { conflist, plugin_dirs, cache_dir: self.cache_dir(), netns_dir: self.netns_dir() }
+    }
+
+    /// A directory of the test's own.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn cache_dir(&self) -> PathBuf {
@@ -113,6 +125,31 @@ impl Host {
         assert_eq!(names_in(&self.cache_dir()), [""; 0], "records");
         assert_eq!(self.leased(network), [""; 0], "addresses");
         assert_eq!(veths(), [""; 0], "links");
+    }
+}
+
+/// What is outside: a namespace behind an uplink of the host's, with no route back to the functions' subnet.
+pub(crate) struct World {
+    pub(crate) netns: PathBuf,
+}
+
+impl World {
+    pub(crate) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
+
+    pub(crate) fn new(host: &Host) -> Self {
+        let world = host.dir().join("world");
+        fs::write(&world, "").unwrap();
+        run("unshare", &[&format!("--net={}", world.display()), "true"]);
+        inside(&world, || run("ip", &["link", "add", "uplink", "type", "veth", "peer", "name", "up0"]));
+        let host_itself = format!("/proc/{}/ns/net", nix::unistd::gettid());
+        inside(&world, move || {
+            run("ip", &["link", "set", "up0", "netns", &host_itself]);
+            run("ip", &["addr", "add", "198.51.100.2/24", "dev", "uplink"]);
+            run("ip", &["link", "set", "uplink", "up"]);
+        });
+        run("ip", &["addr", "add", "198.51.100.1/24", "dev", "up0"]);
+        run("ip", &["link", "set", "up0", "up"]);
+        Self { netns: world }
     }
 }
 

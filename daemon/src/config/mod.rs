@@ -71,6 +71,8 @@ pub struct Containerd {
     pub socket: PathBuf,
     /// The snapshotter that holds root file systems.
     pub snapshotter: String,
+    /// The OCI runtime: a name, a path, or `auto`.
+    pub runtime: String,
     /// The cgroup under which replicas are put.
     pub cgroup_parent: String,
     /// Do the replicas of a namespace share one shim?
@@ -118,6 +120,8 @@ pub struct Network {
     pub namespaces: IpNet,
     /// Resolvers, instead of the host's.
     pub dns: Vec<IpAddr>,
+    /// How many networks are kept ready in each namespace for replicas to come.
+    pub slots: usize,
 }
 
 /// Where images come from and how long they stay.
@@ -306,6 +310,13 @@ impl Config {
             config.containerd.cgroup_parent.starts_with('/'),
             "containerd.cgroup_parent: expected a path that begins with '/'",
         );
+        let runtime = &config.containerd.runtime;
+        m.require(
+            !runtime.is_empty() && (!runtime.contains('/') || runtime.starts_with('/')),
+            &format!(
+                "containerd.runtime = {runtime:?}: expected auto, the name of a program or an absolute path"
+            ),
+        );
         if mistakes.0.is_empty() { Ok(config) } else { Err(mistakes) }
     }
 
@@ -393,6 +404,19 @@ mod tests {
         }
         let text = resolve("[network]\nplugin_dirs = ['/here', 'there']").unwrap_err();
         assert!(text.contains("network.plugin_dirs = \"there\""), "{text}");
+    }
+
+    #[test]
+    fn an_oci_runtime_is_found_wherever_the_daemon_is_started() {
+        assert_eq!(resolve("").unwrap().containerd.runtime, "auto");
+        for runtime in ["crun", "/opt/bin/youki"] {
+            let config = resolve(&format!("[containerd]\nruntime = '{runtime}'")).unwrap();
+            assert_eq!(config.containerd.runtime, runtime);
+        }
+        for runtime in ["", "bin/crun", "./crun"] {
+            let text = resolve(&format!("[containerd]\nruntime = '{runtime}'")).unwrap_err();
+            assert!(text.contains(&format!("containerd.runtime = {runtime:?}")), "{text}");
+        }
     }
 
     #[test]

@@ -9,11 +9,16 @@ use std::path::PathBuf;
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
+use crate::runtime::containerd::oci;
+
 use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::network::LONGEST_PREFIX;
 use crate::queue;
 use crate::units;
+
+/// Each is a network namespace that the kernel has to keep.
+const MAX_SLOTS: usize = 64;
 
 /// The file, as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -61,6 +66,7 @@ pub(super) struct RawPaths {
 pub(super) struct RawContainerd {
     pub(super) socket: Option<PathBuf>,
     pub(super) snapshotter: Option<String>,
+    pub(super) runtime: Option<String>,
     pub(super) cgroup_parent: Option<String>,
     pub(super) share_shim: Option<bool>,
 }
@@ -85,6 +91,7 @@ pub(super) struct RawNetwork {
     pub(super) subnet: Option<String>,
     pub(super) namespaces: Option<String>,
     pub(super) dns: Vec<String>,
+    pub(super) slots: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -138,6 +145,7 @@ impl RawContainerd {
         Containerd {
             socket: self.socket.unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
             snapshotter: self.snapshotter.unwrap_or_else(|| "overlayfs".into()),
+            runtime: self.runtime.unwrap_or_else(|| oci::AUTO.into()),
             cgroup_parent: self.cgroup_parent.unwrap_or_else(|| "/roost".into()),
             share_shim: self.share_shim.unwrap_or(true),
         }
@@ -208,6 +216,8 @@ impl RawNetwork {
         }
         let subnet = m.read("network.subnet", self.subnet.as_deref(), None, subnet);
         let namespaces = m.read("network.namespaces", self.namespaces.as_deref(), usual, pool);
+        let slots = self.slots.unwrap_or(4);
+        m.require(slots <= MAX_SLOTS, &format!("network.slots = {slots}: expected at most {MAX_SLOTS}"));
         if let Some(subnet) =
             subnet.filter(|subnet| subnet.contains(&namespaces) || namespaces.contains(subnet))
         {
@@ -223,6 +233,7 @@ impl RawNetwork {
             subnet,
             namespaces,
             dns,
+            slots,
         }
     }
 }

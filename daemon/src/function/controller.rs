@@ -1,32 +1,43 @@
 //! The life of a function: the only task that changes its replicas and publishes its endpoints.
 //!
-//! The loop is: look at what is wanted, decide ([`rollout::plan`]), act, tell, wait for something to happen. What
-//! can happen is a new record from the registry, an image that arrived or did not, an event of a replica, a request
-//! for a function that has no replicas, or the end of a back-off.
+//! The loop is: look at what is wanted and what is going on, decide how many replicas there are to be ([`Shard`]) and what
+//! that asks of each ([`rollout::plan`]), act, tell, wait for something to happen. What can happen is a new record from the
+//! registry, an image that arrived or did not, an event of a replica, a request that waits, or the time of the next look.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Zoned};
 use roost_proxy::function::{FunctionKey, ReplicaId};
-use roost_proxy::{Endpoint, Upstream};
+use roost_proxy::{Endpoint, ReplicaKey, Upstream};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::function::kept::{Kept, new_replica_id};
 use crate::function::known::{ImageState, Known};
-use crate::function::liveness::Liveness;
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::registry::Registry;
-use crate::function::replica::{Cause, Event, Host, Order, Origin, Replica};
-use crate::function::rollout::{self, Phase, Target, View};
-use crate::function::status::{FunctionPhase, ReplicaStatus, Status};
+use crate::function::replica::{Cause, Checks, Event, Host, Inherited, Order, Origin, Replica};
+use crate::function::rollout::{self, Phase, Step, Target, View, Wish};
+use crate::function::shard::Shard;
+use crate::function::status::Status;
 use crate::image::{Images, PullPolicy, ResolvedImage};
 use crate::memory;
-use crate::scaling::events::Events;
+use crate::queue::Queue;
+use crate::runtime::Standing;
+use crate::scaling::Policy;
+use crate::scaling::events::{Events, Scaled};
+use crate::usage::Sampler;
 
 /// What has happened and the controller has not looked at; those who tell it wait when it is full.
 const HAPPENINGS: usize = 64;
+
+mod load;
+mod tell;
+
+/// The shortest time between two looks because somebody waits: many may come at once, and one look is for all.
+const DEMAND_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a controller works with, beside what its replicas are made with.
 #[derive(Clone)]
@@ -37,31 +48,10 @@ pub struct Tools {
     pub images: Images,
     /// When a registry is asked.
     pub policy: PullPolicy,
-    /// Whom decisions about replicas are told.
+    /// Deferred calls.
+    pub queue: Queue,
+    /// Who watches how functions are scaled.
     pub events: Events,
-}
-
-/// A replica that an earlier daemon made.
-#[derive(Debug)]
-pub struct Inherited {
-    /// Which replica.
-    pub id: ReplicaId,
-    /// Its revision.
-    pub revision: String,
-    /// Where it answers, if it runs.
-    pub address: Option<std::net::SocketAddr>,
-}
-
-/// A replica, as its controller keeps it.
-#[derive(Debug)]
-struct Kept {
-    id: ReplicaId,
-    revision: String,
-    phase: Phase,
-    endpoint: Option<Arc<Endpoint>>,
-    orders: watch::Sender<Order>,
-    started_at: Timestamp,
-    ready_since: Option<Instant>,
 }
 
 /// What can happen to a function, but for a new record.
@@ -81,13 +71,25 @@ pub struct Controller {
     upstream: Arc<Upstream>,
     wanted: watch::Receiver<Option<FunctionRecord>>,
     status: watch::Sender<Status>,
+    /// What replicas were last made for, by the revision that they say they are of.
     revisions: HashMap<String, Known>,
     /// In the order in which they were started.
     replicas: Vec<Kept>,
+    /// What the settings of the newest revision say, and which revision that is.
+    policy: (String, Policy),
+    /// How often it was scaled by hand when that was last heeded.
+    scalings: u64,
+    /// By key; under none, the one of a function without keys.
+    shards: BTreeMap<Option<ReplicaKey>, Shard>,
+    /// Reads what the replicas use.
+    sampler: Sampler,
+    last_scaled: Option<Scaled>,
     restarts: u64,
     oom_kills: u64,
     /// Of which revision the last replica was that ended by itself, and how.
     last_exit: Option<(String, String)>,
+    /// When a request that waits was last looked at.
+    demanded: Instant,
     happenings: (mpsc::Sender<Happening>, mpsc::Receiver<Happening>),
 }
 
@@ -101,6 +103,7 @@ impl Controller {
         wanted: watch::Receiver<Option<FunctionRecord>>,
         status: watch::Sender<Status>,
     ) -> Self {
+        let sampler = Sampler::new(tools.host.runtime.clone());
         Self {
             key,
             tools,
@@ -110,9 +113,15 @@ impl Controller {
             status,
             revisions: HashMap::new(),
             replicas: Vec::new(),
+            policy: Default::default(),
+            scalings: 0,
+            shards: BTreeMap::new(),
+            sampler,
+            last_scaled: None,
             restarts: 0,
             oom_kills: 0,
             last_exit: None,
+            demanded: Instant::now(),
             happenings: mpsc::channel(HAPPENINGS),
         }
     }
@@ -123,19 +132,18 @@ impl Controller {
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             match &wanted {
-                Some(record) => self.pursue(record).await,
+                Some(record) => {
+                    self.learn(record);
+                    self.scale(record).await;
+                    self.pursue(record).await;
+                }
                 None => self.wind_up(),
             }
             self.publish(wanted.as_ref());
             if wanted.is_none() && self.replicas.is_empty() && self.retire().await {
                 return;
             }
-            let idle = wanted.as_ref().is_some_and(is_idle);
-            if idle && self.upstream.load().waiting > 0 {
-                self.registry.wake(&self.key).await;
-                continue;
-            }
-            match self.next(idle).await {
+            match self.next().await {
                 Some(Happening::Image(revision, result)) => self.image_arrived(&revision, result).await,
                 Some(Happening::Replica(id, event)) => self.replica_said(&id, event).await,
                 None => {}
@@ -147,50 +155,117 @@ impl Controller {
     /// taken as they are, whatever this daemon thinks of what was once sent.
     fn adopt(&mut self, inherited: Vec<Inherited>) {
         let wanted = self.wanted.borrow().clone();
-        for Inherited { id, revision, address } in inherited {
-            let counts = wanted.as_ref().and_then(|record| record.revisions().find(|r| r.id == revision));
-            let origin = match (address, counts) {
-                (Some(address), Some(revision)) => {
-                    let liveness = Liveness::parse(&revision.deployment.settings()).ok().flatten();
-                    Origin::Adopted(address, liveness)
+        for Inherited { id, revision, key, state } in inherited {
+            let counts =
+                wanted.as_ref().and_then(|record| record.revisions().find(|r| r.of_replicas() == revision));
+            let (origin, phase) = match (state, counts) {
+                (Some(state), Some(revision)) => {
+                    let checks = Box::new(Checks::of(&revision.deployment.settings()));
+                    let phase = match state.standing {
+                        Standing::Created => Phase::Created,
+                        Standing::Running => Phase::Starting,
+                        Standing::Paused => Phase::Paused,
+                    };
+                    (Origin::Adopted(state, checks), phase)
                 }
-                _ => Origin::Leftover,
+                _ => (Origin::Leftover, Phase::Stopping),
             };
-            self.spawn_replica(id, revision, origin);
+            self.spawn_replica(id, revision, key, origin, phase);
+        }
+        if let Some(record) = &wanted {
+            self.learn(record);
+            self.resume(record);
+        }
+    }
+
+    /// Reads what a new record says of scaling, and heeds it.
+    fn learn(&mut self, record: &FunctionRecord) {
+        let now = Instant::now();
+        let is_new = self.policy.0 != record.newest.id;
+        if is_new {
+            // It was valid when it was sent; what was valid for an earlier daemon and is not for this one is left aside.
+            let policy = Policy::parse(&record.newest.deployment).unwrap_or_else(|mistakes| {
+                warn!(function = %self.key, "{}: scaled as if nothing was set: {}", self.key, mistakes.join("; "));
+                Policy::default()
+            });
+            self.upstream.set_placement(policy.placement.clone());
+            self.upstream.set_limits(self.registry.limits_of(&policy));
+            self.policy = (record.newest.id.clone(), policy);
+        }
+        let policy = &self.policy.1;
+        if policy.placement.key.is_some() {
+            self.shards.remove(&None);
+            return;
+        }
+        self.shards.retain(|key, _| key.is_none());
+        let told = record.scalings != self.scalings;
+        self.scalings = record.scalings;
+        let shard = self.shards.entry(None).or_insert_with(|| Shard::new(record.wanted(&record.newest), now));
+        if told {
+            shard.tell(record.wanted(&record.newest), now);
+        } else if is_new && !record.newest.only_settings && !record.complete {
+            // A revision has to come up once to be known to be good.
+            let floor =
+                if policy.load.is_some() { policy.min.max(1) } else { record.wanted(&record.newest).max(1) };
+            let desired =
+                if policy.load.is_some() { shard.desired().clamp(floor, policy.max) } else { floor };
+            if desired != shard.desired() {
+                shard.tell(desired, now);
+            }
         }
     }
 
     /// Takes the next step towards what is wanted.
     async fn pursue(&mut self, record: &FunctionRecord) {
         let now = Instant::now();
-        self.revisions.retain(|id, _| record.revisions().any(|revision| revision.id == *id));
+        self.revisions.retain(|id, _| record.revisions().any(|revision| revision.of_replicas() == id));
         for revision in record.revisions() {
-            let known = self.revisions.entry(revision.id.clone()).or_insert_with(|| Known::new(revision));
+            let id = revision.of_replicas().to_owned();
+            let known = self.revisions.entry(id).or_insert_with(|| Known::new(revision));
             known.seek_image(revision, &self.tools, &self.happenings.0, now);
         }
-        if is_idle(record) {
+        if self.is_idle() {
             self.revisions.values_mut().for_each(Known::rest);
         }
         let target = |revision: &Revision| {
-            let known = self.revisions.get(&revision.id)?;
-            Some(known.target(&revision.id, record.wanted(revision), now))
+            let known = self.revisions.get(revision.of_replicas())?;
+            // Nothing is started of one that may turn out to need nothing of its own.
+            let undecided = revision.only_settings && matches!(known.image, ImageState::Here(_));
+            Some(known.target(revision.of_replicas(), now)).filter(|_| !undecided)
         };
         let Some(newest) = target(&record.newest) else { return };
         let serving: Option<Target> = record.serving.as_ref().and_then(target);
-        let plan = rollout::plan(&newest, serving.as_ref(), &self.views());
-
-        for _ in 0..plan.start_newest {
-            self.start(&newest.revision);
+        // With keys there may be nothing to start: it is good when it could be.
+        let mut complete = self.policy.1.placement.key.is_some() && newest.startable;
+        let wish = |(key, shard): (&Option<ReplicaKey>, &Shard)| {
+            let (policy, replicas) = (&self.policy.1, shard.desired() as usize);
+            let (recreate, rest) = (policy.recreate, shard.rung(policy, now).0);
+            (key.clone(), Wish { newest: &newest, serving: serving.as_ref(), replicas, recreate, rest })
+        };
+        let wishes: Vec<_> = self.shards.iter().map(wish).collect();
+        let mut leaving = Vec::new();
+        for (key, wish) in wishes {
+            let plan = rollout::plan(&wish, &self.views(key.as_ref()));
+            complete |= plan.complete && key.is_none();
+            for start in &plan.start {
+                self.start(&start.revision, key.clone(), start.stand);
+            }
+            leaving.extend(plan.steps);
         }
-        for _ in 0..plan.start_serving {
-            self.start(serving.as_ref().map_or("", |serving| &serving.revision));
-        }
+        // Of a key that there is not any more, or of a time when there were none.
+        let strays = self.replicas.iter().filter(|replica| !self.shards.contains_key(&replica.key));
+        leaving.extend(strays.map(|replica| (replica.id.clone(), Step::End)));
         // Those that stay take over before those that go are told, and before anything is written.
-        self.upstream.publish(self.endpoints(|replica| !plan.drain.contains(&replica.id)));
-        for replica in self.replicas.iter_mut().filter(|replica| plan.drain.contains(&replica.id)) {
-            retreat(replica, self.tools.host.settings.drain);
+        let stays =
+            |replica: &Kept| !leaving.iter().any(|(id, step)| *id == replica.id && *step != Step::Run);
+        self.upstream.publish(self.endpoints(stays));
+        let drain = self.drain();
+        for (id, step) in leaving {
+            if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.id == id) {
+                replica.tell(step, drain);
+            }
         }
-        if plan.complete && !record.complete {
+        if complete && !record.complete {
             self.registry.complete(&self.key, &record.newest.id).await;
             info!(function = %self.key, "{}: revision {} is up", self.key, record.newest.id);
             memory::give_back();
@@ -200,12 +275,12 @@ impl Controller {
     /// Nothing is wanted any more.
     fn wind_up(&mut self) {
         self.revisions.clear();
-        self.restarts = 0;
-        self.oom_kills = 0;
-        self.last_exit = None;
+        self.shards.clear();
+        self.policy = Default::default();
+        (self.restarts, self.oom_kills, self.last_exit, self.last_scaled) = (0, 0, None, None);
         self.upstream.publish(Vec::new());
-        let drain = self.tools.host.settings.drain;
-        self.replicas.iter_mut().for_each(|replica| retreat(replica, drain));
+        let drain = self.drain();
+        self.replicas.iter_mut().for_each(|replica| replica.tell(Step::End, drain));
     }
 
     /// Leaves nothing of the function; `false` if it is wanted again.
@@ -221,68 +296,104 @@ impl Controller {
         retired
     }
 
-    fn views(&self) -> Vec<View> {
-        let view = |r: &Kept| View { id: r.id.clone(), revision: r.revision.clone(), phase: r.phase };
-        self.replicas.iter().map(view).collect()
+    /// How long a replica that goes may go on with what it has.
+    fn drain(&self) -> Duration {
+        self.policy.1.drain.unwrap_or(self.tools.host.settings.drain)
+    }
+
+    /// Are there to be no replicas?
+    fn is_idle(&self) -> bool {
+        self.shards.values().all(|shard| shard.desired() == 0)
+    }
+
+    fn views(&self, key: Option<&ReplicaKey>) -> Vec<View> {
+        self.replicas.iter().filter(|replica| replica.key.as_ref() == key).map(Kept::view).collect()
+    }
+
+    fn ready(&self, wanted: impl Fn(&Kept) -> bool) -> impl Iterator<Item = &Kept> {
+        self.replicas.iter().filter(move |replica| replica.phase == Phase::Ready && wanted(replica))
     }
 
     fn endpoints(&self, wanted: impl Fn(&Kept) -> bool) -> Vec<Arc<Endpoint>> {
-        let ready = self.replicas.iter().filter(|replica| replica.phase == Phase::Ready && wanted(replica));
-        ready.filter_map(|replica| replica.endpoint.clone()).collect()
+        self.ready(wanted).filter_map(|replica| replica.endpoint.clone()).collect()
     }
 
-    fn start(&mut self, revision: &str) {
+    fn start(&mut self, revision: &str, key: Option<ReplicaKey>, stand: bool) {
         let Some(known) = self.revisions.get(revision) else { return };
         if let (Ok(spec), ImageState::Here(image)) = (&known.spec, &known.image) {
             let origin = Origin::New(Box::new((spec.clone(), (**image).clone())));
-            self.spawn_replica(new_replica_id(&self.key), revision.to_owned(), origin);
+            let phase = if stand { Phase::Created } else { Phase::Starting };
+            self.spawn_replica(new_replica_id(&self.key), revision.to_owned(), key, origin, phase);
         }
     }
 
-    fn spawn_replica(&mut self, id: ReplicaId, revision: String, origin: Origin) {
-        let (phase, what) = match origin {
-            Origin::New(_) => (Phase::Starting, "starting"),
-            Origin::Adopted(..) => (Phase::Starting, "adopting"),
-            Origin::Leftover => (Phase::Stopping, "clearing away"),
+    fn spawn_replica(
+        &mut self,
+        id: ReplicaId,
+        revision: String,
+        key: Option<ReplicaKey>,
+        origin: Origin,
+        phase: Phase,
+    ) {
+        let what = match (&origin, phase) {
+            (Origin::New(_), Phase::Created) => "making",
+            (Origin::New(_), _) => "starting",
+            (Origin::Adopted(..), _) => "adopting",
+            (Origin::Leftover, _) => "clearing away",
         };
         info!(function = %self.key, replica = %id, "{}: {what} replica {id}", self.key);
-        let orders = watch::Sender::new(Order::Run);
+        let order = match phase {
+            Phase::Created => Order::Stand,
+            Phase::Paused => Order::Pause,
+            _ => Order::Run,
+        };
+        let orders = watch::Sender::new(order);
         let replica = Replica {
             id: id.clone(),
             key: self.key.clone(),
             revision: revision.clone(),
             host: self.tools.host.clone(),
-            replica_key: None,
+            replica_key: key.clone(),
             orders: orders.subscribe(),
             tell: self.happenings.0.clone(),
         };
         tokio::spawn(replica.run(origin));
-        let started_at = Timestamp::now();
         self.replicas.push(Kept {
             id,
             revision,
+            key,
             phase,
             endpoint: None,
             orders,
-            started_at,
+            started_at: Timestamp::now(),
             ready_since: None,
         });
     }
 
     /// Waits for the next thing to happen; `None` when it is time to look again, or the record changed.
-    async fn next(&mut self, idle: bool) -> Option<Happening> {
-        let now = Instant::now();
-        let due = self.revisions.values().filter_map(|known| known.due(now)).min();
+    async fn next(&mut self) -> Option<Happening> {
+        let (now, clock) = (Instant::now(), Zoned::now());
+        let tries = self.revisions.values().filter_map(|known| known.due(now));
+        let looks = self.shards.values().filter_map(|shard| shard.due(&self.policy.1, now, &clock));
+        let due = tries.chain(looks).min();
         let sleep = async {
             match due {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
         };
+        let (upstream, from) = (&self.upstream, self.demanded + DEMAND_PAUSE);
+        let demand = async {
+            tokio::time::sleep_until(from.into()).await;
+            upstream.demand().await;
+        };
         tokio::select! {
             happening = self.happenings.1.recv() => happening,
             _ = self.wanted.changed() => None,
-            () = self.upstream.demand(), if idle => None,
+            () = demand => {
+                self.demanded = Instant::now();
+                None
+            }
             () = sleep => None,
         }
     }
@@ -294,6 +405,9 @@ impl Controller {
                 let pin = PinnedImage { name: image.name.clone(), digest: image.digest.clone() };
                 known.image_arrived(image);
                 self.registry.pin(&self.key, revision, &pin).await;
+                if self.registry.settle_replicas(&self.key, revision).await {
+                    info!(function = %self.key, "{}: revision {revision} goes on with the replicas that serve", self.key);
+                }
             }
             Err(why) => {
                 warn!(function = %self.key, "{}: {why}", self.key);
@@ -306,19 +420,12 @@ impl Controller {
         let Some(index) = self.replicas.iter().position(|replica| replica.id == *id) else { return };
         let replica = &mut self.replicas[index];
         match event {
-            Event::Ready(endpoint) => {
-                replica.endpoint = Some(endpoint);
-                replica.ready_since = Some(Instant::now());
-                if replica.phase == Phase::Starting {
-                    replica.phase = Phase::Ready;
-                }
-            }
-            Event::Created => replica.phase = Phase::Created,
-            Event::Busy => replica.phase = Phase::Busy,
-            Event::Paused => replica.phase = Phase::Paused,
+            Event::Ready(endpoint) => replica.is_ready(endpoint, Instant::now()),
+            Event::Busy => replica.is_busy(),
+            // As it was told: its phase says so already.
+            Event::Created | Event::Paused => {}
             Event::Ended(cause) => {
-                let unasked = matches!(replica.phase, Phase::Starting | Phase::Ready);
-                replica.phase = Phase::Stopping;
+                let unasked = replica.ends();
                 if let (true, Some(cause)) = (unasked, cause) {
                     self.replica_failed(index, &cause);
                 }
@@ -351,105 +458,5 @@ impl Controller {
         if let Err(error) = logs.prune(&self.key, &live, settings.log_limit).await {
             warn!(function = %self.key, "{}: old output stays: {error}", self.key);
         }
-    }
-
-    /// Tells the proxy and whoever asks how things are.
-    fn publish(&mut self, wanted: Option<&FunctionRecord>) {
-        let endpoints = self.endpoints(|_| true);
-        let nobody = endpoints.is_empty();
-        self.upstream.publish(endpoints);
-        let phase = wanted.map_or(FunctionPhase::Removing, |record| self.phase(record));
-        let newest = wanted.and_then(|record| self.revisions.get(&record.newest.id));
-        let hopeless = self.revisions.values().all(Known::refuses);
-        let reason = match newest {
-            None => Some("the function was deleted".to_owned()),
-            // A request for an idle function is what wakes it: it has to wait.
-            Some(_) if wanted.is_some_and(is_idle) => None,
-            Some(known) => known.failure.as_ref().filter(|_| hopeless).map(|failure| failure.outside.clone()),
-        };
-        self.upstream.set_unavailable(reason.filter(|_| nobody));
-
-        let revision = wanted.map(|record| record.newest.id.clone()).unwrap_or_default();
-        let replica = |r: &Kept| ReplicaStatus {
-            id: r.id.clone(),
-            phase: r.phase,
-            revision: r.revision.clone(),
-            key: None,
-            endpoint: r.endpoint.clone(),
-            started_at: r.started_at,
-        };
-        let of_newest = |(of, how): &(String, String)| (*of == revision).then(|| how.clone());
-        self.status.send_replace(Status {
-            phase,
-            message: newest.and_then(|known| known.failure.as_ref()).map(|failure| failure.inside.clone()),
-            image: newest.and_then(|known| match &known.image {
-                ImageState::Fetching(progress, _) => Some(progress.clone()),
-                _ => None,
-            }),
-            replicas: self.replicas.iter().map(replica).collect(),
-            last_decision: None,
-            restarts: self.restarts,
-            oom_kills: self.oom_kills,
-            last_exit: self.last_exit.as_ref().and_then(of_newest),
-            revision,
-        });
-    }
-
-    /// What the function is doing. What went wrong is forgotten when all is well.
-    fn phase(&mut self, record: &FunctionRecord) -> FunctionPhase {
-        let ready = |r: &&Kept| r.phase == Phase::Ready && r.revision == record.newest.id;
-        let ready = self.replicas.iter().filter(ready).count();
-        let Some(known) = self.revisions.get_mut(&record.newest.id) else { return FunctionPhase::Starting };
-        if is_idle(record) {
-            return FunctionPhase::Idle;
-        }
-        let all = ready >= record.wanted(&record.newest) as usize;
-        if all {
-            known.failure = None;
-        }
-        match &known.image {
-            _ if all => FunctionPhase::Ready,
-            _ if known.failure.is_some() => FunctionPhase::Failed,
-            ImageState::Fetching(..) => FunctionPhase::Pulling,
-            _ if record.serving.is_some() => FunctionPhase::Updating,
-            _ => FunctionPhase::Starting,
-        }
-    }
-}
-
-/// Are no replicas wanted of a function that is?
-fn is_idle(record: &FunctionRecord) -> bool {
-    record.wanted(&record.newest) == 0
-}
-
-/// Moves a replica on towards its end. Never back.
-fn retreat(replica: &mut Kept, drain: Duration) {
-    if matches!(replica.phase, Phase::Starting | Phase::Ready) {
-        replica.phase = Phase::Draining;
-        replica.orders.send_replace(Order::End(drain));
-    }
-}
-
-/// A new id for a replica of `key`: its name, as much of it as fits, and eight random letters or digits.
-fn new_replica_id(key: &FunctionKey) -> ReplicaId {
-    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    const LONGEST_NAME: usize = 54;
-    let random = uuid::Uuid::new_v4().into_bytes();
-    let suffix: String = random[8..].iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect();
-    let name: String = key.name.as_str().chars().take(LONGEST_NAME).collect();
-    format!("{name}-{suffix}").parse().expect("a name, a dash and letters are a label")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replica_ids_begin_with_the_name_and_stay_valid_for_the_longest() {
-        let long = FunctionKey::from_route(&"a".repeat(63)).unwrap();
-        assert_eq!(new_replica_id(&long).as_str().len(), 63);
-        let short = FunctionKey::from_route("echo").unwrap();
-        assert!(new_replica_id(&short).as_str().starts_with("echo-"));
-        assert_ne!(new_replica_id(&short), new_replica_id(&short));
     }
 }

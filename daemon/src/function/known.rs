@@ -99,7 +99,7 @@ impl Known {
             let result = fetch(&tools, &spec, &revision, &progress).await;
             memory::give_back();
             // Nobody listens only when the function is gone.
-            tell.send(Happening::Image(revision.id, result)).await.ok();
+            tell.send(Happening::Image(revision.of_replicas().to_owned(), result)).await.ok();
         });
         self.image = ImageState::Fetching(shown, AbortOnDropHandle::new(task));
     }
@@ -149,11 +149,11 @@ impl Known {
         }
     }
 
-    /// What the plan is to know of it, of which so many replicas are wanted.
+    /// What the plan is to know of it.
     #[must_use]
-    pub fn target(&self, revision: &str, replicas: u32, now: Instant) -> Target {
+    pub fn target(&self, revision: &str, now: Instant) -> Target {
         let startable = matches!(self.image, ImageState::Here(_)) && self.replicas.until(now).is_none();
-        Target { revision: revision.to_owned(), replicas: replicas as usize, startable }
+        Target { revision: revision.to_owned(), startable, failed: self.replicas.failures() > 0 }
     }
 
     /// When something is due that is not now.

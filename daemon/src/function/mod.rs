@@ -1,5 +1,5 @@
-//! Functions: what is wanted ([`spec`], [`record`], [`namespace`]), who decides ([`rollout`]), who acts ([`controller`], [`known`],
-//! [`replica`]), and what is told of it ([`status`]).
+//! Functions: what is wanted ([`spec`], [`record`], [`namespace`]), who decides ([`rollout`], [`shard`]), who acts ([`controller`],
+//! [`kept`], [`known`], [`replica`]), and what is told of it ([`status`]).
 //!
 //! ```text
 //! API ──spec──▶ registry ──store──▶ disk
@@ -16,6 +16,7 @@ pub mod backoff;
 pub mod binds;
 pub mod controller;
 pub mod grants;
+pub mod kept;
 pub mod known;
 pub mod liveness;
 pub mod namespace;
@@ -25,6 +26,8 @@ pub mod registry;
 pub mod replica;
 pub mod rollout;
 pub mod settled;
+pub mod shard;
 pub mod spec;
 pub mod status;
+pub mod steps;
 pub mod warnings;

@@ -1,8 +1,10 @@
 //! When a replica may take requests.
 //!
 //! With a probe path in the annotations: when that path answers 2xx. Without: when port 8080 accepts a connection,
-//! unless `/_/health` answers 503 there, which is how a watchdog says "not yet". Never looks at a replica again
-//! once it is ready: whether it still lives is for [`super::liveness`].
+//! unless `/_/health` answers 503 there, which is how a watchdog says "not yet".
+//!
+//! A replica that is ready is asked on only where a path for that, `com.openfaas.ready.http.path`, is annotated: it can
+//! say there that it takes no more for now. Whether it still lives is for [`super::liveness`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,16 +16,25 @@ use http::{Request, StatusCode, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::pauses::Pauses;
 use crate::units;
 
 /// The path at which a watchdog tells how it is.
 const WATCHDOG_HEALTH: &str = "/_/health";
 
-/// The pauses between two tries, unless a period is set. A cold start is a matter of milliseconds.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
+/// The shortest and the longest pause between two tries, unless a period is set. A cold start is a matter of
+/// milliseconds, and a try that finds nobody costs microseconds.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+
+/// A pause is this part of the time that it has taken so far: so much later than it could a replica is found ready.
+const LATE: u32 = 10;
+
+/// The pause between two questions to a replica that was ready, where none is set.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// How many tries in a row have to fail before a replica that was ready is not, where nothing is set.
+const FAILURES: u32 = 3;
 
 /// An [`Answer`] that one task writes and another reads.
 #[derive(Debug, Default)]
@@ -54,11 +65,23 @@ pub struct Probe {
     timeout: Duration,
     /// How many answers in a row must be good.
     successes: u32,
+    /// Whether it is asked on when it is ready.
+    watched: bool,
+    /// How many tries in a row have to fail then.
+    failures: u32,
 }
 
 impl Default for Probe {
     fn default() -> Self {
-        Self { path: None, initial_delay: Duration::ZERO, period: None, timeout: TRY_TIMEOUT, successes: 1 }
+        Self {
+            path: None,
+            initial_delay: Duration::ZERO,
+            period: None,
+            timeout: TRY_TIMEOUT,
+            successes: 1,
+            watched: false,
+            failures: FAILURES,
+        }
     }
 }
 
@@ -100,9 +123,10 @@ impl Probe {
             probe.period = setting.period()?.or(probe.period);
             probe.timeout = setting.timeout()?.unwrap_or(probe.timeout);
             probe.successes = setting.count("successThreshold")?.unwrap_or(probe.successes);
-            // A replica that was ready is judged by its health; what is set is checked all the same.
-            setting.count("failureThreshold")?;
         }
+        let ready = Setting::new(settings, "ready");
+        probe.watched = ready.path()?.is_some();
+        probe.failures = ready.count("failureThreshold")?.unwrap_or(FAILURES);
         Ok(probe)
     }
 
@@ -122,7 +146,7 @@ impl Probe {
     /// deadline: whoever awaits it sets one.
     pub async fn ready(&self, address: SocketAddr, last: &Watched) {
         sleep(self.initial_delay).await;
-        let mut pauses = Pauses::new(self.period.map_or(PAUSE, |period| (period, period)));
+        let began = Instant::now();
         let mut successes = 0;
         loop {
             last.set(self.try_once(address).await);
@@ -131,7 +155,33 @@ impl Probe {
                 return;
             }
             // Nothing tells from outside when a process begins to listen: asking again is all there is.
-            pauses.wait().await;
+            sleep(self.period.unwrap_or_else(|| pause(began))).await;
+        }
+    }
+
+    /// Resolves when the replica at `address`, which was ready, takes no more: it has said so, or failed too often in a
+    /// row. Never, where it is not to be asked.
+    pub async fn overloaded(&self, address: SocketAddr) {
+        if !self.watched {
+            return std::future::pending().await;
+        }
+        let mut failures = 0;
+        while failures < self.failures {
+            sleep(self.period.unwrap_or(PERIOD)).await;
+            match self.try_once(address).await {
+                Answer::Ready => failures = 0,
+                Answer::Status(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => return,
+                Answer::Silence | Answer::NoAnswer | Answer::Status(_) => failures += 1,
+            }
+        }
+    }
+
+    /// Resolves when the replica at `address`, which took no more, is ready again.
+    pub async fn recovered(&self, address: SocketAddr) {
+        let mut successes = 0;
+        while successes < self.successes {
+            sleep(self.period.unwrap_or(PERIOD)).await;
+            successes = if self.try_once(address).await == Answer::Ready { successes + 1 } else { 0 };
         }
     }
 
@@ -208,10 +258,15 @@ impl<'a> Setting<'a> {
 
 /// Resolves when something at `address` accepts a connection.
 pub async fn accepts(address: SocketAddr) {
-    let mut pauses = Pauses::new(PAUSE);
+    let began = Instant::now();
     while !matches!(timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await, Ok(Ok(_))) {
-        pauses.wait().await;
+        sleep(pause(began)).await;
     }
+}
+
+/// The pause before the next try of a row that began then.
+fn pause(began: Instant) -> Duration {
+    (began.elapsed() / LATE).clamp(PAUSE.0, PAUSE.1)
 }
 
 /// The status that `path` answers with at `address`; `None` when nothing does.
@@ -281,9 +336,11 @@ mod tests {
             ("com.openfaas.ready.http.path", "/up"),
             ("com.openfaas.ready.http.periodSeconds", "1s"),
         ]);
-        let old =
-            probe(&[("com.openfaas.health.http.path", "/up"), ("com.openfaas.health.http.period", "1")]);
+        let old = probe(&[("com.openfaas.ready.http.path", "/up"), ("com.openfaas.ready.http.period", "1")]);
         assert_eq!(new, old);
+        let health =
+            probe(&[("com.openfaas.health.http.path", "/up"), ("com.openfaas.health.http.period", "1")]);
+        assert_eq!(health, new.map(|new| Probe { watched: false, ..new }), "and is not asked on");
         for (key, value) in [
             ("path", "up"),
             ("path", "/a b"),
@@ -317,6 +374,46 @@ mod tests {
         let (address, plain) = server(&[404]).await;
         timeout(DEADLINE, Probe::default().ready(address, &last)).await.unwrap();
         assert_eq!(plain.await.unwrap(), ["/_/health"]);
+    }
+
+    #[tokio::test]
+    async fn one_that_says_it_is_full_is_so_at_once_and_one_that_fails_when_it_goes_on_failing() {
+        let probe = probe(&[
+            ("com.openfaas.ready.http.path", "/up"),
+            ("com.openfaas.ready.http.period", "1ms"),
+            ("com.openfaas.ready.http.successThreshold", "2"),
+        ])
+        .unwrap();
+        for statuses in [&[200, 429][..], &[500, 503], &[500, 404, 200, 500, 302, 500]] {
+            let (address, asked) = server(statuses).await;
+            timeout(DEADLINE, probe.overloaded(address)).await.unwrap();
+            assert_eq!(asked.await.unwrap(), vec!["/up"; statuses.len()]);
+        }
+        let (address, asked) = server(&[429, 200, 503, 200, 204]).await;
+        timeout(DEADLINE, probe.recovered(address)).await.unwrap();
+        assert_eq!(asked.await.unwrap().len(), 5);
+    }
+
+    #[tokio::test]
+    async fn one_without_a_path_for_it_is_not_asked_on() {
+        let (address, asked) = server(&[429]).await;
+        let health =
+            probe(&[("com.openfaas.health.http.path", "/up"), ("com.openfaas.health.http.period", "1ms")]);
+        for probe in [Probe::default(), health.unwrap()] {
+            assert!(timeout(Duration::from_millis(20), probe.overloaded(address)).await.is_err());
+        }
+        assert!(!asked.is_finished());
+        asked.abort();
+    }
+
+    #[test]
+    fn pauses_are_a_part_of_the_time_that_it_takes() {
+        for (passed, expected) in [(0, 1), (5, 1), (200, 20), (900, 90), (5_000, 100)] {
+            let began = Instant::now().checked_sub(Duration::from_millis(passed)).unwrap();
+            let pause = pause(began);
+            let expected = Duration::from_millis(expected);
+            assert!(pause >= expected && pause < expected + Duration::from_secs(1), "{passed}: {pause:?}");
+        }
     }
 
     #[tokio::test]

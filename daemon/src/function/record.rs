@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::function::access;
 use crate::function::spec::{self, Deployment};
+use crate::scaling::Policy;
 
 /// One accepted deployment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,12 @@ pub struct Revision {
     /// The names of fields that were sent and are none of a deployment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,
+    /// The revision whose replicas it took over, being no different to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas_of: Option<String>,
+    /// Is it different from the one that serves in nothing that replicas see, except perhaps for the content of its image?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_settings: bool,
 }
 
 /// An image by its content.
@@ -43,7 +50,20 @@ impl Revision {
     /// A new revision of a deployment that was sent with further fields of these names.
     #[must_use]
     pub fn of(deployment: Deployment, ignored: Vec<String>) -> Self {
-        Self { id: uuid::Uuid::now_v7().simple().to_string(), deployment, image: None, ignored }
+        Self {
+            id: uuid::Uuid::now_v7().simple().to_string(),
+            deployment,
+            image: None,
+            ignored,
+            replicas_of: None,
+            only_settings: false,
+        }
+    }
+
+    /// The revision that its replicas say they are of.
+    #[must_use]
+    pub fn of_replicas(&self) -> &str {
+        self.replicas_of.as_deref().unwrap_or(&self.id)
     }
 }
 
@@ -67,6 +87,9 @@ pub struct FunctionRecord {
     /// How many replicas it was scaled to, if not to what its labels ask for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
+    /// How often it was scaled by hand: tells one order from the same one given again.
+    #[serde(default)]
+    pub scalings: u64,
 }
 
 impl FunctionRecord {
@@ -80,6 +103,7 @@ impl FunctionRecord {
             complete: false,
             asked: Access::default(),
             replicas: None,
+            scalings: 0,
         }
     }
 
@@ -88,16 +112,43 @@ impl FunctionRecord {
     #[must_use]
     pub fn updated(&self, revision: Revision) -> Self {
         let serving = if self.complete { Some(self.newest.clone()) } else { self.serving.clone() };
-        let replicas = self.replicas.filter(|scaled| *scaled > minimum(&revision));
+        let only_settings =
+            serving.as_ref().is_some_and(|s| only_settings(&s.deployment, &revision.deployment));
+        // Settings alone wake nobody.
+        let asleep = |scaled: &u32| *scaled == 0 && only_settings;
+        let replicas = self.replicas.filter(|scaled| *scaled > minimum(&revision) || asleep(scaled));
         let asked = access::of(self);
-        Self { created_at: self.created_at, newest: revision, serving, complete: false, asked, replicas }
+        let newest = Revision { only_settings, ..revision };
+        Self { newest, serving, complete: false, asked, replicas, ..*self }
+    }
+
+    /// The same function, if all that its newest revision changes are settings that replicas do not see: the replicas of
+    /// the one that serves are its replicas. `None` if the image is not known to be the same.
+    #[must_use]
+    pub fn taken_over(&self) -> Option<Self> {
+        let serving = self.serving.as_ref().filter(|_| self.newest.only_settings)?;
+        let digest = |revision: &Revision| revision.image.as_ref().map(|image| image.digest.clone());
+        if digest(serving).is_none() || digest(serving) != digest(&self.newest) {
+            return None;
+        }
+        let mut record = self.completed();
+        record.newest.replicas_of = Some(serving.of_replicas().to_owned());
+        Some(record)
+    }
+
+    /// The same function, its newest revision being one that needs replicas of its own.
+    #[must_use]
+    pub fn parted(&self) -> Self {
+        let mut record = self.clone();
+        record.newest.only_settings = false;
+        record
     }
 
     /// The same function with so many replicas.
     #[must_use]
     pub fn scaled(&self, replicas: u32) -> Self {
         let replicas = Some(replicas).filter(|replicas| *replicas != minimum(&self.newest));
-        Self { replicas, ..self.clone() }
+        Self { replicas, scalings: self.scalings + 1, ..self.clone() }
     }
 
     /// The same function with as many replicas as its labels ask for, if it has none.
@@ -123,7 +174,7 @@ impl FunctionRecord {
     pub fn pinned(&self, revision: &str, image: &PinnedImage) -> Self {
         let mut record = self.clone();
         for each in [Some(&mut record.newest), record.serving.as_mut()].into_iter().flatten() {
-            if each.id == revision {
+            if each.of_replicas() == revision {
                 each.image = Some(image.clone());
             }
         }
@@ -139,6 +190,18 @@ impl FunctionRecord {
     pub fn images_in_use(&self, digests: &mut HashSet<String>) {
         digests.extend(self.revisions().filter_map(|r| r.image.as_ref()).map(|image| image.digest.clone()));
     }
+}
+
+/// Do two deployments differ, and in nothing but settings that replicas do not see? One that is sent again as it is asks
+/// for new replicas: there is nothing else that it could ask for.
+fn only_settings(old: &Deployment, new: &Deployment) -> bool {
+    let seen = |deployment: &Deployment| {
+        let mut seen = deployment.clone();
+        seen.labels.retain(|name, _| !Policy::is_setting_name(name));
+        seen.annotations.retain(|name, _| !Policy::is_setting_name(name));
+        seen
+    };
+    old != new && seen(old) == seen(new)
 }
 
 /// What the labels of a revision ask for: at least 1. They were checked when they were sent.
@@ -182,6 +245,33 @@ mod tests {
         assert_eq!(asleep.woken().wanted(&asleep.newest), 2);
         let awake = asleep.scaled(1);
         assert_eq!(awake.woken(), awake);
+    }
+
+    #[test]
+    fn an_update_of_settings_takes_the_replicas_over_if_the_image_is_the_same() {
+        let with = |max: &str, note: &str| {
+            let labels =
+                [("com.openfaas.scale.max".to_owned(), max.to_owned()), ("note".into(), note.into())].into();
+            Revision::new(Deployment { labels, ..Deployment::default() })
+        };
+        let image = |digest: &str| PinnedImage { name: "a".into(), digest: digest.into() };
+        let pinned = |record: &FunctionRecord, digest| record.pinned(&record.newest.id, &image(digest));
+        let first = pinned(&FunctionRecord::new(with("3", "")), "1").completed();
+        for (max, note, digest, taken_over) in
+            [("4", "", "1", true), ("4", "", "2", false), ("4", "new", "1", false), ("3", "", "1", false)]
+        {
+            let updated = first.scaled(0).updated(with(max, note));
+            assert_eq!(updated.taken_over(), None, "the image is not known yet");
+            let record = pinned(&updated, digest);
+            let next = record.taken_over();
+            assert_eq!(next.is_some(), taken_over, "{max} {note} {digest}");
+            let Some(next) = next else { continue };
+            assert_eq!((next.newest.of_replicas(), next.complete), (first.newest.id.as_str(), true));
+            assert_eq!((next.serving.is_none(), next.replicas), (true, Some(0)));
+            let third = pinned(&next.updated(with("5", "")), "1").taken_over().unwrap();
+            assert_eq!(third.newest.of_replicas(), first.newest.id, "and so on");
+        }
+        assert_eq!(pinned(&first.updated(with("4", "")), "1").parted().taken_over(), None);
     }
 
     #[test]

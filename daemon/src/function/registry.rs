@@ -4,6 +4,7 @@
 //! it; changes are made one after the other. Never touches a replica.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use roost_proxy::function::{FunctionKey, Namespace};
@@ -13,12 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::function::access;
-use crate::function::controller::{Controller, Inherited, Tools};
+use crate::function::controller::{Controller, Tools};
 use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
+use crate::function::replica::Inherited;
 use crate::function::spec::{self, FunctionSpec};
 use crate::function::status::Status;
 use crate::queue::Queue;
+use crate::scaling::Policy;
 use crate::secrets::{SecretError, SecretName};
 use crate::store::{Store, StoreError, path_of};
 use crate::usage::UsageRecord;
@@ -208,8 +211,16 @@ impl Registry {
         whole(async move {
             let _writer = registry.writer.lock().await;
             let old = registry.record(&key).ok_or_else(|| RegistryError::Unknown(key.clone()))?;
-            let replicas = decide(old.wanted(&old.newest), &old.newest.deployment.labels);
+            let replicas = decide(registry.desired(&key, &old), &old.newest.deployment.labels);
             registry.require_room("replicas", &key.namespace, replicas)?;
+            let policy = Policy::parse(&old.newest.deployment).unwrap_or_default();
+            if policy.placement.key.is_some() {
+                let why = format!("{key} has a replica for each key that is asked for (roost.scale.key): it cannot be scaled");
+                return Err(RegistryError::Refused(why));
+            }
+            if replicas > 1 && policy.is_singleton() {
+                return Err(RegistryError::Refused("replicas: expected 0 or 1: the function is a singleton".to_owned()));
+            }
             let record = old.scaled(replicas);
             registry.put(&key, &record).await?;
             info!(function = %key, "{key}: scaled to {replicas}");
@@ -284,6 +295,35 @@ impl Registry {
     /// Notes which image a revision stands for. For its controller.
     pub async fn pin(&self, key: &FunctionKey, revision: &str, image: &PinnedImage) {
         self.amend(key, |record| record.pinned(revision, image)).await;
+    }
+
+    /// Settles whether a revision whose image is known takes over the replicas of the one that serves; `true` if it does.
+    /// For its controller.
+    pub async fn settle_replicas(&self, key: &FunctionKey, revision: &str) -> bool {
+        let mut taken_over = false;
+        self.amend(key, |record| {
+            if record.newest.of_replicas() != revision || !record.newest.only_settings {
+                return record.clone();
+            }
+            let next = record.taken_over();
+            taken_over = next.is_some();
+            next.unwrap_or_else(|| record.parted())
+        })
+        .await;
+        taken_over
+    }
+
+    /// The limits of a function with these settings.
+    #[must_use]
+    pub fn limits_of(&self, policy: &Policy) -> UpstreamLimits {
+        let cap = policy.cap.per_replica.and_then(|cap| NonZeroUsize::try_from(cap).ok());
+        UpstreamLimits { cap, cap_wait: policy.cap.wait, ..self.limits }
+    }
+
+    /// How many replicas a function is to have now.
+    fn desired(&self, key: &FunctionKey, record: &FunctionRecord) -> u32 {
+        let functions = self.lock();
+        functions.get(key).map_or(0, |entry| entry.status.borrow().desired(record))
     }
 
     /// Notes that a revision is up with all its replicas. For its controller.

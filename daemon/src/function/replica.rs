@@ -1,12 +1,23 @@
 //! The life of one replica, from its address to the last trace of it. One task owns it all the way.
 //!
 //! ```text
-//! attach → start → ready? ──▶ Ready ──drain: last claim gone, or the deadline──▶ Ended ──▶ stop → detach ──▶ Gone
-//!    └────────┴───────┴────── failure, exit, drain ───────────────────────────────▲
+//!               ┌─ Stand ─▶ Created ─┐         ┌──── Busy ◀───▶┐      ┌───────── Run: thaw ─────────┐
+//!               │                   Run        │  says it is full     ▼                              │
+//! attach → create ──────── Run ──────┴─▶ start → ready? ─▶ Ready ─ Pause: last claim gone → freeze ─▶ Paused
+//!    └───────┴───── failure, exit, End ──┴───────┘           │                                        │
+//!                               ▼                            └─ End: last claim gone, or the deadline ┤
+//!                             Ended ──▶ stop → detach ──▶ Gone                                        │
+//!                               ▲────────────────────── exit, End ────────────────────────────────────┘
 //! ```
 //!
 //! A step is never cut off half-way: what it made is taken apart by the same task, which tries until it succeeds.
-//! When the daemon ends, these tasks end with it and the containers run on; the next daemon adopts them.
+//! When the daemon ends, these tasks end with it and the containers run on, wait or stay frozen; the next daemon adopts
+//! them as they are.
+//!
+//! The module `life` is what happens between the making and the taking apart, which are in `build`.
+
+mod build;
+mod life;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,28 +27,25 @@ use std::time::Duration;
 use roost_proxy::function::{FunctionKey, ReplicaId};
 use roost_proxy::{Endpoint, ReplicaKey};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::warn;
 
+use self::life::Life;
 use crate::function::binds::Binds;
 use crate::function::controller::Happening;
 use crate::function::grants::Allowed;
 use crate::function::liveness::Liveness;
-use crate::function::readiness::{self, Answer, Probe, Watched};
+use crate::function::readiness::Probe;
 use crate::function::spec::FunctionSpec;
+use crate::function::steps::Steps;
 use crate::image::ResolvedImage;
 use crate::logs::LogStore;
 use crate::network::HostNetwork;
-use crate::pauses::Pauses;
-use crate::runtime::ReplicaPlan;
+use crate::runtime::Standing;
 use crate::runtime::containerd::Containerd;
 use crate::secrets::Secrets;
 
 /// The port on which a function answers.
 pub const FUNCTION_PORT: u16 = 8080;
-
-/// The pauses between tries to take a replica apart.
-const CLEAN_UP_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// What every replica is made with.
 #[derive(Clone)]
@@ -82,14 +90,16 @@ pub enum Cause {
     OutOfMemory(String),
 }
 
-/// What a replica is told by its controller.
+/// What a replica is told by its controller. Only the last order counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// To be made, but for the start of its process, and wait.
+    /// To be made, but for the start of its process, and wait. Changes nothing for one that was started.
     Stand,
-    /// To run, and to take requests when it is ready.
+    /// To run, and to take requests when it is ready. It answers each such order with [`Event::Ready`], or with
+    /// [`Event::Busy`], also if it runs already.
     Run,
-    /// To finish what it has, and then to be frozen.
+    /// To finish what it has, and then to be frozen: once it is ready, if it is not yet. Its endpoint is withdrawn by
+    /// whoever orders this, before. Changes nothing for one that was not started.
     Pause,
     /// To take nothing new, to finish what it has within this time, and to end. There is no order behind this one.
     End(Duration),
@@ -100,9 +110,9 @@ pub enum Order {
 pub enum Event {
     /// All is made; its process waits for the order to run.
     Created,
-    /// It can take requests (again), at this endpoint.
+    /// It can take requests (again), at this endpoint, which is the same each time.
     Ready(Arc<Endpoint>),
-    /// It can take no more requests for now, and has said so itself.
+    /// It can take no more requests for now, and has said so itself. It tells when it is ready again.
     Busy,
     /// It is frozen.
     Paused,
@@ -112,13 +122,57 @@ pub enum Event {
     Gone,
 }
 
+/// A replica that an earlier daemon made.
+#[derive(Debug)]
+pub struct Inherited {
+    /// Which replica.
+    pub id: ReplicaId,
+    /// Its revision.
+    pub revision: String,
+    /// The key that it is for, if it is for one.
+    pub key: Option<ReplicaKey>,
+    /// What there is to go on with; nothing if its process has ended or was never made, or nobody knows where it answers.
+    pub state: Option<Adoptable>,
+}
+
+/// How a replica that can be adopted was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adoptable {
+    /// How far it is.
+    pub standing: Standing,
+    /// Where it answers, or will.
+    pub address: SocketAddr,
+}
+
+/// How a replica is asked how it is.
+#[derive(Debug, Clone, Default)]
+pub struct Checks {
+    /// Whether it may take requests.
+    pub probe: Probe,
+    /// Whether it still lives, if it is asked.
+    pub liveness: Option<Liveness>,
+}
+
+impl Checks {
+    /// What these settings ask for, as far as this daemon understands them: an earlier one took them as they are.
+    #[must_use]
+    pub fn of(settings: &BTreeMap<&str, &str>) -> Self {
+        Self {
+            probe: Probe::parse(settings).unwrap_or_default(),
+            liveness: Liveness::parse(settings).ok().flatten(),
+        }
+    }
+}
+
 /// Where a replica begins.
 #[derive(Debug)]
 pub enum Origin {
     /// It is made from an image.
     New(Box<(FunctionSpec, ResolvedImage)>),
-    /// It runs already, at this address, and may be asked whether it lives: an earlier daemon made it.
-    Adopted(SocketAddr, Option<Liveness>),
+    /// An earlier daemon made it. It goes on as it was found, and follows the orders from there on: one that runs is told
+    /// ready when something accepts connections there, since it was judged before; one that was only created, or is
+    /// paused, says so, and waits for the order to run, if that is not the first one that it finds.
+    Adopted(Adoptable, Box<Checks>),
     /// An earlier daemon left it, and nobody wants it.
     Leftover,
 }
@@ -144,174 +198,57 @@ pub struct Replica {
 impl Replica {
     /// Lives.
     pub async fn run(self, origin: Origin) {
-        let cause = match origin {
-            Origin::New(new) => match self.make(&new.0, &new.1).await {
-                Ok(address) => self.live(Some(&new.0.probe), new.0.liveness.as_ref(), address).await,
-                Err(cause) => Some(Cause::NotStarted(cause)),
-            },
-            Origin::Adopted(address, liveness) => self.live(None, liveness.as_ref(), address).await,
-            Origin::Leftover => None,
-        };
+        let cause = self.live(origin).await;
         self.tell(Event::Ended(cause)).await;
         self.take_apart().await;
         self.tell(Event::Gone).await;
     }
 
-    /// Makes the replica and starts its process. What it made is taken apart by `run` if it fails.
-    async fn make(&self, spec: &FunctionSpec, image: &ResolvedImage) -> Result<SocketAddr, String> {
-        let attachment =
-            self.host.network.attach(&self.id, &spec.key).await.map_err(|e| format!("network: {e}"))?;
-        if matches!(*self.orders.borrow(), Order::End(_)) {
-            return Err("no longer wanted".to_owned());
-        }
-        let granted = self.host.allowed.grant(&spec.wishes).await?;
-        let (namespace, names) = (self.key.namespace.clone(), &spec.deployment.secrets);
-        let secrets = self.host.secrets.give(namespace, self.id.clone(), names).await;
-        let mut mounts = self.host.network.mounts(&self.id);
-        mounts.extend(secrets.map_err(|e| e.to_string())?);
-        mounts.extend(self.host.binds.make(&self.id, granted.mounts).await.map_err(|e| e.to_string())?);
-        let plan = ReplicaPlan {
-            id: self.id.clone(),
-            function: self.key.clone(),
-            revision: self.revision.clone(),
-            image: image.clone(),
-            env: spec.environment(),
-            limits: spec.limits,
-            read_only_root: spec.deployment.read_only_root_filesystem,
-            netns: attachment.netns,
-            address: attachment.address,
-            mounts,
-            devices: granted.devices,
-            labels: BTreeMap::new(),
-            log_dir: self.host.logs.directory(&self.key),
-            log_limit: self.host.settings.log_limit,
-        };
-        self.host.runtime.start(&plan).await.map_err(|e| e.to_string())?;
-        Ok(SocketAddr::new(attachment.address, FUNCTION_PORT))
-    }
-
-    /// From the started process to its end: the cause, if nobody asked for it. Without a probe it was ready before, or
-    /// will be: it is not judged again.
-    async fn live(
-        &self,
-        probe: Option<&Probe>,
-        liveness: Option<&Liveness>,
-        address: SocketAddr,
-    ) -> Option<Cause> {
-        let exit = async {
-            match self.host.runtime.wait(&self.key.namespace, &self.id).await {
-                Ok(exit) => (exit.to_string(), exit.out_of_memory),
-                Err(error) => {
-                    warn!(function = %self.key, replica = %self.id, "replica {}: lost: {error}", self.id);
-                    ("lost".to_owned(), false)
+    /// Lives until its end: why it ended, if nobody asked for it.
+    async fn live(&self, origin: Origin) -> Option<Cause> {
+        let mut steps = Steps::begin();
+        let (found, checks) = match origin {
+            Origin::New(new) => {
+                let (spec, image) = *new;
+                match self.make(&spec, &image, &mut steps).await {
+                    Ok(address) => {
+                        let made = Adoptable { standing: Standing::Created, address };
+                        (made, Checks { probe: spec.probe, liveness: spec.liveness })
+                    }
+                    Err(why) => return Some(Cause::NotStarted(why)),
                 }
             }
+            Origin::Adopted(found, checks) => (found, *checks),
+            Origin::Leftover => return None,
         };
-        tokio::pin!(exit);
-
-        let ready = async {
-            match probe {
-                Some(probe) => self.late(probe, address).await,
-                None => {
-                    readiness::accepts(address).await;
-                    None
-                }
-            }
-        };
-        tokio::select! {
-            (how, memory) = &mut exit => return Some(ended(format!("{how} before it was ready"), memory)),
-            late = ready => if let Some(late) = late {
-                return Some(Cause::Ended(late));
-            },
-            _ = self.told_to_end() => return None,
-        }
-        let endpoint = Endpoint::new(self.id.clone(), address);
-        self.tell(Event::Ready(Arc::clone(&endpoint))).await;
-        let lost = async {
-            match liveness {
-                Some(liveness) => liveness.lost(address).await,
-                None => std::future::pending().await,
-            }
-        };
-        let cause = tokio::select! {
-            (how, memory) = &mut exit => Some(ended(how, memory)),
-            how = lost => Some(ended(how, false)),
-            () = self.drained(&endpoint) => None,
-        };
-        endpoint.close();
-        cause
+        Life::new(self, found, checks, steps).run().await
     }
 
-    /// Waits until the replica is ready: `None`, or what it was like when its time was over.
-    async fn late(&self, probe: &Probe, address: SocketAddr) -> Option<String> {
-        let last = Watched::default();
-        let limit = self.host.settings.start_timeout;
-        timeout(probe.initial_delay() + limit, probe.ready(address, &last)).await.err().map(|_| {
-            let found = match last.get() {
-                Answer::Status(status) => format!("GET {} answers {}", probe.path(), status.as_u16()),
-                Answer::NoAnswer => format!("GET {} gets no answer", probe.path()),
-                Answer::Silence | Answer::Ready => format!("nothing listens on port {FUNCTION_PORT}"),
-            };
-            format!("not ready after {} s: {found}", limit.as_secs())
-        })
-    }
-
-    /// Resolves when the replica was told to drain and has, or its time to do so is over.
-    async fn drained(&self, endpoint: &Endpoint) {
-        let limit = self.told_to_end().await;
-        if timeout(limit, endpoint.drained()).await.is_err() {
-            let left = endpoint.in_flight();
-            info!(
-                function = %self.key, replica = %self.id,
-                "replica {}: drained for long enough, {left} requests are left", self.id
-            );
+    /// Resolves when the first process has ended: how, and whether it was for its memory.
+    async fn exit(&self) -> (String, bool) {
+        match self.host.runtime.wait(&self.key.namespace, &self.id).await {
+            Ok(exit) => (exit.to_string(), exit.out_of_memory),
+            Err(error) => {
+                warn!(function = %self.key, replica = %self.id, "replica {}: lost: {error}", self.id);
+                ("lost".to_owned(), false)
+            }
         }
     }
 
-    /// Resolves when it was told to end, with the time it has for what it has.
-    async fn told_to_end(&self) -> Duration {
+    /// Resolves when it was told to end.
+    async fn told_to_end(&self) {
         let mut orders = self.orders.clone();
-        loop {
-            if let Order::End(limit) = *orders.borrow_and_update() {
-                return limit;
-            }
-            if orders.changed().await.is_err() {
-                // The controller is gone only when the daemon ends, and then so is this task.
-                return std::future::pending().await;
-            }
+        let ended = orders.wait_for(|order| matches!(order, Order::End(_))).await.is_ok();
+        if !ended {
+            // The controller is gone only when the daemon ends, and then so is this task.
+            std::future::pending::<()>().await;
         }
-    }
-
-    /// Takes everything apart, until nothing is left.
-    async fn take_apart(&self) {
-        let mut pauses = Pauses::new(CLEAN_UP_PAUSE);
-        while let Err(error) = self.try_take_apart().await {
-            warn!(
-                function = %self.key, replica = %self.id,
-                "replica {}: cannot be taken apart yet: {error}", self.id
-            );
-            pauses.wait().await;
-        }
-    }
-
-    async fn try_take_apart(&self) -> Result<(), String> {
-        let grace = self.host.settings.stop_grace;
-        let namespace = &self.key.namespace;
-        self.host.runtime.stop(namespace, &self.id, grace).await.map_err(|e| e.to_string())?;
-        self.host.binds.remove(&self.id).await.map_err(|e| e.to_string())?;
-        let gone = self.host.secrets.take_away(namespace.clone(), self.id.clone()).await;
-        gone.map_err(|e| e.to_string())?;
-        self.host.network.detach(&self.id).await.map_err(|e| e.to_string())
     }
 
     async fn tell(&self, event: Event) {
         if self.tell.send(Happening::Replica(self.id.clone(), event)).await.is_err() {
-            // The controller is gone only when the daemon ends, and then so is this task.
+            // As above.
             tracing::debug!(replica = %self.id, "nobody listens");
         }
     }
-}
-
-fn ended(how: String, out_of_memory: bool) -> Cause {
-    if out_of_memory { Cause::OutOfMemory(how) } else { Cause::Ended(how) }
 }

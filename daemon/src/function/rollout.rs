@@ -1,21 +1,42 @@
-//! Which replicas to start and which to drain: a decision from data to data.
+//! Which replicas to start, to rest and to end: a decision from data to data.
 //!
 //! Start-first: replicas of the newest revision are started beside those that serve, and these go when as many of
 //! the new ones are ready as are wanted. Until then the revision that serves is kept whole, so a revision that
-//! never comes up takes nothing away. A function that wants no replicas loses them all, and neither revision is the
-//! wiser for it. No I/O, no clock.
+//! never comes up takes nothing away.
+//!
+//! Recreate: whatever is of another revision is gone before anything starts, and there are never more replicas than are
+//! wanted, in whatever phase. A newest revision that failed gives way to the one that served, and is not tried again.
+//!
+//! A function that wants no replicas keeps at most one, ready to be woken, as far as its rest allows. No I/O, no clock.
 
 use roost_proxy::function::ReplicaId;
 
-/// What a revision wants, and whether a replica of it could be started now.
+use crate::scaling::Rung;
+
+/// A revision that replicas may be of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The revision.
     pub revision: String,
-    /// How many replicas it wants.
-    pub replicas: usize,
     /// Is its image here, and is it not waiting out a back-off?
     pub startable: bool,
+    /// Did a replica of it fail, so that what served before is the better choice where there cannot be both?
+    pub failed: bool,
+}
+
+/// What there is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish<'a> {
+    /// The revision that is wanted.
+    pub newest: &'a Target,
+    /// The last one that was complete, if it is not the newest itself.
+    pub serving: Option<&'a Target>,
+    /// How many replicas.
+    pub replicas: usize,
+    /// Do old ones end before new ones start?
+    pub recreate: bool,
+    /// What is kept when there are to be no replicas.
+    pub rest: Rung,
 }
 
 /// How far a replica is.
@@ -24,18 +45,38 @@ pub struct Target {
 pub enum Phase {
     /// From its first step until it has answered its probe.
     Starting,
-    /// Everything is made, but its process was not started.
+    /// Everything is made, or being made, but its process is not to be started yet.
     Created,
     /// It takes requests.
     Ready,
     /// It was ready and says that it can take no more for now.
     Busy,
-    /// It was ready, takes no requests and is frozen.
+    /// It was ready, takes no requests, and is frozen once the last one is answered.
     Paused,
     /// It takes no new requests and ends when the last is answered.
     Draining,
     /// It is being ended and taken apart.
     Stopping,
+}
+
+impl Phase {
+    /// Is it on its way to take requests, or could it be?
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        !matches!(self, Self::Draining | Self::Stopping)
+    }
+
+    /// How much is lost with it: the least first.
+    fn worth(self) -> u8 {
+        match self {
+            Self::Draining | Self::Stopping => 0,
+            Self::Created => 1,
+            Self::Paused => 2,
+            Self::Starting => 3,
+            Self::Busy => 4,
+            Self::Ready => 5,
+        }
+    }
 }
 
 /// A replica, as the plan sees it. Given in the order in which they were started.
@@ -47,179 +88,149 @@ pub struct View {
     pub revision: String,
     /// How far it is.
     pub phase: Phase,
+    /// How many connections are open to it.
+    pub connections: usize,
+}
+
+/// A replica to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// Of which revision.
+    pub revision: String,
+    /// Is it only to be made, and its process to wait?
+    pub stand: bool,
+}
+
+/// What a replica is to do. It may be doing so already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Take requests.
+    Run,
+    /// Be frozen.
+    Pause,
+    /// End.
+    End,
 }
 
 /// What to do next.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// How many replicas to start of the newest revision.
-    pub start_newest: usize,
-    /// How many replicas to start of the revision that serves.
-    pub start_serving: usize,
-    /// Which replicas to drain.
-    pub drain: Vec<ReplicaId>,
-    /// Has the newest revision as many ready replicas as it wants, and at least one?
+    /// What to start.
+    pub start: Vec<Start>,
+    /// What those that are there are to do. Of those that are not named nothing is asked.
+    pub steps: Vec<(ReplicaId, Step)>,
+    /// Has the newest revision as many ready replicas as are wanted, and at least one?
     pub complete: bool,
 }
 
-/// Decides. `serving` is the last revision that was complete, if it is not `newest` itself.
+/// Decides.
 #[must_use]
-pub fn plan(newest: &Target, serving: Option<&Target>, replicas: &[View]) -> Plan {
-    let live = |revision: &str| {
-        replicas
-            .iter()
-            .filter(|r| r.revision == revision && matches!(r.phase, Phase::Starting | Phase::Ready))
-            .collect::<Vec<_>>()
-    };
-    let live_newest = live(&newest.revision);
-    let ready = live_newest.iter().filter(|r| r.phase == Phase::Ready).count();
-    let idle = newest.replicas == 0;
-    let complete = !idle && ready >= newest.replicas;
-    let missing = |target: &Target, live: usize| {
-        if target.startable { target.replicas.saturating_sub(live) } else { 0 }
-    };
-
-    let keep_serving = serving.filter(|_| !complete);
-    let start_serving = keep_serving.map_or(0, |serving| missing(serving, live(&serving.revision).len()));
-    let less_serving = keep_serving
-        .filter(|_| !idle)
-        .map_or_else(Vec::new, |serving| surplus(&live(&serving.revision), serving.replicas));
-    // Without a revision that was ever complete, whatever answers is better than nothing until the newest is.
-    let serves = |r: &View| match serving {
-        Some(serving) => serving.revision == r.revision,
-        None => r.phase == Phase::Ready,
-    };
-    let drain = replicas
-        .iter()
-        .filter(|r| matches!(r.phase, Phase::Starting | Phase::Ready))
-        .filter(|r| r.revision != newest.revision && (idle || complete || !serves(r)))
-        .map(|r| r.id.clone())
-        .chain(surplus(&live_newest, newest.replicas))
-        .chain(less_serving)
-        .collect();
-    Plan { start_newest: missing(newest, live_newest.len()), start_serving, drain, complete }
+pub fn plan(wish: &Wish<'_>, replicas: &[View]) -> Plan {
+    match (wish.replicas, wish.recreate) {
+        (0, _) => rest(wish, replicas),
+        (_, false) => start_first(wish, replicas),
+        (_, true) => recreate(wish, replicas),
+    }
 }
 
-/// The replicas over what is wanted: those that still start first, then the youngest.
-fn surplus(live: &[&View], wanted: usize) -> Vec<ReplicaId> {
-    let (starting, ready): (Vec<_>, Vec<_>) = live.iter().partition(|r| r.phase == Phase::Starting);
-    let over = live.len().saturating_sub(wanted);
-    starting.iter().rev().chain(ready.iter().rev()).take(over).map(|r: &&&View| r.id.clone()).collect()
+fn start_first(wish: &Wish<'_>, replicas: &[View]) -> Plan {
+    let mut plan = Plan { complete: is_complete(wish, replicas), ..Plan::default() };
+    plan.fill(wish.newest, wish.replicas, replicas, 0);
+    let kept = wish.serving.filter(|_| !plan.complete);
+    if let Some(serving) = kept {
+        plan.fill(serving, wish.replicas, replicas, 0);
+    }
+    for other in live(replicas).filter(|r| r.revision != wish.newest.revision) {
+        let stays = match wish.serving {
+            _ if plan.complete => false,
+            Some(serving) => serving.revision == other.revision,
+            // Without a revision that was ever complete, whatever answers is better than nothing until the newest is.
+            None => other.phase == Phase::Ready,
+        };
+        if !stays {
+            plan.end(other);
+        }
+    }
+    plan
+}
+
+fn recreate(wish: &Wish<'_>, replicas: &[View]) -> Plan {
+    let mut plan = Plan { complete: is_complete(wish, replicas), ..Plan::default() };
+    let begun = live(replicas).any(|r| r.revision == wish.newest.revision);
+    let current = match wish.serving {
+        Some(serving) if wish.newest.failed || !(wish.newest.startable || begun) => serving,
+        _ => wish.newest,
+    };
+    let others: Vec<&View> = replicas.iter().filter(|r| r.revision != current.revision).collect();
+    if !(current.startable || begun || wish.serving.is_some()) {
+        // Nothing can take over yet: what answers goes on.
+        others.iter().filter(|r| r.phase.is_live() && r.phase != Phase::Ready).for_each(|r| plan.end(r));
+        return plan;
+    }
+    others.iter().filter(|r| r.phase.is_live()).for_each(|r| plan.end(r));
+    let ending = replicas.iter().filter(|r| r.revision == current.revision && !r.phase.is_live()).count();
+    // As long as any other is there, nothing is started.
+    let room_taken = if others.is_empty() { ending } else { wish.replicas };
+    plan.fill(current, wish.replicas, replicas, room_taken);
+    plan
+}
+
+/// Nothing is to take requests. At most one replica is kept, of the revision that was last complete.
+fn rest(wish: &Wish<'_>, replicas: &[View]) -> Plan {
+    let mut plan = Plan::default();
+    let current = wish.serving.unwrap_or(wish.newest);
+    let of_current = || live(replicas).filter(|r| r.revision == current.revision);
+    let find = |phase: Phase| of_current().find(|r| r.phase == phase);
+    let kept = match wish.rest {
+        Rung::Stopped => None,
+        Rung::Created => find(Phase::Created),
+        Rung::Paused => find(Phase::Paused).or_else(|| find(Phase::Ready)).or_else(|| find(Phase::Created)),
+    };
+    if let Some(ready) = kept.filter(|r| r.phase == Phase::Ready) {
+        plan.steps.push((ready.id.clone(), Step::Pause));
+    }
+    live(replicas).filter(|r| kept.is_none_or(|kept| kept.id != r.id)).for_each(|r| plan.end(r));
+    let alone = if wish.recreate { replicas.is_empty() } else { true };
+    // Who rests paused ran before: what is made now can only be created.
+    if kept.is_none() && wish.rest != Rung::Stopped && current.startable && !current.failed && alone {
+        plan.start.push(Start { revision: current.revision.clone(), stand: true });
+    }
+    plan
+}
+
+fn is_complete(wish: &Wish<'_>, replicas: &[View]) -> bool {
+    let ready = |r: &&View| r.revision == wish.newest.revision && r.phase == Phase::Ready;
+    replicas.iter().filter(ready).count() >= wish.replicas
+}
+
+fn live(replicas: &[View]) -> impl Iterator<Item = &View> {
+    replicas.iter().filter(|r| r.phase.is_live())
+}
+
+impl Plan {
+    fn end(&mut self, replica: &View) {
+        self.steps.push((replica.id.clone(), Step::End));
+    }
+
+    /// Makes the replicas of a revision `wanted` many, of which `taken` places cannot be used: those that are worth most
+    /// stay, and run.
+    fn fill(&mut self, target: &Target, wanted: usize, replicas: &[View], taken: usize) {
+        let mut own: Vec<&View> = live(replicas).filter(|r| r.revision == target.revision).collect();
+        // Behind each other: what is worth most, has the most connections, and is the oldest (the sort is stable).
+        own.sort_by_key(|r| std::cmp::Reverse((r.phase.worth(), r.connections)));
+        let (stay, go) = own.split_at(own.len().min(wanted));
+        let asleep = |r: &&&View| matches!(r.phase, Phase::Created | Phase::Paused);
+        self.steps.extend(stay.iter().filter(asleep).map(|r| (r.id.clone(), Step::Run)));
+        go.iter().for_each(|r| self.end(r));
+        if target.startable {
+            let missing = wanted.saturating_sub(stay.len() + taken);
+            let start = Start { revision: target.revision.clone(), stand: false };
+            self.start.extend(std::iter::repeat_n(start, missing));
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn target(revision: &str, replicas: usize, startable: bool) -> Target {
-        Target { revision: revision.into(), replicas, startable }
-    }
-
-    fn views(list: &[(&str, &str, Phase)]) -> Vec<View> {
-        list.iter()
-            .map(|(id, revision, phase)| View {
-                id: id.parse().unwrap(),
-                revision: (*revision).into(),
-                phase: *phase,
-            })
-            .collect()
-    }
-
-    fn drained(plan: &Plan) -> Vec<&str> {
-        plan.drain.iter().map(ReplicaId::as_str).collect()
-    }
-
-    use Phase::{Draining, Ready, Starting, Stopping};
-
-    #[test]
-    fn a_first_deploy_starts_what_is_wanted_and_no_more_while_they_start() {
-        let newest = target("b", 2, true);
-        assert_eq!(plan(&newest, None, &[]).start_newest, 2);
-        let starting = views(&[("r1", "b", Starting), ("r2", "b", Starting)]);
-        let next = plan(&newest, None, &starting);
-        assert_eq!((next.start_newest, next.complete), (0, false));
-    }
-
-    #[test]
-    fn an_update_keeps_the_old_until_all_of_the_new_are_ready() {
-        let (newest, serving) = (target("b", 2, true), target("a", 2, true));
-        let half =
-            views(&[("o1", "a", Ready), ("o2", "a", Ready), ("n1", "b", Ready), ("n2", "b", Starting)]);
-        let next = plan(&newest, Some(&serving), &half);
-        assert_eq!((next.start_newest, next.start_serving, drained(&next)), (0, 0, vec![]));
-        let all = views(&[("o1", "a", Ready), ("o2", "a", Ready), ("n1", "b", Ready), ("n2", "b", Ready)]);
-        let next = plan(&newest, Some(&serving), &all);
-        assert_eq!((drained(&next), next.complete), (vec!["o1", "o2"], true));
-    }
-
-    #[test]
-    fn a_replica_that_dies_while_its_successor_cannot_start_is_replaced_by_its_own_kind() {
-        let (newest, serving) = (target("b", 1, false), target("a", 2, true));
-        let one_left = views(&[("o1", "a", Ready), ("o2", "a", Stopping)]);
-        let next = plan(&newest, Some(&serving), &one_left);
-        assert_eq!((next.start_newest, next.start_serving, drained(&next)), (0, 1, vec![]));
-    }
-
-    #[test]
-    fn what_serves_is_made_whole_while_its_successor_still_comes_up() {
-        let (newest, serving) = (target("b", 2, true), target("a", 1, true));
-        // The old replica died, or the host was rebooted, in the middle of an update.
-        for replicas in
-            [views(&[]), views(&[("n1", "b", Starting), ("n2", "b", Ready), ("o1", "a", Stopping)])]
-        {
-            assert_eq!(plan(&newest, Some(&serving), &replicas).start_serving, 1);
-        }
-        let whole = views(&[("n1", "b", Starting), ("n2", "b", Ready), ("o1", "a", Ready)]);
-        assert_eq!(plan(&newest, Some(&serving), &whole).start_serving, 0);
-    }
-
-    #[test]
-    fn a_first_revision_that_was_never_complete_serves_with_what_it_has_until_the_next_is() {
-        let newest = target("b", 1, false);
-        let replicas = views(&[("o1", "a", Ready), ("o2", "a", Starting)]);
-        assert_eq!(drained(&plan(&newest, None, &replicas)), vec!["o2"]);
-        let replicas = views(&[("o1", "a", Ready), ("n1", "b", Ready)]);
-        assert_eq!(drained(&plan(&newest, None, &replicas)), vec!["o1"]);
-    }
-
-    #[test]
-    fn a_revision_that_was_overtaken_before_it_was_complete_goes_at_once() {
-        let (newest, serving) = (target("c", 1, true), target("a", 1, true));
-        let replicas = views(&[("o1", "a", Ready), ("x1", "b", Starting)]);
-        let next = plan(&newest, Some(&serving), &replicas);
-        assert_eq!((next.start_newest, drained(&next)), (1, vec!["x1"]));
-    }
-
-    #[test]
-    fn what_drains_already_is_neither_counted_nor_drained_again() {
-        let newest = target("b", 1, true);
-        let replicas = views(&[("o1", "a", Draining), ("n1", "b", Ready)]);
-        let next = plan(&newest, None, &replicas);
-        assert_eq!((next.start_newest, drained(&next), next.complete), (0, vec![], true));
-    }
-
-    #[test]
-    fn a_function_that_wants_none_loses_all_and_completes_nothing() {
-        let replicas = views(&[("o1", "a", Ready), ("x1", "x", Ready), ("n1", "b", Starting)]);
-        for serving in [Some(target("a", 0, true)), None] {
-            let next = plan(&target("b", 0, true), serving.as_ref(), &replicas);
-            assert_eq!((drained(&next), next.complete), (vec!["o1", "x1", "n1"], false));
-            assert_eq!((next.start_newest, next.start_serving), (0, 0));
-            assert!(!plan(&target("b", 0, true), serving.as_ref(), &[]).complete);
-        }
-    }
-
-    #[test]
-    fn fewer_replicas_are_fewer_of_what_serves_during_an_update() {
-        let (newest, serving) = (target("b", 1, false), target("a", 1, true));
-        let replicas = views(&[("o1", "a", Ready), ("o2", "a", Ready)]);
-        assert_eq!(drained(&plan(&newest, Some(&serving), &replicas)), vec!["o2"]);
-    }
-
-    #[test]
-    fn fewer_replicas_drain_those_that_start_before_those_that_serve() {
-        let newest = target("b", 1, true);
-        let replicas = views(&[("n1", "b", Ready), ("n2", "b", Ready), ("n3", "b", Starting)]);
-        assert_eq!(drained(&plan(&newest, None, &replicas)), vec!["n3", "n2"]);
-    }
-}
+mod model;
+#[cfg(test)]
+mod tests;

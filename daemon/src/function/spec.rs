@@ -16,6 +16,7 @@ use crate::function::liveness::Liveness;
 use crate::function::readiness::Probe;
 use crate::image::Reference;
 use crate::runtime::Limits;
+use crate::scaling::Policy;
 use crate::units;
 
 /// How many replicas a function may have. One machine, and each replica takes an address and a process.
@@ -116,6 +117,8 @@ pub struct FunctionSpec {
     pub wishes: Wishes,
     /// What is asked of its callers.
     pub access: Access,
+    /// How it is scaled.
+    pub policy: Policy,
     /// What was sent.
     pub deployment: Deployment,
     /// The names of fields that were sent and are none of a deployment.
@@ -144,7 +147,6 @@ impl FunctionSpec {
         let image = mistakes.take("image", required(&deployment.image).and_then(parsed::<Reference>));
         let limits = parse_limits(&mut mistakes, "limits", deployment.limits.as_ref());
         parse_limits(&mut mistakes, "requests", deployment.requests.as_ref());
-        mistakes.take("labels.com.openfaas.scale.min", replicas(&deployment.labels));
         let probe = mistakes.take("annotations", Probe::parse(&deployment.settings()));
         let liveness = mistakes.take("annotations", Liveness::parse(&deployment.settings()));
         let wishes = Wishes::parse(&deployment.settings()).unwrap_or_else(|why| {
@@ -155,11 +157,12 @@ impl FunctionSpec {
             mistakes.0.extend(why);
             Access::STRICTEST
         });
+        let policy = Policy::parse(&deployment).map_err(|why| mistakes.0.extend(why)).ok();
         check_environment(&mut mistakes, &deployment.env_process, &deployment.env_vars);
         mistakes.0.extend(check_texts("labels", &deployment.labels));
         mistakes.0.extend(check_texts("annotations", &deployment.annotations));
-        match (name, namespace, image, probe, liveness) {
-            (Some(name), Some(namespace), Some(image), Some(probe), Some(liveness))
+        match (name, namespace, image, probe, liveness, policy) {
+            (Some(name), Some(namespace), Some(image), Some(probe), Some(liveness), Some(policy))
                 if mistakes.0.is_empty() =>
             {
                 let key = FunctionKey::new(namespace, name);
@@ -171,6 +174,7 @@ impl FunctionSpec {
                     liveness,
                     wishes,
                     access,
+                    policy,
                     deployment,
                     ignored: Vec::new(),
                 })
@@ -330,8 +334,8 @@ mod tests {
     fn all_mistakes_are_reported_at_once_with_their_fields() {
         let text = parse(json!({
             "service": "Bad_Name", "image": "", "namespace": "No_Where", "limits": {"memory": "lots", "cpu": "-1"},
-            "envVars": {"A=B": "x"}, "labels": {"com.openfaas.scale.min": "0", "roost.internal": "1"},
-            "annotations": {"roost.auth": "jwt"}
+            "envVars": {"A=B": "x"}, "labels": {"com.openfaas.scale.min": "0", "roost.internal": "1", "com.openfaas.scale.zero": "maybe"},
+            "annotations": {"roost.auth": "jwt", "roost.drain": "a day"}
         }))
         .unwrap_err();
         for field in [
@@ -341,7 +345,9 @@ mod tests {
             "limits.memory:",
             "limits.cpu:",
             "envVars.A=B:",
-            "labels.com.openfaas.scale.min:",
+            "labels.com.openfaas.scale.min: \"0\": expected a number from 1 to 500",
+            "labels.com.openfaas.scale.zero: \"maybe\": expected true or false",
+            "annotations.roost.drain:",
             "labels.roost.internal:",
             "annotations.roost.auth: jwt is not available in this version",
         ] {

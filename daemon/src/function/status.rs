@@ -66,7 +66,11 @@ pub struct Status {
     pub image: Option<Progress>,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
-    /// The last time that load, or its absence, changed how many there are to be, since the daemon started.
+    /// How many there are to be.
+    pub desired: u32,
+    /// How often it had been scaled by hand when this was said.
+    pub scalings: u64,
+    /// The last time that load, or its absence, changed that, since the daemon started.
     pub last_decision: Option<Scaled>,
     /// How many replicas had to be replaced since the daemon started.
     pub restarts: u64,
@@ -122,6 +126,16 @@ impl Scaling {
 }
 
 impl Status {
+    /// How many replicas there are to be: as the controller said, unless that was of an older record than this one.
+    #[must_use]
+    pub fn desired(&self, record: &FunctionRecord) -> u32 {
+        if self.scalings == record.scalings && self.revision == record.newest.id {
+            self.desired
+        } else {
+            record.wanted(&record.newest)
+        }
+    }
+
     /// How many replicas take requests.
     #[must_use]
     pub fn available(&self) -> usize {

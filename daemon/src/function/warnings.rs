@@ -10,6 +10,7 @@ use crate::function::access::{AUTH, INTERNAL};
 use crate::function::grants::{DEVICE, MOUNT};
 use crate::function::record::Revision;
 use crate::function::spec::Deployment;
+use crate::scaling::{Policy, labels};
 
 /// The fields of a deployment.
 const FIELDS: [&str; 12] = [
@@ -28,24 +29,12 @@ const FIELDS: [&str; 12] = [
 ];
 
 /// Labels and annotations of other OpenFaaS hosts, and what becomes of them. A dot at the end stands for all that begin so.
-const FOREIGN: [(&str, &str); 12] = [
+const FOREIGN: [(&str, &str); 4] = [
     ("com.openfaas.profile", "ignored: Roost has no profiles"),
     ("com.openfaas.serviceaccount", "ignored: Roost has no service accounts"),
     ("com.openfaas.queue", "ignored: there is one queue"),
     ("com.openfaas.retry.", "ignored: failed calls are not repeated yet"),
-    ("com.openfaas.scale.zero", NO_IDLE),
-    ("com.openfaas.scale.zero-duration", NO_IDLE),
-    ("com.openfaas.scale.type", NO_LOAD),
-    ("com.openfaas.scale.target", NO_LOAD),
-    ("com.openfaas.scale.target-proportion", NO_LOAD),
-    ("com.openfaas.scale.down.window", NO_LOAD),
-    ("com.openfaas.scale.max", ALERTS),
-    ("com.openfaas.scale.factor", ALERTS),
 ];
-
-const NO_IDLE: &str = "ignored: what is idle is not scaled to zero yet";
-const NO_LOAD: &str = "ignored: nothing is scaled by load yet, but for alerts (POST /system/alert)";
-const ALERTS: &str = "counts for alerts (POST /system/alert) only: nothing is scaled by load yet";
 
 /// What names of ours begin with. Others may think of what they like; a misspelt one of these opens a function.
 const OURS: &str = "roost.";
@@ -89,15 +78,37 @@ pub fn of(revision: &Revision) -> Vec<String> {
             warnings.push(format!("{name}: {becomes}"));
         }
     }
-    let known =
-        |name: &str| [AUTH, INTERNAL].contains(&name) || [MOUNT, DEVICE].iter().any(|p| name.starts_with(p));
+    warnings.extend(without_effect(&revision.deployment));
+    let known = |name: &str| {
+        [AUTH, INTERNAL].contains(&name)
+            || [MOUNT, DEVICE].iter().any(|p| name.starts_with(p))
+            || Policy::is_setting_name(name)
+    };
     let names = revision.deployment.settings().into_keys();
     let unknown = names.filter(|name| name.starts_with(OURS) && !known(name)).take(MAX_FIELDS);
     warnings.extend(unknown.map(|name| {
         let name: String = name.chars().take(MAX_NAME).collect();
-        format!("{name}: ignored: expected {AUTH}, {INTERNAL}, {MOUNT}… or {DEVICE}…")
+        format!("{name}: ignored: Roost has no setting of this name")
     }));
     warnings
+}
+
+/// What says how a function is scaled that is not scaled so.
+fn without_effect(deployment: &Deployment) -> Vec<String> {
+    // What cannot be read is said elsewhere.
+    let Ok(policy) = Policy::parse(deployment) else { return Vec::new() };
+    let load = [labels::TYPE, labels::TARGET, labels::PROPORTION, labels::WINDOW].as_slice();
+    let no_load = format!("nothing is scaled by load unless {} is above {}", labels::MAX, labels::MIN);
+    let zero = [labels::ZERO_DURATION, labels::IDLE].as_slice();
+    let no_zero = format!("{} is not true", labels::ZERO);
+    let settings = deployment.settings();
+    [(policy.load.is_none(), load, no_load), (policy.zero.is_none(), zero, no_zero)]
+        .iter()
+        .filter(|(without, ..)| *without)
+        .flat_map(|(_, names, why)| names.iter().map(move |name| (*name, why)))
+        .filter(|(name, _)| settings.contains_key(name))
+        .map(|(name, why)| format!("{name}: no effect: {why}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -134,15 +145,40 @@ mod tests {
             "com.openfaas.profile",
             "com.openfaas.queue",
             "com.openfaas.retry.attempts",
-            "com.openfaas.scale.max",
-            "com.openfaas.scale.zero",
-            "com.openfaas.scale.zero-duration",
             "com.openfaas.serviceaccount",
             "roost.internl",
         ];
         assert_eq!(named, expected);
-        let partly = warnings.iter().filter(|text| !text.contains(": ignored: ")).collect::<Vec<_>>();
-        assert_eq!(partly, [&format!("com.openfaas.scale.max: {ALERTS}")]);
+    }
+
+    #[test]
+    fn what_says_how_to_scale_has_to_go_with_what_says_that_it_is_scaled() {
+        let warnings = |labels: serde_json::Value| {
+            let deployment = serde_json::from_value(json!({"service": "f", "image": "i", "labels": labels}));
+            of(&Revision::new(deployment.unwrap()))
+        };
+        let alone = json!({"com.openfaas.scale.type": "cpu", "com.openfaas.scale.down.window": "1m",
+            "com.openfaas.scale.zero-duration": "5m", "roost.scale.idle": "traffic"});
+        let named = warnings(alone).join("\n");
+        for line in [
+            "com.openfaas.scale.type: no effect: nothing is scaled by load unless com.openfaas.scale.max is above",
+            "com.openfaas.scale.down.window: no effect",
+            "com.openfaas.scale.zero-duration: no effect: com.openfaas.scale.zero is not true",
+            "roost.scale.idle: no effect",
+        ] {
+            assert!(named.contains(line), "{line} in {named}");
+        }
+        let together = json!({"com.openfaas.scale.type": "cpu", "com.openfaas.scale.max": "2", "com.openfaas.scale.zero": "true",
+            "com.openfaas.scale.zero-duration": "5m", "roost.queue.wait": "1s", "roost.idle.state": "paused"});
+        assert_eq!(warnings(together), [""; 0]);
+        assert_eq!(
+            warnings(json!({"com.openfaas.scale.max": "2", "com.openfaas.scale.down.window": "off"})),
+            [""; 0]
+        );
+        assert_eq!(
+            warnings(json!({"roost.scale.key": "path[1]", "com.openfaas.scale.zero-duration": "5m"})),
+            [""; 0]
+        );
     }
 
     #[test]

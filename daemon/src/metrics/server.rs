@@ -40,6 +40,7 @@ pub fn server(collector: Collector) -> Server {
         keep_alive: PATIENCE,
         stall_timeout: STALL,
         max_header_bytes: MAX_HEAD,
+        ..Settings::default()
     };
     Server::new(settings, Routes::new(), answers(collector), Arc::new(Nobody), Arc::new(Nobody))
 }

@@ -177,9 +177,11 @@ fn judge(result: &Result<Response<ResponseBody>, Error>) -> Verdict {
             Error::Connect { .. }
             | Error::WaitingRoomFull { .. }
             | Error::WaitingTimeout { .. }
+            | Error::AtCapacity { .. }
+            | Error::TooManyKeys { .. }
             | Error::Unavailable { .. },
         ) => Verdict::NotTaken,
-        // There is no such function, or nobody knows what it saw.
+        // There is no such function, the call has no key, or nobody knows what the function saw.
         Err(_) => Verdict::Final,
     }
 }
@@ -245,6 +247,9 @@ mod tests {
             (Error::Connect { function: function.clone(), replica, cause }, Verdict::NotTaken),
             (Error::WaitingTimeout { function: function.clone(), limit }, Verdict::NotTaken),
             (Error::WaitingRoomFull { function: function.clone(), capacity: 1 }, Verdict::NotTaken),
+            (Error::AtCapacity { function: function.clone(), cap: 1 }, Verdict::NotTaken),
+            (Error::TooManyKeys { function: function.clone(), max: 1 }, Verdict::NotTaken),
+            (Error::MissingKey { at: roost_proxy::KeySource::Path(1) }, Verdict::Final),
             (Error::Unavailable { function, reason: "x".into() }, Verdict::NotTaken),
         ] {
             assert_eq!(judge(&Err(error.clone())), verdict, "{error}");

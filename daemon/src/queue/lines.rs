@@ -100,6 +100,11 @@ impl<C: Identified> Lines<C> {
         Some(Turn { call, number, manners: Arc::clone(&line.manners), cancelled })
     }
 
+    /// How many calls of a function are not over.
+    pub(super) fn waiting(&self, function: &FunctionKey) -> u64 {
+        self.of.get(function).map_or(0, |line| (line.pending.len() + line.begun.len()) as u64)
+    }
+
     /// A call that was begun is over.
     pub(super) fn end(&mut self, function: &FunctionKey, number: u64) {
         // The function may have been forgotten, and may even be there again: then the number is none of its.

@@ -143,6 +143,12 @@ impl Queue {
         self.0.notice_idle();
     }
 
+    /// How many calls of a function are not over.
+    #[must_use]
+    pub fn waiting(&self, function: &FunctionKey) -> u64 {
+        self.0.lines().waiting(function)
+    }
+
     /// What is going on, by function, in no order. A function is among them from its first call on.
     #[must_use]
     pub fn loads(&self) -> Vec<(FunctionKey, QueueLoad)> {

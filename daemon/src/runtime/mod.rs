@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use roost_proxy::ReplicaKey;
 use roost_proxy::function::{FunctionKey, ReplicaId};
 
 use crate::image::ResolvedImage;
@@ -24,6 +25,8 @@ pub struct ReplicaPlan {
     pub function: FunctionKey,
     /// The revision of the function's spec that it runs.
     pub revision: String,
+    /// The key that it is for: kept in a label, for whoever adopts it.
+    pub key: Option<ReplicaKey>,
     /// The image, unpacked on this host.
     pub image: ResolvedImage,
     /// Environment on top of the image's.
@@ -140,6 +143,17 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// How far a replica is whose process is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Everything is made; its program was not started yet.
+    Created,
+    /// Its program runs.
+    Running,
+    /// Its program ran, and is frozen.
+    Paused,
+}
+
 /// A replica that was found on the host, by its labels.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -149,14 +163,16 @@ pub struct Found {
     pub function: FunctionKey,
     /// The revision that it runs.
     pub revision: String,
+    /// The key that it is for, if it is for one.
+    pub key: Option<ReplicaKey>,
     /// Its address, if the label is there and reads as one.
     pub address: Option<IpAddr>,
     /// The digest of its image.
     pub image: String,
     /// All labels of its container, ours too.
     pub labels: HashMap<String, String>,
-    /// Whether its first process runs.
-    pub running: bool,
+    /// How far it is; `None` if it has no process (any more).
+    pub standing: Option<Standing>,
     /// How it ended, if it did and its end is still on record.
     pub exit: Option<Exit>,
 }

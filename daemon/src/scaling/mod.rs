@@ -5,7 +5,9 @@
 
 pub mod decide;
 pub mod events;
+pub(crate) mod labels;
 pub mod policy;
+mod recall;
 pub mod schedule;
 
 pub use decide::{Decision, Observation, Reason, Scaler};

@@ -1,6 +1,7 @@
-//! What the labels and annotations of a function say of how it is scaled.
+//! How a function is scaled, as far as that is for its owner to say.
 //!
-//! Owns their names, their defaults and every rule about what is valid in them. Pure.
+//! Owns what a policy consists of, and the ladder that a function without replicas goes down. What users write is read
+//! in [`super::labels`]. Pure.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use roost_proxy::Placement;
 
 use crate::function::spec::Deployment;
+use crate::scaling::labels;
 use crate::scaling::schedule::Schedule;
 
 /// How a function is scaled.
@@ -88,7 +90,7 @@ pub struct Cap {
     pub wait: Duration,
 }
 
-/// What is kept ready of a function that has no replicas.
+/// What is kept ready of a function that has no replicas: a ladder, which it only goes down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rest {
     /// The first rung; `None`: as the host's memory allows.
@@ -110,23 +112,87 @@ pub enum Rung {
     Stopped,
 }
 
+impl Default for Policy {
+    /// As without any setting.
+    fn default() -> Self {
+        Self::parse(&Deployment::default())
+            .unwrap_or_else(|mistakes| unreachable!("where nothing is set nothing is wrong: {mistakes:?}"))
+    }
+}
+
 impl Policy {
-    /// Reads the labels and annotations of a deployment.
+    /// Is there never to be more than one replica at a time, whatever happens?
+    #[must_use]
+    pub fn is_singleton(&self) -> bool {
+        self.recreate && self.max == 1 && self.placement.key.is_none()
+    }
+
+    /// Reads the labels and annotations of a deployment, and `max_inflight` of its environment.
     ///
     /// # Errors
-    /// With every mistake in them, each with the name of its label or annotation.
+    /// With every mistake in them, each with the field and the name: `labels.NAME: …`, `annotations.NAME: …`.
     pub fn parse(deployment: &Deployment) -> Result<Self, Vec<String>> {
-        let _ = deployment;
-        unimplemented!("being written")
+        labels::read(deployment)
+    }
+
+    /// Is `name` a label or annotation that only says how a function is scaled? Replicas that run need not be replaced
+    /// where nothing but such differ.
+    #[must_use]
+    pub fn is_setting_name(name: &str) -> bool {
+        labels::NAMES.contains(&name)
     }
 }
 
 impl Rest {
-    /// What is to be kept of a function that has had no replicas for `idle`, and when that changes. `short`: has the
-    /// host little memory left?
+    /// What is to be kept of a function that has had no replicas for `idle`, and in how long that changes if all else
+    /// stays; `None`: never. `short`: has the host little memory left?
+    ///
+    /// Each rung is kept for its own time, beginning with the first. When memory is short a rung is kept only if it is
+    /// the very one that was asked for, and no longer than its time: what is under it is left out.
     #[must_use]
     pub fn rung(&self, idle: Duration, short: bool) -> (Rung, Option<Duration>) {
-        let _ = (idle, short);
-        unimplemented!("being written")
+        let first = self.state.unwrap_or(Rung::Created);
+        let mut until = Duration::ZERO;
+        for (rung, time) in [(Rung::Paused, self.paused_for), (Rung::Created, self.created_for)] {
+            if rung < first || short && self.state != Some(rung) {
+                continue;
+            }
+            until = until.saturating_add(time);
+            if idle < until {
+                return (rung, Some(until.saturating_sub(idle)));
+            }
+        }
+        (Rung::Stopped, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_goes_down_the_ladder_each_rung_in_its_time() {
+        let (paused_for, created_for) = (Duration::from_secs(10), Duration::from_secs(100));
+        let rest = |state| Rest { state, paused_for, created_for };
+        for (state, short, at, expected) in [
+            (Some(Rung::Paused), false, 0, (Rung::Paused, Some(10))),
+            (Some(Rung::Paused), false, 9, (Rung::Paused, Some(1))),
+            (Some(Rung::Paused), false, 10, (Rung::Created, Some(100))),
+            (Some(Rung::Paused), false, 110, (Rung::Stopped, None)),
+            (Some(Rung::Paused), true, 9, (Rung::Paused, Some(1))),
+            (Some(Rung::Paused), true, 10, (Rung::Stopped, None)),
+            (Some(Rung::Created), false, 0, (Rung::Created, Some(100))),
+            (Some(Rung::Created), true, 99, (Rung::Created, Some(1))),
+            (Some(Rung::Created), true, 100, (Rung::Stopped, None)),
+            (Some(Rung::Stopped), false, 0, (Rung::Stopped, None)),
+            (None, false, 0, (Rung::Created, Some(100))),
+            (None, false, 100, (Rung::Stopped, None)),
+            (None, true, 0, (Rung::Stopped, None)),
+        ] {
+            let (rung, change) = rest(state).rung(Duration::from_secs(at), short);
+            assert_eq!((rung, change.map(|time| time.as_secs())), expected, "{state:?} {short} {at}");
+        }
+        let at_once = Rest { paused_for: Duration::ZERO, ..rest(Some(Rung::Paused)) };
+        assert_eq!(at_once.rung(Duration::ZERO, false), (Rung::Created, Some(created_for)));
     }
 }

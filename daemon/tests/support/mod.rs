@@ -102,6 +102,7 @@ impl Host {
             id: self.id(n),
             function: FunctionKey::new(Namespace::default(), "probe".parse().unwrap()),
             revision: "r1".to_owned(),
+            key: None,
             image: ResolvedImage {
                 name: "roost.test/busybox:latest".to_owned(),
                 digest: "sha256:feed".to_owned(),
@@ -153,6 +154,15 @@ impl Host {
     pub(crate) async fn restart_containerd(&mut self) {
         self.containerd = spawn_containerd(self.dir.path());
         answers(&self.runtime()).await;
+    }
+
+    /// Pauses a replica by containerd, and not by its freezer.
+    pub(crate) async fn pause_by_containerd(&self, runtime: &Containerd, id: &ReplicaId) {
+        use containerd_client::services::v1::PauseTaskRequest;
+        use containerd_client::services::v1::tasks_client::TasksClient;
+        let scope = runtime.client().scope(&Namespace::default());
+        let request = scope.call(PauseTaskRequest { container_id: id.to_string() });
+        TasksClient::new(scope.channel()).pause(request).await.unwrap();
     }
 
     /// The shims of this containerd.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use futures_util::{Stream, stream};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, UPGRADE};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -20,6 +21,8 @@ pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+const REPLICA: HeaderName = HeaderName::from_static("x-replica");
+const REPLICA_KEY: HeaderName = HeaderName::from_static("x-replica-key");
 const TICK: Duration = Duration::from_secs(1);
 const HELP: &str = "\
 This is echo, a function on Roost.
@@ -30,13 +33,40 @@ This is echo, a function on Roost.
   websocat ws://HOST/...  each message comes back
 ";
 
+/// Who answers: of the replicas of a function, each says another address.
+#[derive(Clone)]
+pub(crate) struct Who {
+    address: HeaderValue,
+    /// What this replica is for, where each key has a replica of its own.
+    key: Option<HeaderValue>,
+}
+
+impl Who {
+    /// This process, as it is reached at `address`.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        let value = |text: String| HeaderValue::try_from(text).ok();
+        let unknown = HeaderValue::from_static("unknown");
+        let key = std::env::var("ROOST_KEY").ok().and_then(value);
+        Self { address: value(address.to_string()).unwrap_or(unknown), key }
+    }
+
+    fn sign(self, response: &mut Response<Body>) {
+        response.headers_mut().insert(REPLICA, self.address);
+        if let Some(key) = self.key {
+            response.headers_mut().insert(REPLICA_KEY, key);
+        }
+    }
+}
+
 /// Answers one request and logs its line.
 pub(crate) async fn answer(
     request: Request<Incoming>,
+    who: Who,
     stopping: Stopping,
 ) -> Result<Response<Body>, Infallible> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = route(request, stopping);
+    let mut response = route(request, stopping);
+    who.sign(&mut response);
     log(format_args!("{method} {path} {}", response.status().as_u16()));
     Ok(response)
 }

@@ -26,6 +26,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::answer::Who;
+
 /// Where functions listen when nothing else is said.
 const DEFAULT_PORT: u16 = 8080;
 /// The longest wait for open requests and sockets after TERM. Less than the host's grace before KILL.
@@ -92,8 +94,12 @@ async fn serve(socket: TcpStream, mut stopping: Stopping) {
     if let Err(error) = socket.set_nodelay(true) {
         log(format_args!("nodelay: {error}"));
     }
+    let who = match socket.local_addr() {
+        Ok(address) => Who::at(address),
+        Err(error) => return log(format_args!("address: {error}")),
+    };
     let answers = stopping.clone();
-    let service = service_fn(move |request| answer::answer(request, answers.clone()));
+    let service = service_fn(move |request| answer::answer(request, who.clone(), answers.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(socket), service)

@@ -1,8 +1,21 @@
 //! Upgraded connections: WebSockets and whatever else a function speaks.
 //!
-//! Owns a tunnel's task from the 101 to its end, and with it the claim. Never looks into the bytes.
+//! Owns a tunnel's task from the 101 to its end, and with it the claim. Never changes a byte of what passes; of a
+//! WebSocket it knows where the frames begin and end, so that it can be closed with a word.
+//!
+//! ```text
+//!   101 ──► pump: two ways, frames counted off ──► close: a Close frame each way ──► claim released
+//!              ▲                                      ▲
+//!              idle, the function is gone, or ────────┘
+//!              ends: the replica's or the server's
+//! ```
 
+mod close;
+mod ends;
+mod frames;
 mod pump;
+mod traffic;
+mod way;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +26,6 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
@@ -21,6 +33,10 @@ use crate::access_log::Record;
 use crate::body::Exchange;
 use crate::client::ClientSocket;
 use crate::pool::Connection;
+pub(crate) use ends::Ends;
+use ends::Told;
+use pump::Terms;
+pub(crate) use traffic::Traffic;
 
 /// Both sides of a tunnel that was agreed upon, and what it holds.
 pub(crate) struct Tunnel {
@@ -28,6 +44,8 @@ pub(crate) struct Tunnel {
     pub(crate) function: OnUpgrade,
     pub(crate) connection: Connection,
     pub(crate) exchange: Arc<Exchange>,
+    /// They agreed upon WebSocket, not upon something else.
+    pub(crate) websocket: bool,
     /// How long no byte may move.
     pub(crate) limit: Option<Duration>,
     pub(crate) record: Record,
@@ -37,7 +55,7 @@ pub(crate) struct Tunnel {
 #[derive(Debug, Default)]
 pub(crate) struct Tunnels {
     tracker: TaskTracker,
-    cut: CancellationToken,
+    ends: Ends,
 }
 
 impl Tunnels {
@@ -46,28 +64,32 @@ impl Tunnels {
         self.tracker.len()
     }
 
-    /// Ends all of them, and those that still come; returns when they have.
-    pub(crate) async fn cut(&self) {
-        self.cut.cancel();
+    /// Ends all of them, spread over `over`, and at once those that still come.
+    pub(crate) fn end(&self, over: Duration) {
+        self.ends.pace(over);
         self.tracker.close();
+    }
+
+    /// Ends all of them without a word.
+    pub(crate) fn cut(&self) {
+        self.ends.cut();
+        self.tracker.close();
+    }
+
+    /// Resolves when all have ended, and no more come: [`end`](Self::end) or [`cut`](Self::cut) was called before.
+    pub(crate) async fn ended(&self) {
         self.tracker.wait().await;
     }
 
-    /// Runs a tunnel until both sides are done, one fails, nothing moves, or all are cut.
+    /// Runs a tunnel until both sides are done, one fails, nothing moves, or it is told to end.
     pub(crate) fn open(&self, tunnel: Tunnel) {
-        let cut = self.cut.clone();
-        self.tracker.spawn(async move {
-            tokio::select! {
-                biased;
-                () = cut.cancelled() => {}
-                () = run(tunnel) => {}
-            }
-        });
+        let replica = tunnel.exchange.claim().endpoint().ends().listen();
+        self.tracker.spawn(run(tunnel, replica, self.ends.listen()));
     }
 }
 
-async fn run(tunnel: Tunnel) {
-    let Tunnel { client, function, connection, exchange, limit, mut record } = tunnel;
+async fn run(tunnel: Tunnel, replica: Told, server: Told) {
+    let Tunnel { client, function, connection, exchange, websocket, limit, mut record } = tunnel;
     // The client's side is there once the 101 was written to it, the function's once hyper let go of it.
     let sides = tokio::try_join!(client, function);
     // Its task has ended with the upgrade: there is nothing left to keep.
@@ -85,9 +107,14 @@ async fn run(tunnel: Tunnel) {
         return error!("a tunnel between other sockets than ours");
     };
     let ahead = Ahead { of_client: client.read_buf, of_function: function.read_buf };
-    let ended = pump::run(client.io.stream(), function.io.inner_mut(), ahead, limit).await;
+    let traffic = exchange.claim().upstream().traffic();
+    let terms = Terms { websocket, limit, traffic, replica, server };
+    let ended = pump::run(client.io.stream(), function.io.inner_mut(), ahead, terms).await;
     record.sent = ended.to_client;
     record.broken = ended.broken;
+    if let Some(messages) = ended.messages {
+        record.messages(messages);
+    }
     drop(exchange);
 }
 

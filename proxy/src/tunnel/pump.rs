@@ -1,58 +1,102 @@
-//! Moving bytes between two sockets.
+//! Both directions of a tunnel, from its first byte to its end.
 //!
-//! Owns both directions of one tunnel. A direction that ends is passed on as the end of writing; the other goes on for
-//! as long as something moves. A quiet tunnel holds no buffer: one is taken when a socket has something to read, and
-//! given back when it has been written.
+//! Owns when a tunnel ends and why. A direction that ends is passed on as the end of writing; the other goes on for as
+//! long as something moves. What is said to the two sides at the end is [`close`](super::close)'s.
 //!
 //! ```text
 //!              client ends writing            function ends writing
 //!   both open ────────────────────► half open ─────────────────────► done      (or the other way round)
-//!       │ limit                        │ min(limit, HALF_OPEN)
+//!       │ limit, its turn,             │ min(limit, HALF_OPEN), its turn
+//!       │ or the function is gone      │
 //!       ▼                              ▼
-//!     idle                           idle
+//!     closing ──────────────────────► done
 //! ```
+//!
+//! A WebSocket whose function ends it without a Close frame is one whose function is gone; of another protocol nobody
+//! knows what its end means.
 
 use std::future::pending;
-use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Ahead;
+use super::close::{self, Ending, HANDSHAKE};
+use super::ends::Told;
+use super::frames::{Frames, Sender};
+use super::traffic::Traffic;
+use super::way::{Failed, Way};
 
 /// How long one side may be silent after the other has said all it had to say.
 const HALF_OPEN: Duration = Duration::from_secs(60);
 
-/// The most that is read at once.
-const BUFFER: usize = 16 * 1024;
-
 /// How a tunnel ended.
-pub(crate) struct Ended {
+pub(super) struct Ended {
     /// Bytes to the client.
-    pub(crate) to_client: u64,
+    pub(super) to_client: u64,
     /// `None` if both sides ended as they should.
-    pub(crate) broken: Option<&'static str>,
+    pub(super) broken: Option<&'static str>,
+    /// Messages from the client and to it, if that could be seen.
+    pub(super) messages: Option<[u64; 2]>,
 }
 
-/// What the directions tell the timer.
-struct Activity {
-    began: Instant,
-    /// Milliseconds from `began` to the last byte.
-    moved: AtomicU64,
+/// What a tunnel goes by.
+pub(super) struct Terms<'a> {
+    /// Both sides speak in WebSocket frames.
+    pub(super) websocket: bool,
+    /// How long no byte may move.
+    pub(super) limit: Option<Duration>,
+    /// Of the function: when there last was something other than a sign of life.
+    pub(super) traffic: &'a Traffic,
+    /// Speaks for the replica.
+    pub(super) replica: Told,
+    /// Speaks for the server.
+    pub(super) server: Told,
+}
+
+/// What the directions tell the timer, and the function's books.
+#[derive(Debug)]
+pub(super) struct Activity<'a> {
+    /// The last byte.
+    last: Traffic,
     half_open: AtomicBool,
     /// Woken when `half_open` is set: the limit is another one then.
     halved: Notify,
+    traffic: &'a Traffic,
 }
 
-impl Activity {
-    fn touch(&self) {
-        let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved.store(milliseconds, Ordering::Relaxed);
+/// Why bytes no longer move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Both directions have ended.
+    Done,
+    /// A socket failed.
+    Reset,
+    /// Somebody should be told.
+    Ending(Ending),
+}
+
+impl Activity<'_> {
+    /// A byte came.
+    pub(super) fn touch(&self) {
+        self.last.touch(Instant::now());
+    }
+
+    /// Bytes went on, something of a message among them if `data`.
+    pub(super) fn moved(&self, data: bool) {
+        let now = Instant::now();
+        self.last.touch(now);
+        if data {
+            self.traffic.touch(now);
+        }
+    }
+
+    fn halve(&self) {
+        self.half_open.store(true, Ordering::Release);
+        self.halved.notify_one();
     }
 
     /// When this counts as idle, if nothing moves until then.
@@ -62,100 +106,134 @@ impl Activity {
         } else {
             limit?
         };
-        Some(self.began + Duration::from_millis(self.moved.load(Ordering::Relaxed)) + limit)
+        Some(self.last.last_or_began() + limit)
     }
 }
 
-/// Moves bytes until both directions have ended, one has failed, or nothing moved for `limit`.
-pub(crate) async fn run(
+/// Moves bytes until both directions have ended, one has failed, nothing moved for the limit, or it is told to end.
+pub(super) async fn run(
     client: &mut TcpStream,
     function: &mut TcpStream,
     ahead: Ahead,
-    limit: Option<Duration>,
+    mut terms: Terms<'_>,
 ) -> Ended {
-    let activity = Activity {
-        began: Instant::now(),
-        moved: AtomicU64::new(0),
-        half_open: AtomicBool::new(false),
-        halved: Notify::new(),
-    };
-    let to_client = AtomicU64::new(0);
-    let to_function = AtomicU64::new(0);
+    let frames = if terms.websocket { Frames::of } else { Frames::opaque };
     let (client_reads, client_writes) = client.split();
     let (function_reads, function_writes) = function.split();
-    let both = async {
-        tokio::try_join!(
-            one_way(client_reads, function_writes, &ahead.of_client, &activity, &to_function),
-            one_way(function_reads, client_writes, &ahead.of_function, &activity, &to_client),
-        )
+    let mut to_function = Way::new(client_reads, function_writes, &ahead.of_client, frames(Sender::Client));
+    let mut to_client = Way::new(function_reads, client_writes, &ahead.of_function, frames(Sender::Function));
+    // The buffers of the handshake.
+    drop(ahead);
+    let activity = Activity {
+        last: Traffic::default(),
+        half_open: AtomicBool::new(false),
+        halved: Notify::new(),
+        traffic: terms.traffic,
     };
-    let broken = tokio::select! {
+    let mut stop = tokio::select! {
         biased;
-        ended = both => ended.err().map(|_| "reset"),
-        () = idle(&activity, limit) => Some("idle"),
+        ending = ending(&activity, &mut terms) => Stop::Ending(ending),
+        stop = both(&mut to_client, &mut to_function, &activity) => stop,
     };
-    Ended { to_client: to_client.into_inner(), broken }
+    if let Stop::Ending(ending) = stop {
+        // Boxed: a tunnel pays for its end when that comes.
+        let closing = Box::pin(async {
+            if ending == Ending::Restart && (to_client.frames.closed() || to_function.frames.closed()) {
+                // The two are about to close it themselves, and one of them has said why.
+                tokio::select! {
+                    biased;
+                    stop = both(&mut to_client, &mut to_function, &activity) => return stop,
+                    () = sleep(HANDSHAKE) => {}
+                }
+            }
+            close::run(&mut to_client, &mut to_function, ending, &activity).await;
+            stop
+        });
+        tokio::select! {
+            biased;
+            () = terms.server.cut() => {}
+            after = closing => stop = after,
+        }
+    }
+    let broken = match stop {
+        Stop::Done => None,
+        Stop::Reset => Some("reset"),
+        Stop::Ending(ending) => Some(ending.name()),
+    };
+    let messages = terms.websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
+    Ended { to_client: to_client.moved, broken, messages }
 }
 
-/// Moves bytes from `from` to `to` until `from` ends, then ends `to`.
-async fn one_way(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
-    ahead: &[u8],
-    activity: &Activity,
-    moved: &AtomicU64,
-) -> io::Result<()> {
-    to.write_all(ahead).await?;
-    moved.fetch_add(ahead.len() as u64, Ordering::Relaxed);
-    loop {
-        // Nothing is held while nothing comes.
-        from.readable().await?;
-        let mut buffer = Vec::with_capacity(BUFFER);
-        // `try_read_buf` would do, but this one also knows that a short read has emptied the socket.
-        loop {
-            let length = from.read_buf(&mut buffer).await?;
-            activity.touch();
-            if length == 0 {
-                activity.half_open.store(true, Ordering::Release);
-                activity.halved.notify_one();
-                return end(&mut to).await;
-            }
-            to.write_all(&buffer).await?;
-            moved.fetch_add(length as u64, Ordering::Relaxed);
-            activity.touch();
-            buffer.clear();
-            if length < BUFFER {
-                break;
-            }
+/// Moves bytes both ways until they end.
+async fn both(to_client: &mut Way<'_>, to_function: &mut Way<'_>, activity: &Activity<'_>) -> Stop {
+    match tokio::try_join!(of_client(to_function, activity), of_function(to_client, activity)) {
+        Ok(_) => Stop::Done,
+        Err(stop) => stop,
+    }
+}
+
+/// What the client sends.
+async fn of_client(way: &mut Way<'_>, activity: &Activity<'_>) -> Result<(), Stop> {
+    match way.pump(activity).await {
+        Ok(()) => {
+            activity.halve();
+            way.end().await.map_err(|_| Stop::Reset)
+        }
+        // The function is gone. What it said before, and that it is gone, the other direction will find.
+        Err(Failed::To) if way.frames.are_known() => {
+            activity.halve();
+            Ok(())
+        }
+        Err(_) => Err(Stop::Reset),
+    }
+}
+
+/// What the function sends.
+async fn of_function(way: &mut Way<'_>, activity: &Activity<'_>) -> Result<(), Stop> {
+    match way.pump(activity).await {
+        Ok(()) | Err(Failed::From) if way.frames.are_known() && !way.frames.closed() => {
+            Err(Stop::Ending(Ending::Exited))
+        }
+        Err(Failed::To) => Err(Stop::Reset),
+        // Once it has said goodbye, how it closes its socket is all the same.
+        Err(Failed::From) if !way.frames.closed() => Err(Stop::Reset),
+        Ok(()) | Err(Failed::From) => {
+            activity.halve();
+            way.end().await.map_err(|_| Stop::Reset)
         }
     }
 }
 
-/// Passes the end on. A side that has already gone needs no telling: what the other direction finds there is the news.
-async fn end(to: &mut WriteHalf<'_>) -> io::Result<()> {
-    match to.shutdown().await {
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-        ended => ended,
-    }
-}
-
-/// Resolves once nothing has moved for the limit. The timer is set when it fires, not at each byte.
-async fn idle(activity: &Activity, limit: Option<Duration>) {
+/// Resolves once nothing has moved for the limit, or the tunnel's turn to end has come. The timer is set when it fires,
+/// not at each byte.
+async fn ending(activity: &Activity<'_>, terms: &mut Terms<'_>) -> Ending {
+    let late = terms.replica.already() || terms.server.already();
+    let mut turn = late.then(Instant::now);
     loop {
-        let due = activity.due(limit);
+        let idle = activity.due(terms.limit);
+        let due = turn.into_iter().chain(idle).min();
         let fires = async {
             match due {
                 Some(due) => sleep_until(due).await,
                 None => pending().await,
             }
         };
-        tokio::select! {
-            () = activity.halved.notified() => {}
+        let told = tokio::select! {
+            biased;
+            told = terms.replica.turn() => told,
+            told = terms.server.turn() => told,
+            () = activity.halved.notified() => continue,
             () = fires => {
-                if activity.due(limit).is_some_and(|due| due <= Instant::now()) {
-                    return;
+                let now = Instant::now();
+                if turn.is_some_and(|turn| turn <= now) {
+                    return Ending::Restart;
                 }
+                if activity.due(terms.limit).is_some_and(|due| due <= now) {
+                    return Ending::Idle;
+                }
+                continue;
             }
-        }
+        };
+        turn = turn.into_iter().chain([told]).min();
     }
 }

@@ -161,8 +161,9 @@ async fn a_higher_cap_and_another_replica_serve_those_who_wait() {
     upstream.publish(vec![Arc::clone(&a), Arc::clone(&b)]);
     assert_eq!((a.in_flight(), b.in_flight(), upstream.load().waiting), (2, 2, 1));
     upstream.set_limits(UpstreamLimits::default());
+    let mut claims = Vec::new();
     for waiter in waiting {
-        std::mem::forget(within(waiter).await.unwrap());
+        claims.push(within(waiter).await.unwrap());
     }
     assert_eq!(a.in_flight() + b.in_flight(), 5);
 }

@@ -6,10 +6,14 @@
 #![allow(clippy::unwrap_used, reason = "the support of tests is a test")]
 
 mod access;
+mod affinity;
 mod capacity;
+mod closing;
 mod connections;
 mod deferred;
+mod exactness;
 mod headers;
+mod keys;
 mod limits;
 mod multiplexed;
 mod routing;

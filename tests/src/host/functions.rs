@@ -3,12 +3,30 @@
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::Host;
-use crate::client::Answer;
+use super::{Config, Host};
+use crate::client::{Answer, Api};
 use crate::command_line::{self, Output};
+use crate::image::Image;
 use crate::{PATIENCE, eventually};
 
+/// The image of the echo example, where it was imported by [`Host::with_echo`].
+pub const ECHO: &str = "echo:1";
+
 impl Host {
+    /// A host on which [`ECHO`] can be deployed.
+    pub async fn with_echo(config: Config) -> Self {
+        let host = Self::start_with(config).await;
+        host.import(&Image::echo(), ECHO).await;
+        host
+    }
+
+    /// Imports an image under a name.
+    pub async fn import(&self, image: &Image, name: &str) {
+        let archive = image.archive(&format!("docker.io/library/{name}"));
+        let answer = self.api.post(&format!("/system/images?name={name}"), archive).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    }
+
     /// Deploys `image` as `name` and waits until it is ready.
     pub async fn deploy(&self, name: &str, image: &str) {
         self.post_function(&json!({ "service": name, "image": image })).await;
@@ -55,6 +73,51 @@ impl Host {
         let function = self.status(name, "Ready", |status| status["phase"] == "Ready").await;
         assert!(function["availableReplicas"].as_u64() >= Some(1), "{function:#}");
         function
+    }
+
+    /// Deploys the function and waits until it is ready.
+    pub async fn deployed(&self, deployment: &Value) -> Value {
+        self.post_function(deployment).await;
+        self.ready(deployment["service"].as_str().unwrap()).await
+    }
+
+    /// Waits until exactly so many replicas of the function take requests, and no others are coming up or ending.
+    pub async fn has_ready(&self, name: &str, count: usize) -> Value {
+        let all_ready = |status: &Value| {
+            let phases = phases(status);
+            phases.len() == count && phases.iter().all(|phase| phase == "ready")
+        };
+        self.status(name, &format!("{count} replicas, all ready"), all_ready).await
+    }
+
+    /// Waits until the function has no replica that takes requests, and wants none.
+    pub async fn idle(&self, name: &str) -> Value {
+        self.status(name, "Idle", |status| status["phase"] == "Idle").await
+    }
+
+    /// Waits until a replica of the function is in this phase.
+    pub async fn has_replica(&self, name: &str, phase: &str) -> Value {
+        self.status(name, &format!("a replica that is {phase}"), |status| {
+            phases(status).iter().any(|other| other == phase)
+        })
+        .await
+    }
+
+    /// Says how many replicas the function is to have.
+    pub async fn scale(&self, name: &str, replicas: u32) {
+        let body = json!({ "serviceName": name, "replicas": replicas }).to_string();
+        let answer = self.api.post(&format!("/system/scale-function/{name}"), body).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
+    }
+
+    /// Waits until so many requests wait for a replica of the function.
+    pub async fn waiting(&self, name: &str, count: usize) {
+        let sample = format!("roost_waiting_requests{{function_name=\"{name}.openfaas-fn\"}} {count}");
+        let metrics = Api::new(self.metrics_port, None);
+        eventually(&format!("{count} that wait for {name}"), || async {
+            metrics.get("/metrics").await.text().lines().any(|line| line == sample).then_some(())
+        })
+        .await;
     }
 
     /// Posts `body` to a function.
@@ -120,4 +183,10 @@ impl Host {
         let config = self.dir.path().join("roostd.toml");
         command_line::roost(&self.dir.path().join("home"), &self.url(), Some(&config), args, input).await
     }
+}
+
+/// The phases of the replicas that a status tells of.
+fn phases(status: &Value) -> Vec<String> {
+    let replicas = status["replicas"].as_array().into_iter().flatten();
+    replicas.map(|replica| replica["phase"].as_str().unwrap_or_default().to_owned()).collect()
 }

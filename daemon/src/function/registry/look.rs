@@ -97,7 +97,7 @@ impl Entry {
         let status = self.status.borrow();
         Some(Observed {
             key: key.clone(),
-            desired: record.wanted(&record.newest),
+            desired: status.desired(record),
             available: status.available(),
             scaling: Scaling::of(&record.newest.deployment.labels),
             replicas: status.replicas.iter().map(|replica| replica.id.clone()).collect(),
@@ -111,7 +111,7 @@ impl Entry {
     fn view(&self) -> Option<FunctionView> {
         let wanted = self.wanted.borrow();
         let record = wanted.as_ref()?;
-        let replicas = record.wanted(&record.newest);
-        Some(FunctionView::new(record, replicas, &self.status.borrow(), &self.upstream))
+        let status = self.status.borrow();
+        Some(FunctionView::new(record, status.desired(record), &status, &self.upstream))
     }
 }

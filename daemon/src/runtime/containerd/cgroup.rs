@@ -48,6 +48,11 @@ impl Tree {
         Self { root: PathBuf::from(CGROUP_ROOT), version }
     }
 
+    /// Their version.
+    pub(super) fn version(&self) -> Cgroups {
+        self.version
+    }
+
     /// What the group `group` uses.
     pub(super) fn usage(&self, group: &Path) -> io::Result<Usage> {
         let cpu = self.dir("cpuacct", group);
@@ -120,7 +125,8 @@ impl Tree {
         }
     }
 
-    fn dir(&self, controller: &str, group: &Path) -> PathBuf {
+    /// The directory of `group` in the hierarchy of `controller`: on v2 there is one for all.
+    pub(super) fn dir(&self, controller: &str, group: &Path) -> PathBuf {
         match self.version {
             Cgroups::V1 { .. } => below(&self.root.join(controller), group),
             Cgroups::V2 => below(&self.root, group),
@@ -138,7 +144,7 @@ fn expected_of_rmdir(error: &io::Error) -> bool {
     matches!(error.kind(), NotFound | NotADirectory | DirectoryNotEmpty | ResourceBusy)
 }
 
-fn read(path: &Path) -> io::Result<String> {
+pub(super) fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
@@ -148,7 +154,7 @@ fn number(text: &str) -> io::Result<u64> {
 }
 
 /// The number behind `name` in a file of `name number` lines; 0 where an older kernel has no such line.
-fn field(text: &str, name: &str) -> u64 {
+pub(super) fn field(text: &str, name: &str) -> u64 {
     text.lines()
         .filter_map(|line| line.split_once(' '))
         .find(|(key, _)| *key == name)
@@ -157,10 +163,11 @@ fn field(text: &str, name: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn tree(version: Cgroups, files: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {
+    /// A tree of these files, and the directory that it is in.
+    pub(in super::super) fn tree(version: Cgroups, files: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {
         let dir = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = dir.path().join(path);

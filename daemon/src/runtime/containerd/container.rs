@@ -12,7 +12,7 @@ use prost_types::Any;
 use roost_proxy::function::{FunctionKey, Namespace};
 
 use super::client::Scope;
-use super::{Error, Settings};
+use super::{Error, Settings, oci};
 use crate::runtime::{Found, ReplicaPlan};
 
 /// The function's name. Whoever has this label is a replica of ours.
@@ -23,6 +23,8 @@ pub const NAMESPACE_LABEL: &str = "roost.namespace";
 pub const REVISION_LABEL: &str = "roost.revision";
 /// The replica's address.
 pub const ADDRESS_LABEL: &str = "roost.address";
+/// The key that the replica is for, if it is for one.
+pub const KEY_LABEL: &str = "roost.key";
 /// The digest of the image.
 pub const IMAGE_LABEL: &str = "roost.image";
 
@@ -38,7 +40,8 @@ fn labels(plan: &ReplicaPlan) -> HashMap<String, String> {
         (ADDRESS_LABEL, plan.address.to_string()),
         (IMAGE_LABEL, plan.image.digest.clone()),
     ];
-    let ours = ours.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let key = plan.key.as_ref().map(|key| (KEY_LABEL, key.to_string()));
+    let ours = ours.into_iter().chain(key).map(|(key, value)| (key.to_owned(), value));
     plan.labels.clone().into_iter().chain(ours).collect()
 }
 
@@ -50,10 +53,11 @@ fn found(namespace: &Namespace, container: Container) -> Option<Found> {
         id: container.id.parse().ok()?,
         function: FunctionKey::new(namespace.clone(), name),
         revision: label(REVISION_LABEL).cloned().unwrap_or_default(),
+        key: label(KEY_LABEL).and_then(|key| key.parse().ok()),
         address: label(ADDRESS_LABEL).and_then(|address| address.parse().ok()),
         image: label(IMAGE_LABEL).cloned().unwrap_or_default(),
         labels: container.labels,
-        running: false,
+        standing: None,
         exit: None,
     })
 }
@@ -71,7 +75,7 @@ pub(super) async fn create(
         id: plan.id.to_string(),
         labels: labels(plan),
         image: plan.image.name.clone(),
-        runtime: Some(Runtime { name: settings.runtime.clone(), options: None }),
+        runtime: Some(Runtime { name: settings.runtime.clone(), options: oci::options(settings) }),
         spec: Some(Any { type_url: SPEC_TYPE.to_owned(), value }),
         snapshotter: settings.snapshotter.clone(),
         snapshot_key: plan.id.to_string(),
@@ -89,7 +93,7 @@ pub(super) async fn delete(scope: &Scope, id: &str) -> Result<(), Error> {
     deleted.map(drop).map_err(Error::call("delete container", id))
 }
 
-/// All replicas of `namespace`, without a word yet on whether they run.
+/// All replicas of `namespace`, without a word yet on how far they are.
 pub(super) async fn list(scope: &Scope, namespace: &Namespace) -> Result<Vec<Found>, Error> {
     let filters = vec![format!("labels.\"{FUNCTION_LABEL}\"")];
     let request = scope.call(ListContainersRequest { filters });
@@ -110,10 +114,16 @@ mod tests {
             ..Container::default()
         };
         let namespace = Namespace::default();
-        let labels = [(FUNCTION_LABEL, "echo"), (REVISION_LABEL, "r1"), (ADDRESS_LABEL, "10.63.0.2")];
+        let labels = [
+            (FUNCTION_LABEL, "echo"),
+            (REVISION_LABEL, "r1"),
+            (ADDRESS_LABEL, "10.63.0.2"),
+            (KEY_LABEL, "room 1"),
+        ];
         let ours = found(&namespace, container("echo-1", &labels)).unwrap();
         assert_eq!(ours.function.to_string(), "echo.openfaas-fn");
         assert_eq!((ours.revision.as_str(), ours.address), ("r1", Some("10.63.0.2".parse().unwrap())));
+        assert_eq!(ours.key, Some("room 1".parse().unwrap()));
 
         assert!(found(&namespace, container("other", &[])).is_none());
         assert!(found(&namespace, container("Bad_Id", &labels)).is_none());

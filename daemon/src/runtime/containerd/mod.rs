@@ -5,7 +5,7 @@
 //! does, and labels on its containers say which are ours. Works with containerd 1.6.20 and later, and asks what it
 //! can do rather than which version it is.
 //!
-//! `start`, `stop` and `wait` are the life of a replica; `spec` is what runc is told of it.
+//! `start`, `freezer`, `stop` and `wait` are the life of a replica; `spec` is what the OCI runtime is told of it.
 
 pub mod client;
 pub mod lease;
@@ -16,9 +16,11 @@ pub mod container;
 mod counted;
 mod devices;
 mod error;
+mod freezer;
 mod host;
 mod mounts;
 mod namespace;
+pub mod oci;
 mod output;
 mod plugins;
 mod rootfs;
@@ -47,7 +49,8 @@ use self::shim::Gates;
 use self::snapshot::Snapshots;
 use self::task::Tasks;
 pub use self::user::InvalidUser;
-use crate::runtime::{Found, Usage};
+use self::user::Users;
+use crate::runtime::{Found, Standing, Usage};
 
 /// Which containerd, and how replicas are run by it.
 #[derive(Debug, Clone)]
@@ -56,8 +59,10 @@ pub struct Settings {
     pub socket: PathBuf,
     /// The snapshotter that images are unpacked with.
     pub snapshotter: String,
-    /// containerd's name of the OCI runtime.
+    /// containerd's name of the shim.
     pub runtime: String,
+    /// The OCI runtime that the shim calls, by name or path; `None` is runc.
+    pub oci_runtime: Option<String>,
     /// The control group that the groups of all replicas are below, from the root of the hierarchy.
     pub cgroup_parent: PathBuf,
     /// Whether all replicas of a namespace share one shim process. It saves some 13 MB a replica; the price is
@@ -75,6 +80,7 @@ impl Default for Settings {
             socket: "/run/containerd/containerd.sock".into(),
             snapshotter: "overlayfs".to_owned(),
             runtime: "io.containerd.runc.v2".to_owned(),
+            oci_runtime: None,
             cgroup_parent: "/roost".into(),
             share_shim: true,
             seccomp: true,
@@ -96,6 +102,7 @@ struct Inner {
     host: Host,
     cgroups: cgroup::Tree,
     gates: Gates,
+    users: Users,
 }
 
 impl Containerd {
@@ -107,6 +114,7 @@ impl Containerd {
             client: Client::new(&settings.socket),
             cgroups: cgroup::Tree::new(host.cgroups),
             gates: Gates::default(),
+            users: Users::default(),
             settings,
             host,
         };
@@ -183,7 +191,11 @@ impl Containerd {
         for replica in &mut replicas {
             let Some(process) = processes.remove(replica.id.as_str()) else { continue };
             self.gates().settle(namespace, &replica.id);
-            replica.running = task::runs(&process);
+            replica.standing = task::standing(&process);
+            // containerd knows of no freeze but its own.
+            if replica.standing == Some(Standing::Running) && self.is_frozen(namespace, &replica.id).await? {
+                replica.standing = Some(Standing::Paused);
+            }
             if let Some(ended) = task::ended(&process) {
                 replica.exit = Some(self.exit(namespace, &replica.id, ended).await);
             }
@@ -236,6 +248,10 @@ impl Containerd {
 
     fn gates(&self) -> &Gates {
         &self.inner.gates
+    }
+
+    fn users(&self) -> &Users {
+        &self.inner.users
     }
 
     fn snapshots<'a>(&'a self, scope: &'a Scope) -> Snapshots<'a> {

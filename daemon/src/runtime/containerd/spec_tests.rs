@@ -14,6 +14,7 @@ fn plan() -> ReplicaPlan {
         id: "echo-1a2b3c4d".parse().unwrap(),
         function: "echo.staging".parse_key(),
         revision: "r1".to_owned(),
+        key: None,
         image: ResolvedImage {
             name: "docker.io/library/echo:latest".to_owned(),
             digest: "sha256:1".to_owned(),

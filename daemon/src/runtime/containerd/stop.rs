@@ -1,13 +1,12 @@
 //! The end of a replica on our order.
 //!
 //! ```text
-//! TERM to the first process → wait for the exit, at most the grace → KILL to all → delete task, container, snapshot
+//! thaw → TERM to the first process → wait for the exit, at most the grace → KILL to all → delete task, container, snapshot
 //! ```
 //! Every step takes "not there" for done, so that a stop can be repeated until it works.
 
 use std::time::Duration;
 
-use containerd_client::types::v1::Status;
 use nix::sys::signal::Signal;
 use roost_proxy::function::{Namespace, ReplicaId};
 use tokio::time::timeout;
@@ -17,6 +16,7 @@ use super::error::{Kind, gone_is_fine};
 use super::shim::Leaving;
 use super::task::{self, Tasks};
 use super::{Containerd, Error, container};
+use crate::runtime::Standing;
 
 /// How long the kernel may take to end what was killed: a process in a disk wait ends when the disk answers.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -31,13 +31,21 @@ impl Containerd {
         let scope = self.client().scope(namespace);
         let tasks = Tasks::new(&scope);
         match tasks.get(id.as_str()).await {
-            Ok(process) if task::runs(&process) => {
-                if process.status() != Status::Running {
-                    gone_is_fine(tasks.resume(id.as_str()).await)?;
+            Ok(process) => match task::standing(&process) {
+                Some(standing @ (Standing::Running | Standing::Paused)) => {
+                    if standing == Standing::Paused
+                        && let Err(error) = tasks.resume(id.as_str()).await
+                    {
+                        // By the state that was asked for; if containerd did not pause it, it cannot resume it.
+                        tracing::debug!(replica = %id, %error, "not resumed by containerd");
+                    }
+                    // Signals reach it when it is thawed. One that we froze may run by containerd's word.
+                    self.thaw(namespace, id).await?;
+                    end(&tasks, id.as_str(), grace).await?;
                 }
-                end(&tasks, id.as_str(), grace).await?;
-            }
-            Ok(_) => {}
+                // It has no program yet that could be asked to end.
+                Some(Standing::Created) | None => {}
+            },
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::Error;
 use super::client::{Channel, Scope};
 use super::error::Kind;
+use crate::runtime::Standing;
 
 /// How long a task that was killed may take to be deletable.
 const DELETE_DEADLINE: Duration = Duration::from_secs(10);
@@ -129,9 +130,14 @@ impl Tasks {
     }
 }
 
-/// Whether the first process of a task runs, frozen or not.
-pub(super) fn runs(process: &Process) -> bool {
-    matches!(process.status(), Status::Running | Status::Paused | Status::Pausing)
+/// How far a task is by containerd's word; `None` if it has ended.
+pub(super) fn standing(process: &Process) -> Option<Standing> {
+    match process.status() {
+        Status::Created => Some(Standing::Created),
+        Status::Running => Some(Standing::Running),
+        Status::Paused | Status::Pausing => Some(Standing::Paused),
+        Status::Stopped | Status::Unknown => None,
+    }
 }
 
 /// How a task ended, if it did.
@@ -150,19 +156,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_stopped_task_has_ended() {
+    fn a_task_stands_or_has_ended() {
         let process =
             |status: Status| Process { status: status.into(), exit_status: 3, ..Process::default() };
-        for (status, running, has_ended) in [
-            (Status::Unknown, false, false),
-            (Status::Created, false, false),
-            (Status::Running, true, false),
-            (Status::Pausing, true, false),
-            (Status::Paused, true, false),
-            (Status::Stopped, false, true),
+        for (status, expected, has_ended) in [
+            (Status::Unknown, None, false),
+            (Status::Created, Some(Standing::Created), false),
+            (Status::Running, Some(Standing::Running), false),
+            (Status::Pausing, Some(Standing::Paused), false),
+            (Status::Paused, Some(Standing::Paused), false),
+            (Status::Stopped, None, true),
         ] {
             let process = process(status);
-            assert_eq!((runs(&process), ended(&process).is_some()), (running, has_ended), "{status:?}");
+            assert_eq!((standing(&process), ended(&process).is_some()), (expected, has_ended), "{status:?}");
         }
         assert_eq!(ended(&process(Status::Stopped)).map(|ended| ended.code), Some(3));
     }

@@ -1,6 +1,10 @@
 //! Whom a replica runs as: from the image's `user[:group]` and the image's own `passwd` and `group`.
 //!
-//! Pure: texts in, numbers out. [`super::rootfs`] reads the texts.
+//! Pure: texts in, numbers out. [`super::rootfs`] reads the texts. What was found is kept: to look into an image costs
+//! more than all the rest of what is done before its process is made.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The user that a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,34 @@ impl User {
         groups.retain(|group| *group != gid);
         groups.insert(0, gid);
         Self { uid, gid, groups }
+    }
+}
+
+/// The most users that are kept: more images than a host has functions.
+const MAX_KEPT: usize = 1024;
+
+/// The users of images, by the image's file system and what it says.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    kept: Mutex<HashMap<(String, String), Arc<User>>>,
+}
+
+impl Users {
+    /// The user `wanted` of the image with these files, if it was found before.
+    pub(super) fn get(&self, chain_id: &str, wanted: &str) -> Option<Arc<User>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(&(chain_id.to_owned(), wanted.to_owned())).cloned()
+    }
+
+    /// Keeps what was found.
+    pub(super) fn keep(&self, chain_id: &str, wanted: &str, user: User) -> Arc<User> {
+        let user = Arc::new(user);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MAX_KEPT {
+            kept.clear();
+        }
+        kept.insert((chain_id.to_owned(), wanted.to_owned()), Arc::clone(&user));
+        user
     }
 }
 

@@ -1,0 +1,280 @@
+//! A replica whose process is there: it follows orders, until one of them ends it, or it ends by itself.
+//!
+//! The state diagram is in [`super`].
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use roost_proxy::Endpoint;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::{Adoptable, Cause, Checks, Event, FUNCTION_PORT, Order, Replica};
+use crate::function::readiness::{self, Answer, Probe, Watched};
+use crate::function::steps::Steps;
+use crate::pauses::Pauses;
+use crate::runtime::Standing;
+
+/// Connections that are left when a replica ends are closed one after the other, over this last part of its time: all at
+/// once, their clients would come back all at once.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// The pauses between tries to freeze a replica that does not.
+const FREEZE_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The end of a life: why, if nobody asked for it.
+type End = Option<Cause>;
+
+/// One life.
+pub(super) struct Life<'a> {
+    replica: &'a Replica,
+    found: Adoptable,
+    checks: Checks,
+    orders: watch::Receiver<Order>,
+    /// The only one: it is published, withdrawn and published again.
+    endpoint: Arc<Endpoint>,
+    /// Of the way to being ready, this time.
+    steps: Steps,
+    /// Was it ready once?
+    was_ready: bool,
+}
+
+impl<'a> Life<'a> {
+    pub(super) fn new(replica: &'a Replica, found: Adoptable, checks: Checks, steps: Steps) -> Self {
+        let orders = replica.orders.clone();
+        let endpoint = Endpoint::of_key(replica.id.clone(), found.address, replica.replica_key.clone());
+        Self { replica, found, checks, orders, endpoint, steps, was_ready: false }
+    }
+
+    /// To the end.
+    pub(super) async fn run(mut self) -> End {
+        let replica = self.replica;
+        let ended = tokio::select! {
+            exit = replica.exit() => Err(exit),
+            end = self.follow() => Ok(end),
+        };
+        self.endpoint.close();
+        match ended {
+            Ok(end) => end,
+            Err((how, memory)) => {
+                let how = if self.was_ready { how } else { format!("{how} before it was ready") };
+                Some(if memory { Cause::OutOfMemory(how) } else { Cause::Ended(how) })
+            }
+        }
+    }
+
+    async fn follow(&mut self) -> End {
+        let Err(end) = self.stages().await;
+        end
+    }
+
+    /// What it does, one behind the other: leaves by the end alone.
+    async fn stages(&mut self) -> Result<Infallible, End> {
+        match self.found.standing {
+            Standing::Created => {
+                self.stand().await?;
+                self.begin().await?;
+            }
+            Standing::Running => self.accepts().await?,
+            Standing::Paused => {
+                self.was_ready = true;
+                self.rest().await?;
+            }
+        }
+        self.was_ready = true;
+        loop {
+            self.serve().await?;
+            if self.pause().await? {
+                self.rest().await?;
+            }
+        }
+    }
+
+    /// Waits for the order to run.
+    async fn stand(&mut self) -> Result<(), End> {
+        if *self.orders.borrow() == Order::Run {
+            return Ok(());
+        }
+        self.replica.tell(Event::Created).await;
+        self.told_to_run().await
+    }
+
+    /// Starts the program, and waits until it is ready.
+    async fn begin(&mut self) -> Result<(), End> {
+        let Replica { host, key, id, .. } = self.replica;
+        let begun = host.runtime.begin(&key.namespace, id).await;
+        begun.map_err(|error| Some(Cause::NotStarted(error.to_string())))?;
+        self.steps.done("start");
+        let late = tokio::select! {
+            late = self.late() => late,
+            () = self.replica.told_to_end() => return Err(None),
+        };
+        if let Some(late) = late {
+            return Err(Some(Cause::Ended(late)));
+        }
+        self.steps.done("ready");
+        self.log_steps();
+        Ok(())
+    }
+
+    /// Waits until it is ready: `None`, or what it was like when its time was over.
+    async fn late(&self) -> Option<String> {
+        let (probe, last): (&Probe, _) = (&self.checks.probe, Watched::default());
+        let limit = self.replica.host.settings.start_timeout;
+        let ready = probe.ready(self.found.address, &last);
+        timeout(probe.initial_delay() + limit, ready).await.err().map(|_| {
+            let found = match last.get() {
+                Answer::Status(status) => format!("GET {} answers {}", probe.path(), status.as_u16()),
+                Answer::NoAnswer => format!("GET {} gets no answer", probe.path()),
+                Answer::Silence | Answer::Ready => format!("nothing listens on port {FUNCTION_PORT}"),
+            };
+            format!("not ready after {} s: {found}", limit.as_secs())
+        })
+    }
+
+    /// Waits until the program, which an earlier daemon started, accepts connections. It was ready then, or will be.
+    async fn accepts(&self) -> Result<(), End> {
+        tokio::select! {
+            () = readiness::accepts(self.found.address) => Ok(()),
+            () = self.replica.told_to_end() => Err(None),
+        }
+    }
+
+    /// Takes requests, until it is told to pause.
+    async fn serve(&mut self) -> Result<(), End> {
+        let Checks { probe, liveness } = &self.checks;
+        let address = self.found.address;
+        let lost = async {
+            match liveness {
+                Some(liveness) => liveness.lost(address).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(lost);
+        let turn = |busy: bool| async move {
+            if busy { probe.recovered(address).await } else { probe.overloaded(address).await }
+        };
+        let mut busy = false;
+        let turned = turn(busy);
+        tokio::pin!(turned);
+        loop {
+            let order = *self.orders.borrow_and_update();
+            match order {
+                Order::Pause => return Ok(()),
+                Order::End(limit) => tokio::select! {
+                    () = drain(self.replica, &self.endpoint, limit) => return Err(None),
+                    how = &mut lost => return Err(Some(Cause::Ended(how))),
+                },
+                Order::Run | Order::Stand if busy => self.replica.tell(Event::Busy).await,
+                Order::Run | Order::Stand => {
+                    self.replica.tell(Event::Ready(Arc::clone(&self.endpoint))).await;
+                }
+            }
+            tokio::select! {
+                () = changed(&mut self.orders) => {}
+                how = &mut lost => return Err(Some(Cause::Ended(how))),
+                () = &mut turned => {
+                    busy = !busy;
+                    turned.set(turn(busy));
+                }
+            }
+        }
+    }
+
+    /// Finishes what it has, and freezes; `false` if it is told to run (on) meanwhile.
+    async fn pause(&mut self) -> Result<bool, End> {
+        let Replica { host, key, id, .. } = self.replica;
+        let endpoint = Arc::clone(&self.endpoint);
+        // It was withdrawn, and is only opened again by whoever publishes it: closing it here could come too late.
+        if let Some(order) = self.ordered_before(endpoint.drained()).await {
+            return self.leave_pause(order).await;
+        }
+        let mut pauses = Pauses::new(FREEZE_PAUSE);
+        // Never cut off: a freeze that came behind a thaw would stay.
+        while let Err(error) = host.runtime.freeze(&key.namespace, id).await {
+            warn!(function = %key, replica = %id, "replica {id}: cannot be frozen yet: {error}");
+            if let Some(order) = self.ordered_before(pauses.wait()).await {
+                return self.leave_pause(order).await;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn leave_pause(&self, order: Order) -> Result<bool, End> {
+        let Order::End(limit) = order else { return Ok(false) };
+        drain(self.replica, &self.endpoint, limit).await;
+        Err(None)
+    }
+
+    /// The order to run or to end, if there is one before `done` is.
+    async fn ordered_before(&mut self, done: impl Future<Output = ()>) -> Option<Order> {
+        let ordered = self.orders.wait_for(|order| matches!(order, Order::Run | Order::End(_)));
+        tokio::select! {
+            () = done => None,
+            // An error is the end of the daemon.
+            Ok(order) = ordered => Some(*order),
+        }
+    }
+
+    /// Stays frozen until it is told to run, and does.
+    async fn rest(&mut self) -> Result<(), End> {
+        self.replica.tell(Event::Paused).await;
+        self.told_to_run().await?;
+        self.thaw().await?;
+        self.steps.done("thaw");
+        self.log_steps();
+        Ok(())
+    }
+
+    async fn thaw(&self) -> Result<(), End> {
+        let Replica { host, key, id, .. } = self.replica;
+        let thawed = host.runtime.thaw(&key.namespace, id).await;
+        thawed.map_err(|error| Some(Cause::NotStarted(error.to_string())))
+    }
+
+    /// Waits for the order to run: the way to being ready begins then.
+    async fn told_to_run(&mut self) -> Result<(), End> {
+        loop {
+            let order = *self.orders.borrow_and_update();
+            match order {
+                Order::Run => break,
+                Order::End(_) => return Err(None),
+                Order::Stand | Order::Pause => changed(&mut self.orders).await,
+            }
+        }
+        self.steps = Steps::begin();
+        Ok(())
+    }
+
+    fn log_steps(&self) {
+        let Replica { key, id, .. } = self.replica;
+        info!(function = %key, replica = %id, "replica {id}: ready after {}", self.steps);
+    }
+}
+
+/// Resolves when there is an order that was not looked at.
+async fn changed(orders: &mut watch::Receiver<Order>) {
+    if orders.changed().await.is_err() {
+        // The controller is gone only when the daemon ends, and then so is this task.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Takes nothing new, and resolves when nothing is left of what there was, or its time is over.
+async fn drain(replica: &Replica, endpoint: &Endpoint, limit: Duration) {
+    endpoint.close();
+    let last = limit.min(FAREWELL);
+    if timeout(limit - last, endpoint.drained()).await.is_ok() {
+        return;
+    }
+    endpoint.end_tunnels(last);
+    if timeout(last, endpoint.drained()).await.is_err() {
+        let left = endpoint.in_flight();
+        info!(
+            function = %replica.key, replica = %replica.id,
+            "replica {}: drained for long enough, {left} requests are left", replica.id
+        );
+    }
+}

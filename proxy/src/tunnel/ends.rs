@@ -1,0 +1,154 @@
+//! Telling open tunnels that they are to end, one after the other.
+//!
+//! Owns the rounds: who is told, and when each one's turn is. A crowd of clients that all lose their connection at one
+//! moment comes back at one moment. Never ends a tunnel: each does that itself, in its own task.
+//!
+//! ```text
+//!   nobody is told ──pace()──► a round: ticket i of n has its turn after i/n of the time; who comes later, at once
+//!        ▲                        │
+//!        └───────recall()─────────┘          cut(): all at once, and without a word
+//! ```
+
+use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Ends the tunnels that listen to it.
+#[derive(Debug)]
+pub(crate) struct Ends(watch::Sender<Round>);
+
+/// One tunnel's ear.
+#[derive(Debug)]
+pub(crate) struct Told(watch::Receiver<Round>);
+
+/// Who ends when.
+#[derive(Debug)]
+enum Round {
+    /// Nobody ends.
+    None,
+    /// The first `of` tickets are spread over the time, all others have their turn at once.
+    Paced { since: Instant, over: Duration, of: usize, tickets: AtomicUsize },
+    /// All end now, and wait for nothing.
+    Cut,
+}
+
+impl Default for Ends {
+    fn default() -> Self {
+        Self(watch::Sender::new(Round::None))
+    }
+}
+
+impl Ends {
+    /// For a tunnel that opens now.
+    pub(crate) fn listen(&self) -> Told {
+        Told(self.0.subscribe())
+    }
+
+    /// Ends the tunnels that are open, spread evenly over `over`, and those that open later at once.
+    ///
+    /// Said again, it counts for those whose turn had not come: from now on, and for each no later than before.
+    pub(crate) fn pace(&self, over: Duration) {
+        let of = self.0.receiver_count();
+        self.0.send_replace(Round::Paced { since: Instant::now(), over, of, tickets: AtomicUsize::new(0) });
+    }
+
+    /// Ends all, without a word to anybody.
+    pub(crate) fn cut(&self) {
+        self.0.send_replace(Round::Cut);
+    }
+
+    /// Lets tunnels open again and stay.
+    pub(crate) fn recall(&self) {
+        self.0.send_if_modified(|round| !matches!(std::mem::replace(round, Round::None), Round::None));
+    }
+}
+
+impl Told {
+    /// Was everybody told before this tunnel opened?
+    pub(crate) fn already(&self) -> bool {
+        !matches!(*self.0.borrow(), Round::None)
+    }
+
+    /// When this tunnel's turn is, once a round has begun. Each call takes part in one more round.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn turn(&mut self) -> Instant {
+        loop {
+            if self.0.changed().await.is_err() {
+                // Whoever could say something is gone.
+                return pending().await;
+            }
+            match &*self.0.borrow_and_update() {
+                Round::None => {}
+                Round::Paced { since, over, of, tickets } => {
+                    return *since + delay(tickets.fetch_add(1, Ordering::Relaxed), *of, *over);
+                }
+                Round::Cut => return Instant::now(),
+            }
+        }
+    }
+
+    /// Resolves when all is cut.
+    pub(crate) async fn cut(&mut self) {
+        if self.0.wait_for(|round| matches!(round, Round::Cut)).await.is_err() {
+            pending::<()>().await;
+        }
+    }
+}
+
+/// How long ticket `ticket` of `of` waits. Tickets behind the last are of those that came too late to be counted.
+fn delay(ticket: usize, of: usize, over: Duration) -> Duration {
+    if ticket >= of {
+        return Duration::ZERO;
+    }
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    over.saturating_mul(count(ticket)) / count(of)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tickets_are_spread_evenly_and_the_uncounted_wait_for_nothing() {
+        let over = Duration::from_secs(10);
+        let delays: Vec<_> = (0..6).map(|ticket| delay(ticket, 4, over).as_millis()).collect();
+        assert_eq!(delays, [0, 2500, 5000, 7500, 0, 0]);
+        assert_eq!(delay(7, 8, Duration::ZERO), Duration::ZERO);
+        assert!(delay(3, 4, Duration::MAX) <= Duration::MAX);
+    }
+
+    #[tokio::test]
+    async fn each_that_listens_has_a_turn_of_its_own_and_a_latecomer_knows_that_it_is_one() {
+        let ends = Ends::default();
+        let mut told: Vec<_> = (0..4).map(|_| ends.listen()).collect();
+        assert!(!told[0].already());
+        let before = Instant::now();
+        ends.pace(Duration::from_secs(4));
+        let mut turns = Vec::new();
+        for one in &mut told {
+            turns.push(one.turn().await.duration_since(before).as_secs());
+        }
+        assert_eq!(turns, [0, 1, 2, 3]);
+        assert!(ends.listen().already());
+        drop(told);
+        ends.recall();
+        assert!(!ends.listen().already());
+    }
+
+    #[tokio::test]
+    async fn a_second_round_is_for_those_who_are_left() {
+        let ends = Ends::default();
+        let (mut first, second) = (ends.listen(), ends.listen());
+        ends.pace(Duration::from_secs(60));
+        drop(second);
+        first.turn().await;
+        ends.pace(Duration::ZERO);
+        assert!(first.turn().await <= Instant::now());
+        ends.cut();
+        first.cut().await;
+    }
+}

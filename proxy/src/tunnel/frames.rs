@@ -1,0 +1,328 @@
+//! Where the frames of a WebSocket begin and end, seen from outside.
+//!
+//! Owns what is known of one direction: how much of the current frame is still to come, or its header as far as it came.
+//! Reads headers out of the buffers that pass anyway. Never unmasks, copies or changes a byte, and never ends a stream:
+//! one that is no valid framing is let through like any other protocol's.
+//!
+//! ```text
+//!   boundary ──first byte──► header ──last byte──► payload ──last byte──► boundary
+//!                              │                      (an empty one has no bytes)
+//!                              └─ impossible ──► opaque: no boundary any more
+//! ```
+
+/// The longest header without its masking key: two bytes and a length of eight.
+const MAX_HEADER: usize = 10;
+
+/// The bytes of a masking key. Counted with the payload: nothing is to be known of them either.
+const KEY: u64 = 4;
+
+/// Which side of a connection sends the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// Masks its frames.
+    Client,
+    /// Does not.
+    Function,
+}
+
+/// One direction of a tunnel, fed with its bytes in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Frames {
+    /// Bytes of the current frame that are still to come behind its header, the masking key's included.
+    left: u64,
+    /// Frames of text or binary that began: one for each message.
+    messages: u64,
+    header: [u8; MAX_HEADER],
+    /// How many bytes of `header` have come, 0 outside of one.
+    have: u8,
+    kind: Kind,
+    sender: Sender,
+    closed: bool,
+}
+
+/// The frame whose payload comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Text, binary, or the continuation of either.
+    Data,
+    /// A ping or a pong.
+    Probe,
+    Close,
+    /// Not a frame: nothing is known of this stream, or nothing any more.
+    Opaque,
+}
+
+impl Frames {
+    /// Those of a WebSocket that begins now.
+    pub(super) fn of(sender: Sender) -> Self {
+        Self {
+            left: 0,
+            messages: 0,
+            header: [0; MAX_HEADER],
+            have: 0,
+            kind: Kind::Probe,
+            sender,
+            closed: false,
+        }
+    }
+
+    /// A stream of another protocol.
+    pub(super) fn opaque(sender: Sender) -> Self {
+        Self { kind: Kind::Opaque, ..Self::of(sender) }
+    }
+
+    /// Is it known where frames begin?
+    pub(super) fn are_known(&self) -> bool {
+        self.kind != Kind::Opaque
+    }
+
+    /// May a frame be put in here? Not in an opaque stream.
+    pub(super) fn at_boundary(&self) -> bool {
+        self.left == 0 && self.have == 0 && self.are_known()
+    }
+
+    /// Has a whole Close frame passed?
+    pub(super) fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Messages that have begun.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Goes on by `bytes`. Was there anything of a message among them, other than pings and pongs? All of an opaque
+    /// stream is taken for that.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> bool {
+        self.scan(bytes, |_| {})
+    }
+
+    /// How many of `bytes`, which come next, go up to the last boundary among them. `Some(0)` if the stream stands at
+    /// one and they hold no other, `None` if there is none.
+    pub(super) fn last_boundary(mut self, bytes: &[u8]) -> Option<usize> {
+        let mut last = self.at_boundary().then_some(0);
+        self.scan(bytes, |position| last = Some(position));
+        last
+    }
+
+    /// As [`feed`](Self::feed); also says how many bytes were behind it at each boundary.
+    fn scan(&mut self, bytes: &[u8], mut boundary: impl FnMut(usize)) -> bool {
+        let mut rest = bytes;
+        let mut data = false;
+        while !rest.is_empty() {
+            if !self.are_known() {
+                return true;
+            }
+            if self.left == 0 {
+                rest = self.take_header(rest);
+                if self.have > 0 {
+                    // The header goes on in the next buffer.
+                    return data;
+                }
+            }
+            let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(rest.len());
+            rest = &rest[length..];
+            self.left -= length as u64;
+            data |= self.kind == Kind::Data;
+            if self.at_boundary() {
+                self.closed |= self.kind == Kind::Close;
+                boundary(bytes.len() - rest.len());
+            }
+        }
+        data
+    }
+
+    /// Takes what there is of a header, and gives back what is behind it.
+    fn take_header<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        if self.have == 0
+            && let Some(length) = header_length(bytes).filter(|length| *length <= bytes.len())
+        {
+            let (header, rest) = bytes.split_at(length);
+            self.begin(header);
+            return rest;
+        }
+        for (index, byte) in bytes.iter().enumerate() {
+            let mut header = self.header;
+            header[usize::from(self.have)] = *byte;
+            self.header = header;
+            self.have += 1;
+            let there = usize::from(self.have);
+            if header_length(&header[..there]) == Some(there) {
+                self.have = 0;
+                self.begin(&header[..there]);
+                return &bytes[index + 1..];
+            }
+        }
+        &[]
+    }
+
+    /// The header is whole: its frame begins.
+    fn begin(&mut self, header: &[u8]) {
+        match self.read(header) {
+            Some((kind, left)) => (self.kind, self.left) = (kind, left),
+            None => self.kind = Kind::Opaque,
+        }
+    }
+
+    /// What a whole header says: the kind of its frame, and how much comes behind it. `None` if there is no such frame.
+    ///
+    /// The reserved bits are the business of extensions, which both sides have agreed upon.
+    fn read(&mut self, header: &[u8]) -> Option<(Kind, u64)> {
+        let (last, opcode) = (header[0] & 0x80 != 0, header[0] & 0x0f);
+        let masked = header[1] & 0x80 != 0;
+        let payload = match header[2..] {
+            [] => u64::from(header[1] & 0x7f),
+            [a, b] => u64::from(u16::from_be_bytes([a, b])),
+            _ => u64::from_be_bytes(header[2..].try_into().ok()?),
+        };
+        let kind = match opcode {
+            0..=2 => Kind::Data,
+            8 => Kind::Close,
+            9 | 10 => Kind::Probe,
+            _ => return None,
+        };
+        let fits = kind == Kind::Data || (last && payload <= 125);
+        if !fits || masked != (self.sender == Sender::Client) || payload > i64::MAX as u64 {
+            return None;
+        }
+        self.messages += u64::from(matches!(opcode, 1 | 2));
+        Some((kind, payload + if masked { KEY } else { 0 }))
+    }
+}
+
+/// How long a header is that begins so, without its masking key. `None` if that cannot be said yet.
+fn header_length(header: &[u8]) -> Option<usize> {
+    Some(match header.get(1)? & 0x7f {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A frame with its header, and the length of its payload.
+    fn frame(sender: Sender, first: u8, length: usize) -> Vec<u8> {
+        let mask = if sender == Sender::Client { 0x80 } else { 0 };
+        let mut bytes = vec![first];
+        match length {
+            0..=125 => bytes.push(mask | u8::try_from(length).unwrap()),
+            126..=0xffff => {
+                bytes.push(mask | 126);
+                bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
+            }
+            _ => {
+                bytes.push(mask | 127);
+                bytes.extend((length as u64).to_be_bytes());
+            }
+        }
+        // What looks like headers of Close frames is what must not be looked at.
+        bytes.resize(bytes.len() + length + if mask == 0 { 0 } else { 4 }, 0x88);
+        bytes
+    }
+
+    fn any_frame() -> impl Strategy<Value = (u8, usize)> {
+        let bits = prop_oneof![Just(0x80_u8), Just(0), Just(0xc0), Just(0x40)];
+        let lengths = prop_oneof![0_usize..300, Just(125), Just(126), Just(65_535), Just(65_536)];
+        prop_oneof![
+            4 => (bits, 0_u8..3, lengths).prop_map(|(bits, opcode, length)| (bits | opcode, length)),
+            1 => (8_u8..11, 0_usize..126).prop_map(|(opcode, length)| (0x80 | opcode, length)),
+        ]
+    }
+
+    fn any_sender() -> impl Strategy<Value = Sender> {
+        prop_oneof![Just(Sender::Client), Just(Sender::Function)]
+    }
+
+    proptest! {
+        #[test]
+        fn boundaries_are_where_frames_meet_however_the_bytes_are_cut(
+            sender in any_sender(),
+            frames in prop::collection::vec(any_frame(), 0..12),
+            cuts in prop::collection::vec(prop_oneof![1_usize..20, 1_usize..40_000], 1..30),
+        ) {
+            let (mut bytes, mut ends) = (Vec::new(), vec![(0, 0, false)]);
+            for (first, length) in frames {
+                bytes.extend(frame(sender, first, length));
+                ends.push((bytes.len(), first & 0x0f, true));
+            }
+            let closes = |at| ends.iter().any(|(end, opcode, _)| *end <= at && *opcode == 8);
+            let mut tracked = Frames::of(sender);
+            let mut at = 0;
+            for cut in cuts.into_iter().cycle() {
+                let piece = &bytes[at..bytes.len().min(at + cut)];
+                let (from, to) = (at, at + piece.len());
+                let last = ends.iter().map(|(end, ..)| *end).filter(|end| (from..=to).contains(end)).max();
+                prop_assert_eq!(tracked.last_boundary(piece), last.map(|end| end - from));
+                tracked.feed(piece);
+                at = to;
+                prop_assert_eq!(tracked.at_boundary(), ends.iter().any(|(end, ..)| *end == at));
+                prop_assert_eq!(tracked.closed(), closes(at));
+                if at == bytes.len() {
+                    break;
+                }
+            }
+            let messages = ends.iter().filter(|(_, opcode, frame)| *frame && matches!(opcode, 1 | 2)).count();
+            prop_assert_eq!(tracked.messages(), messages as u64);
+        }
+
+        #[test]
+        fn any_bytes_are_taken_and_cutting_them_makes_no_difference(
+            sender in any_sender(),
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            cut in 0_usize..200,
+        ) {
+            let (mut whole, mut parts) = (Frames::of(sender), Frames::of(sender));
+            let (first, second) = bytes.split_at(cut.min(bytes.len()));
+            whole.feed(&bytes);
+            parts.feed(first);
+            let known = parts.are_known();
+            parts.feed(second);
+            prop_assert!(known || !parts.are_known(), "what was lost is never found again");
+            // The scratch of a header is no part of what is known.
+            let says = |frames: &Frames| (frames.kind, frames.left, frames.have, frames.closed, frames.messages);
+            prop_assert_eq!(says(&whole), says(&parts));
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_makes_the_stream_opaque() {
+        use Sender::{Client, Function};
+        for (sender, bytes) in [
+            (Function, &[0x83, 0][..]),
+            (Function, &[0x8b, 0]),
+            // A ping in two parts, and one that is too long.
+            (Function, &[0x09, 0]),
+            (Function, &[0x89, 126, 0, 126]),
+            // Masked by the wrong side, and not by the right one.
+            (Function, &[0x81, 0x81]),
+            (Client, &[0x81, 1]),
+            (Function, &[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0]),
+        ] {
+            let mut frames = Frames::of(sender);
+            frames.feed(bytes);
+            assert!(!frames.are_known() && !frames.at_boundary(), "{bytes:?}");
+            assert_eq!(frames.last_boundary(&[0x81, 0]), None);
+            assert!(frames.feed(&[0x89, 0]), "all of it counts");
+        }
+    }
+
+    #[test]
+    fn pings_and_closes_are_nothing_of_a_message_and_each_part_of_one_is() {
+        let mut frames = Frames::of(Sender::Function);
+        assert!(!frames.feed(&[0x89, 3, 1, 2]));
+        assert!(!frames.feed(&[3, 0x8a, 0, 0x01]));
+        assert!(frames.feed(&[2, 7]));
+        assert!(!frames.feed(&[]));
+        assert!(frames.feed(&[7]));
+        assert!(!frames.feed(&[0x89, 1]));
+        assert!(!frames.feed(&[9]));
+        assert!(frames.feed(&[0x80, 0]), "the empty end of a message");
+        assert!(!frames.feed(&[0x88, 0]));
+        assert!(frames.closed());
+    }
+}

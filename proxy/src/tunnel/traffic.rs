@@ -1,0 +1,42 @@
+//! When something last moved.
+//!
+//! Owns one moment, to the millisecond, that is written while bytes move and read by whoever wants to know. Never knows
+//! what moved.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The last time that something moved, if ever.
+#[derive(Debug)]
+pub(crate) struct Traffic {
+    began: Instant,
+    /// Milliseconds from `began`, and one more; 0 as long as nothing has moved.
+    moved: AtomicU64,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { began: Instant::now(), moved: AtomicU64::new(0) }
+    }
+}
+
+impl Traffic {
+    /// Something moved at `now`.
+    pub(crate) fn touch(&self, now: Instant) {
+        let milliseconds = now.saturating_duration_since(self.began).as_millis();
+        self.moved.store(u64::try_from(milliseconds).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+    }
+
+    /// When something last moved.
+    pub(crate) fn last(&self) -> Option<Instant> {
+        let moved = self.moved.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.began + Duration::from_millis(moved))
+    }
+
+    /// When something last moved; as long as nothing has, when this began.
+    pub(crate) fn last_or_began(&self) -> Instant {
+        self.last().unwrap_or(self.began)
+    }
+}

@@ -1,0 +1,166 @@
+//! One direction of a tunnel.
+//!
+//! Owns the bytes between two sockets that were read and not yet written, and where they stand among the frames. Any
+//! future of it may be dropped: nothing is lost, and another one goes on where it was. Never decides when to stop.
+
+use std::io;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tracing::debug;
+
+use super::frames::Frames;
+use super::pump::Activity;
+
+/// The most that is read at once.
+const BUFFER: usize = 16 * 1024;
+
+/// Bytes from one socket to another.
+#[derive(Debug)]
+pub(super) struct Way<'a> {
+    pub(super) from: ReadHalf<'a>,
+    pub(super) to: WriteHalf<'a>,
+    /// Stands behind the last byte that was written.
+    pub(super) frames: Frames,
+    /// Bytes that were written.
+    pub(super) moved: u64,
+    /// The end of `from` was passed on to `to`.
+    pub(super) ended: bool,
+    /// What was read. A quiet direction has no buffer: one is taken when there is something to read, and given back
+    /// when that is written.
+    held: Vec<u8>,
+    /// So much of `held` is written.
+    written: usize,
+}
+
+/// Which socket failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failed {
+    From,
+    To,
+}
+
+impl<'a> Way<'a> {
+    /// `ahead` is what was read before.
+    pub(super) fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, ahead: &Bytes, frames: Frames) -> Self {
+        // A copy, as a rule of nothing: `ahead` is part of the buffer in which the handshake was.
+        Self { from, to, frames, moved: 0, ended: false, held: ahead.to_vec(), written: 0 }
+    }
+
+    /// Moves bytes until `from` ends.
+    pub(super) async fn pump(&mut self, activity: &Activity<'_>) -> Result<(), Failed> {
+        loop {
+            while self.written < self.held.len() {
+                self.write(self.held.len(), activity).await.map_err(|_| Failed::To)?;
+            }
+            if !self.read(activity).await.map_err(|_| Failed::From)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Passes the end on. A side that has already gone needs no telling: what the other direction finds there is the
+    /// news.
+    pub(super) async fn end(&mut self) -> Result<(), Failed> {
+        self.ended = true;
+        end(&mut self.to).await.map_err(|_| Failed::To)
+    }
+
+    /// Moves what has come so far, as far as it makes whole frames; where there is a part of a frame behind the last
+    /// boundary that was already passed on, all of that frame. Stops there. At the end of `from`, or in an opaque
+    /// stream, no such place may come, and it stops where it is.
+    pub(super) async fn settle(&mut self, activity: &Activity<'_>) -> Result<(), Failed> {
+        if !self.frames.are_known() {
+            return Ok(());
+        }
+        if self.held.len() == self.written {
+            self.clear();
+            self.held.reserve_exact(BUFFER);
+            // Without waiting. What is wrong with the socket, whoever waits for it will find.
+            self.from.try_read_buf(&mut self.held).ok();
+        }
+        loop {
+            let whole = self.frames.last_boundary(&self.held[self.written..]);
+            let goal = self.written + whole.unwrap_or(self.held.len() - self.written);
+            while self.written < goal {
+                self.write(goal, activity).await.map_err(|_| Failed::To)?;
+            }
+            if whole.is_some() || !self.read(activity).await.map_err(|_| Failed::From)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Drops what was read and not written. The frames go on behind it.
+    pub(super) fn forget(&mut self) {
+        self.frames.feed(&self.held[self.written..]);
+        self.held = Vec::new();
+        self.written = 0;
+    }
+
+    /// Reads more, all that was read before being written. `false` at the end.
+    async fn read(&mut self, activity: &Activity<'_>) -> io::Result<bool> {
+        self.clear();
+        if self.held.capacity() == 0 {
+            // Nothing is held while nothing comes.
+            self.from.readable().await?;
+            self.held.reserve_exact(BUFFER);
+        }
+        // `try_read_buf` would do, but this one also knows that a short read has emptied the socket.
+        let length = self.from.read_buf(&mut self.held).await?;
+        activity.touch();
+        Ok(length > 0)
+    }
+
+    /// Gives the buffer back, unless more is to be expected at once.
+    fn clear(&mut self) {
+        if self.held.len() < BUFFER {
+            self.held = Vec::new();
+        }
+        self.held.clear();
+        self.written = 0;
+    }
+
+    /// Writes some of what is held, up to `end`.
+    async fn write(&mut self, end: usize, activity: &Activity<'_>) -> io::Result<()> {
+        let length = self.to.write(&self.held[self.written..end]).await?;
+        if length == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let known = self.frames.are_known();
+        let data = self.frames.feed(&self.held[self.written..self.written + length]);
+        if known && !self.frames.are_known() {
+            debug!("what passes through a tunnel are no WebSocket frames");
+        }
+        self.written += length;
+        self.moved += length as u64;
+        activity.moved(data);
+        Ok(())
+    }
+}
+
+/// Ends the writing to a socket that may already be gone.
+pub(super) async fn end(to: &mut WriteHalf<'_>) -> io::Result<()> {
+    match to.shutdown().await {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        ended => ended,
+    }
+}
+
+/// Reads `from` and forgets what comes, until it ends or `done` says so of the frames.
+pub(super) async fn discard(
+    from: &mut ReadHalf<'_>,
+    frames: &mut Frames,
+    done: impl Fn(&Frames) -> bool,
+) -> io::Result<()> {
+    while !done(frames) {
+        from.readable().await?;
+        let mut scratch = Vec::with_capacity(BUFFER);
+        if from.read_buf(&mut scratch).await? == 0 {
+            break;
+        }
+        frames.feed(&scratch);
+    }
+    Ok(())
+}

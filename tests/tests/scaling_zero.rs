@@ -1,0 +1,185 @@
+//! No replicas while nobody needs one, and how they come back.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+
+use futures_util::future::join_all;
+use hyper::StatusCode;
+use roost_tests::{Config, ECHO, Host, Socket, eventually, frozen};
+use serde_json::{Value, json};
+
+/// An echo that has no replicas when it was idle for two seconds.
+fn idles(name: &str, annotations: &Value) -> Value {
+    let labels = json!({ "com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": "2s" });
+    json!({ "service": name, "image": ECHO, "labels": labels, "annotations": annotations })
+}
+
+async fn host_with(deployments: &[Value]) -> Host {
+    let host = Host::with_echo(Config::default()).await;
+    for deployment in deployments {
+        host.deployed(deployment).await;
+    }
+    host
+}
+
+/// Waits until a function with the same settings, that nobody calls, has gone to zero and come back, and gone again: as
+/// often has the one been looked at that should not go.
+async fn long_enough(host: &Host, other: &str) {
+    for _ in 0..2 {
+        host.idle(other).await;
+        host.assert_echoes(other).await;
+    }
+    host.idle(other).await;
+}
+
+#[tokio::test]
+async fn an_open_socket_that_says_nothing_keeps_its_replica() {
+    let stopped = json!({ "roost.idle.state": "stopped" });
+    let host = host_with(&[idles("held", &stopped), idles("other", &stopped)]).await;
+    let mut socket = Socket::open(&host, "/function/held").await;
+    let replica = host.process_of("held");
+    long_enough(&host, "other").await;
+    assert_eq!(host.processes(), [replica]);
+    assert_eq!(host.function("held").await["availableReplicas"], 1);
+    socket.echoes("still here").await;
+    socket.leave().await;
+    host.idle("held").await;
+    eventually("the end of its replica", || async { host.processes().is_empty().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_request_without_an_end_keeps_its_replica() {
+    let host = host_with(&[idles("held", &json!({})), idles("other", &json!({}))]).await;
+    let request = host.api.request(&hyper::Method::GET, "/function/held/sse");
+    let response = host.api.open(request.body(roost_tests::body_of("")).unwrap()).await.unwrap();
+    let mut clock = response.into_body();
+    long_enough(&host, "other").await;
+    assert_eq!(host.function("held").await["availableReplicas"], 1);
+    assert!(roost_tests::next_piece(&mut clock).await.unwrap().is_some(), "the clock goes on");
+    drop(clock);
+    host.idle("held").await;
+}
+
+#[tokio::test]
+async fn where_only_traffic_counts_a_silent_socket_is_closed_as_for_a_restart() {
+    let traffic = json!({ "roost.scale.idle": "traffic", "roost.drain": "1s" });
+    let host = host_with(&[idles("held", &traffic), idles("other", &traffic)]).await;
+    let mut socket = Socket::open(&host, "/function/held").await;
+    // As long as it speaks it stays.
+    let speak = async {
+        let mut beat = tokio::time::interval(std::time::Duration::from_millis(200));
+        loop {
+            beat.tick().await;
+            socket.echoes("still here").await;
+        }
+    };
+    tokio::select! {
+        () = speak => unreachable!("it speaks until it is told"),
+        () = long_enough(&host, "other") => {}
+    }
+    // An answer may be on its way.
+    let code = loop {
+        match socket.next().await {
+            Some(Ok(message)) if message.is_text() => {}
+            Some(Ok(roost_tests::Message::Close(Some(frame)))) => break u16::from(frame.code),
+            other => panic!("no Close came, but {other:?}"),
+        }
+    };
+    assert_eq!(code, 1012);
+    host.idle("held").await;
+}
+
+#[tokio::test]
+async fn hundreds_that_call_at_once_are_one_start_and_all_are_answered() {
+    let host = Host::with_echo(Config::default()).await;
+    let starts = host.watch("echo").await;
+    host.deployed(&idles("echo", &json!({ "roost.idle.state": "stopped" }))).await;
+    for round in 1..=2 {
+        host.idle("echo").await;
+        eventually("the end of its replica", || async { host.processes().is_empty().then_some(()) }).await;
+        assert_eq!(starts.seen().started, round);
+        let answers = join_all((0..300).map(|_| host.call("echo", "hi"))).await;
+        for answer in answers {
+            assert_eq!((answer.status, answer.text()), (StatusCode::OK, "hi"));
+        }
+        let seen = starts.started(round + 1).await;
+        assert_eq!((seen.started, seen.made), (round + 1, round + 1), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_paused_replica_is_frozen_and_goes_on_when_somebody_calls() {
+    let state = json!({ "roost.idle.state": "paused", "roost.idle.paused-for": "1h" });
+    let mut host = host_with(&[idles("echo", &state)]).await;
+    let running = host.process_of("echo");
+    host.idle("echo").await;
+    let paused = host.has_replica("echo", "paused").await;
+    assert_eq!((&paused["replicas"], &paused["availableReplicas"]), (&json!(0), &json!(0)));
+    assert_eq!(host.process_of("echo"), running);
+    assert!(frozen(running.1.pid));
+    host.assert_echoes("echo").await;
+    assert!(!frozen(running.1.pid));
+
+    // A daemon that was restarted, or killed, finds it as it is.
+    for crash in [false, true] {
+        host.has_replica("echo", "paused").await;
+        if crash {
+            host.kill9();
+            host.start_daemon().await;
+        } else {
+            host.restart().await;
+        }
+        host.has_replica("echo", "paused").await;
+        assert!(frozen(running.1.pid));
+        host.assert_echoes("echo").await;
+        assert_eq!(host.process_of("echo"), running, "crashed: {crash}");
+    }
+}
+
+#[tokio::test]
+async fn a_created_replica_has_not_begun_until_somebody_calls() {
+    let state = json!({ "roost.idle.state": "created", "roost.idle.created-for": "1h" });
+    let mut host = Host::with_echo(Config::default()).await;
+    let events = host.watch("echo").await;
+    host.deployed(&idles("echo", &state)).await;
+    host.idle("echo").await;
+    host.has_replica("echo", "created").await;
+    assert_eq!(events.seen().started, 1, "only that of the deployment");
+    let standing = host.process_of("echo");
+    host.assert_echoes("echo").await;
+    assert_eq!(events.started(2).await.started, 2);
+    assert_eq!(host.process_of("echo"), standing, "it was this one that began");
+
+    for crash in [false, true] {
+        host.has_replica("echo", "created").await;
+        let standing = host.process_of("echo");
+        if crash {
+            host.kill9();
+            host.start_daemon().await;
+        } else {
+            host.restart().await;
+        }
+        host.has_replica("echo", "created").await;
+        host.assert_echoes("echo").await;
+        assert_eq!(host.process_of("echo"), standing, "crashed: {crash}");
+    }
+}
+
+#[tokio::test]
+async fn each_rung_falls_to_the_next_in_its_time() {
+    let state = json!({
+        "roost.idle.state": "paused",
+        "roost.idle.paused-for": "4s",
+        "roost.idle.created-for": "4s",
+    });
+    let host = host_with(&[idles("echo", &state)]).await;
+    let running = host.process_of("echo");
+    host.has_replica("echo", "paused").await;
+    host.has_replica("echo", "created").await;
+    eventually("the end of the one that ran", || async {
+        (!host.processes().contains(&running)).then_some(())
+    })
+    .await;
+    eventually("the end of the last rung", || async { host.processes().is_empty().then_some(()) }).await;
+    host.idle("echo").await;
+    host.assert_echoes("echo").await;
+}
