@@ -23,26 +23,62 @@ pub(crate) struct Marks {
     pub(crate) cgroup: String,
 }
 
+/// The networks that a host may keep ready in its default namespace: as many as it does when it is not told.
+const SLOTS: usize = 4;
+
+/// How the names of these networks begin.
+const SLOT: &str = "slot_openfaas-fn_";
+
 impl Marks {
     /// Everything that is still there and should not be, in words. What belongs to the host and not to a function may stay, as
-    /// the bridge does.
+    /// the bridge does, and networks for replicas to come.
     pub(crate) fn find(&self) -> Vec<String> {
         let mut left = Vec::new();
+        let slots: Vec<_> = self.slots().into_iter().take(SLOTS).collect();
+        let taken = names_in(&self.dir.join("run/slots")).into_iter();
+        left.extend(taken.map(|replica| format!("network taken by {replica}")));
         let shims = self.processes().into_iter().filter(|(_, line)| !line.starts_with("containerd --config"));
         left.extend(shims.map(|(pid, line)| format!("process {pid}: {line}")));
         // The daemon's directories of network namespaces and of secrets are mounts of their own, once, and not of a function.
         let own = [self.dir.join("run/netns"), self.dir.join("run/secrets")];
         let mounts = self.mounts().into_iter().filter(|mount| !own.iter().any(|own| Path::new(mount) == own));
-        left.extend(mounts.map(|mount| format!("mount {mount}")));
+        let of_slot =
+            |mount: &String| slots.iter().any(|(slot, _)| mount.ends_with(&format!("/netns/{slot}")));
+        left.extend(mounts.filter(|mount| !of_slot(mount)).map(|mount| format!("mount {mount}")));
         let copies = fs::read_dir(self.dir.join("run/secrets")).into_iter().flatten().flatten();
         left.extend(copies.map(|copy| format!("secrets in {}", copy.path().display())));
         let places = fs::read_dir(self.dir.join("run/mounts")).into_iter().flatten().flatten();
         left.extend(places.map(|place| format!("places of mounts in {}", place.path().display())));
-        left.extend(self.links());
-        left.extend(self.rules().into_iter().map(|(table, rule)| format!("rule in {table}: {rule}")));
+        left.extend(self.links(slots.len()));
+        let rules = self.rules().into_iter().filter(|(table, rule)| {
+            let of_slot = |(_, address): &(_, String)| rule.contains(&format!(" {address}/32 "));
+            !self.is_masquerade(table, rule) && !slots.iter().any(of_slot)
+        });
+        left.extend(rules.map(|(table, rule)| format!("rule in {table}: {rule}")));
         left.extend(self.cgroups().into_iter().map(|group| format!("control group {}", group.display())));
-        left.extend(self.addresses().into_iter().map(|address| format!("address {address} still given")));
+        let addresses = self.addresses().into_iter();
+        let addresses = addresses.filter(|address| !slots.iter().any(|(_, of_slot)| of_slot == address));
+        left.extend(addresses.map(|address| format!("address {address} still given")));
         left
+    }
+
+    /// The networks that are ready for replicas to come, each with its address.
+    fn slots(&self) -> Vec<(String, String)> {
+        let noted = self.dir.join("run/ipam").join(&self.network);
+        let names = names_in(&noted).into_iter().filter(|name| name.starts_with(&self.address_prefix));
+        let slots = names.filter_map(|address| {
+            let owner = fs::read_to_string(noted.join(&address)).ok()?;
+            let owner = owner.lines().next()?.trim().to_owned();
+            owner.starts_with(SLOT).then_some((owner, address))
+        });
+        slots.collect()
+    }
+
+    /// Is this rule one of those by which all functions of the default namespace have the host's address outside?
+    fn is_masquerade(&self, table: &str, rule: &str) -> bool {
+        let chain = format!("ROOST-{}", self.bridge);
+        table == "nat"
+            && (rule == format!("-A POSTROUTING -j {chain}") || rule.starts_with(&format!("-A {chain} ")))
     }
 
     /// Removes all of it, the bridge too, as far as it goes.
@@ -100,13 +136,14 @@ impl Marks {
         link.strip_prefix(&self.bridge).is_some_and(|rest| rest.starts_with('-'))
     }
 
-    /// What is on the bridges, and bridges of namespaces: these go with theirs.
-    fn links(&self) -> Vec<String> {
+    /// What is on the bridges, but for so many links of networks that are ready, and bridges of namespaces: these go with
+    /// theirs.
+    fn links(&self, slots: usize) -> Vec<String> {
         let mut found = Vec::new();
         for bridge in self.bridges() {
-            let ports = fs::read_dir(Path::new("/sys/class/net").join(&bridge).join("brif"));
-            let ports = ports.into_iter().flatten().flatten().map(|port| port.file_name());
-            found.extend(ports.map(|port| format!("link {} on {bridge}", port.to_string_lossy())));
+            let ports = names_in(&Path::new("/sys/class/net").join(&bridge).join("brif")).into_iter();
+            let ports = ports.skip(if bridge == self.bridge { slots } else { 0 });
+            found.extend(ports.map(|port| format!("link {port} on {bridge}")));
             if self.is_of_namespace(&bridge) {
                 found.push(format!("bridge {bridge}"));
             }
@@ -155,14 +192,10 @@ impl Marks {
 
     /// Addresses that `host-local` has noted as given, and networks of namespaces: these go with theirs.
     fn addresses(&self) -> Vec<String> {
-        let names = |dir: PathBuf| {
-            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
-        };
         let noted = self.dir.join("run/ipam");
         let mut found = Vec::new();
-        for network in names(noted.clone()) {
-            let given = names(noted.join(&network)).into_iter();
+        for network in names_in(&noted) {
+            let given = names_in(&noted.join(&network)).into_iter();
             found.extend(given.filter(|name| name.starts_with(&self.address_prefix)));
             if network != self.network {
                 found.push(format!("of network {network}"));
@@ -170,6 +203,11 @@ impl Marks {
         }
         found
     }
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 fn hierarchies() -> Vec<PathBuf> {
@@ -266,8 +304,11 @@ mod tests {
         let mut here = [0; 5];
         process.stdout.as_mut().unwrap().read_exact(&mut here).unwrap();
 
+        fs::create_dir_all(dir.path().join("run/slots")).unwrap();
+        fs::write(dir.path().join("run/slots/echo-1"), "").unwrap();
         let found = marks.find();
         for what in [
+            "network taken by echo-1",
             "process",
             "mount",
             "link",
@@ -279,6 +320,11 @@ mod tests {
         ] {
             assert!(found.iter().any(|text| text.starts_with(what)), "{what}: {found:#?}");
         }
+        // A network that is ready is the host's own, with its link.
+        let ready = format!("{}9", place.prefix);
+        fs::write(noted.join(&ready), "slot_openfaas-fn_1\r\neth0").unwrap();
+        let found = marks.find();
+        assert!(!found.iter().any(|text| text.starts_with("link") || text.contains(&ready)), "{found:#?}");
         marks.clear();
         process.wait().unwrap();
         run("ip", ["link", "delete", &port]).unwrap();
