@@ -73,7 +73,7 @@ async fn a_function_has_as_many_replicas_as_were_asked_for_and_none_wakes_when_i
 
     // An update brings it back, with what its labels ask for at least; and keeps more.
     scale(&host, "echo", r#"{"replicas":0}"#).await;
-    let labels = json!({ "com.openfaas.scale.min": "2" });
+    let labels = json!({ "com.openfaas.scale.min": "2", "team": "blue" });
     host.put_function(&json!({ "service": "echo", "image": image, "labels": labels })).await;
     assert_eq!(host.ready("echo").await["replicas"], 2);
     scale(&host, "echo", r#"{"replicas":3}"#).await;
