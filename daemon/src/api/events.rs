@@ -68,9 +68,15 @@ pub(super) async fn events(
     let watch = Watch { events: api.events.watch(), whose, heartbeat: HEARTBEAT };
     let registry = Arc::clone(&api.registry);
     let end = async move {
+        let gone = async {
+            match &deleted {
+                Some(key) => registry.deleted(key).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = api.ending.cancelled() => {}
-            Some(()) = async { Some(registry.deleted(&deleted?).await) } => {}
+            () = gone => {}
         }
     };
     let texts = stream::unfold(watch, async |mut watch| Some((watch.next().await?, watch)));

@@ -16,7 +16,7 @@ impl Registry {
     /// The function as the API shows it.
     #[must_use]
     pub fn view(&self, key: &FunctionKey) -> Option<FunctionView> {
-        self.lock().get(key).and_then(|entry| entry.view())
+        self.lock().get(key).and_then(Entry::view)
     }
 
     /// All functions of a namespace as the API shows them, by name.
