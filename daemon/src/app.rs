@@ -32,7 +32,7 @@ use crate::gateways::{Gateways, bind};
 use crate::guard::HostGuard;
 use crate::image::Images;
 use crate::logs::LogStore;
-use crate::metrics::{self, Collector, Timings};
+use crate::metrics::{self, Collector, Sources, Timings};
 use crate::network::HostNetwork;
 use crate::pauses::Pauses;
 use crate::queue::Queue;
@@ -94,6 +94,8 @@ struct House {
     logs: LogStore,
     queue: Queue,
     events: Events,
+    /// How long the steps of replicas' starts took.
+    steps: Timings<&'static str>,
     /// How long calls of the API took.
     calls: Timings<ApiCall>,
     routes: Routes,
@@ -142,6 +144,7 @@ impl House {
         let logs = LogStore::new(config.state.join("logs"));
         let secrets = Secrets::open(&config.state, &config.run)?;
         let binds = Binds::open(&config.run)?;
+        let steps = Timings::default();
         let host = Host {
             runtime: containerd.clone(),
             network: network.clone(),
@@ -152,6 +155,7 @@ impl House {
                 config.functions.devices.clone(),
             )),
             binds: binds.clone(),
+            steps: steps.clone(),
             settings: replica_settings(config),
         };
         let stored =
@@ -188,6 +192,7 @@ impl House {
             logs,
             queue,
             events,
+            steps,
             calls,
             routes,
             registry,
@@ -266,14 +271,16 @@ impl House {
         if let Some(listener) = sockets.metrics {
             info!("metrics on {}", listener.local_addr()?);
             let containerd_calls = self.containerd.client().channel().calls().clone();
-            let server = metrics::server::server(Collector::new(
-                Arc::clone(&self.registry),
-                self.queue.clone(),
-                sampler.clone(),
-                self.events.clone(),
-                self.calls.clone(),
-                containerd_calls,
-            ));
+            let server = metrics::server::server(Collector::new(Sources {
+                registry: Arc::clone(&self.registry),
+                queue: self.queue.clone(),
+                network: self.network.clone(),
+                sampler: sampler.clone(),
+                events: self.events.clone(),
+                api: self.calls.clone(),
+                containerd: containerd_calls,
+                steps: self.steps.clone(),
+            }));
             tokio::spawn(async move { server.serve(listener).await });
         }
         tokio::spawn(users::follow(self.users.clone()));

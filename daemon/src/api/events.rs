@@ -68,15 +68,15 @@ pub(super) async fn events(
     let watch = Watch { events: api.events.watch(), whose, heartbeat: HEARTBEAT };
     let registry = Arc::clone(&api.registry);
     let end = async move {
-        let deleted = async {
+        let gone = async {
             match &deleted {
-                Some(function) => registry.deleted(function).await,
+                Some(key) => registry.deleted(key).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = api.ending.cancelled() => {}
-            () = deleted => {}
+            () = gone => {}
         }
     };
     let texts = stream::unfold(watch, async |mut watch| Some((watch.next().await?, watch)));

@@ -39,6 +39,7 @@ use crate::function::spec::FunctionSpec;
 use crate::function::steps::Steps;
 use crate::image::ResolvedImage;
 use crate::logs::LogStore;
+use crate::metrics::Timings;
 use crate::network::HostNetwork;
 use crate::runtime::Standing;
 use crate::runtime::containerd::Containerd;
@@ -62,6 +63,8 @@ pub struct Host {
     pub allowed: Arc<Allowed>,
     /// What of the host's files they were given.
     pub binds: Binds,
+    /// How long the steps took that led to being ready, by their names.
+    pub steps: Timings<&'static str>,
     /// Limits of time and space.
     pub settings: ReplicaSettings,
 }

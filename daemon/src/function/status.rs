@@ -1,6 +1,5 @@
 //! What is told of a function: the body of `GET /system/function/{name}`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,10 +9,11 @@ use serde::Serialize;
 
 use crate::function::record::FunctionRecord;
 use crate::function::rollout::Phase;
-use crate::function::spec::{self, Deployment};
+use crate::function::spec::Deployment;
 use crate::function::warnings;
 use crate::image::Progress;
 use crate::scaling::events::{DecisionView, Scaled};
+use crate::scaling::{LoadTarget, Measure, Policy, labels};
 use crate::usage::Use;
 
 /// What the function's controller is doing.
@@ -103,25 +103,33 @@ pub struct Observed {
     pub upstream: Arc<Upstream>,
 }
 
-/// What the labels of a function say of how it is to be scaled, or what holds without them.
-#[derive(Debug, Clone)]
+/// How a function is to be scaled, in the words of the contract.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Scaling {
     /// At least so many replicas.
     pub minimum: u32,
     /// By what.
-    pub kind: String,
-    /// As much of that for each replica.
+    pub kind: &'static str,
+    /// As much of that for each replica, before the part of it is taken that a replica is to carry.
     pub target: f64,
 }
 
 impl Scaling {
-    pub(super) fn of(labels: &BTreeMap<String, String>) -> Self {
-        let target = labels.get("com.openfaas.scale.target").and_then(|text| text.parse().ok());
-        Self {
-            minimum: spec::replicas(labels).unwrap_or(1),
-            kind: labels.get("com.openfaas.scale.type").map_or("rps", String::as_str).to_owned(),
-            target: target.filter(|n: &f64| n.is_finite()).unwrap_or(50.0),
-        }
+    /// What the settings of a deployment come to. Where nothing is scaled by load: what they say of it, or the contract's
+    /// defaults.
+    pub(super) fn of(deployment: &Deployment) -> Self {
+        let settings = deployment.settings();
+        // Those of an older version may be refused today.
+        let policy = Policy::parse(deployment).unwrap_or_default();
+        let said = settings.get(labels::TYPE).and_then(|name| Measure::named(name));
+        let measure = policy.load.as_ref().map(|load| load.measure).or(said).unwrap_or(Measure::Rps);
+        let given = settings.get(labels::TARGET).and_then(|text| text.parse().ok());
+        let target = match policy.load {
+            // By steps: the rule that holds where neither kind nor target is given.
+            Some(LoadTarget { step: Some(_), per_replica, .. }) => per_replica,
+            _ => given.filter(|n: &f64| n.is_finite()).unwrap_or(labels::DEFAULT_TARGET),
+        };
+        Self { minimum: policy.min, kind: measure.name(), target }
     }
 }
 
@@ -320,6 +328,31 @@ mod tests {
 
     use super::*;
     use crate::function::record::Revision;
+
+    #[test]
+    fn scaling_is_told_in_the_words_of_the_contract() {
+        let of = |settings: &[(&str, &str)]| {
+            let annotations = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let deployment = Deployment { annotations: annotations.collect(), ..Deployment::default() };
+            let Scaling { minimum, kind, target } = Scaling::of(&deployment);
+            (minimum, kind, target)
+        };
+        let (min, max) = (("com.openfaas.scale.min", "2"), ("com.openfaas.scale.max", "4"));
+        let (kind, target) = (("com.openfaas.scale.type", "capacity"), ("com.openfaas.scale.target", "12"));
+        for (settings, expected) in [
+            (&[][..], (1, "rps", 50.0)),
+            (&[min, max], (2, "rps", 5.0)),
+            (&[max, kind], (1, "capacity", 50.0)),
+            (&[max, target], (1, "rps", 12.0)),
+            (&[max, kind, target], (1, "capacity", 12.0)),
+            // Nothing to scale between, but it is said.
+            (&[min, kind, target], (2, "capacity", 12.0)),
+            (&[("roost.scale.key", "path[1]")], (0, "rps", 50.0)),
+            (&[("com.openfaas.scale.type", "magic"), ("com.openfaas.scale.target", "inf")], (1, "rps", 50.0)),
+        ] {
+            assert_eq!(of(settings), expected, "{settings:?}");
+        }
+    }
 
     #[test]
     fn the_view_tells_load_and_decisions_and_each_replica_as_it_is_now() {

@@ -1,7 +1,10 @@
-//! What a replica's way to being ready is spent on, step by step: for the log, and for whoever makes it shorter.
+//! What a replica's way to being ready is spent on, step by step: for the log, for metrics, and for whoever makes it
+//! shorter.
 
 use std::fmt;
 use std::time::{Duration, Instant};
+
+use crate::metrics::Timings;
 
 /// Steps one behind the other, and how long each took. Shown as `74.1 ms (network 1.2, create 38.0, …)`.
 #[derive(Debug, Clone)]
@@ -24,6 +27,13 @@ impl Steps {
         let now = Instant::now();
         self.done.push((name, now - self.last));
         self.last = now;
+    }
+
+    /// Counts each step by its name.
+    pub fn count(&self, timings: &Timings<&'static str>) {
+        for (name, duration) in &self.done {
+            timings.observe(*name, *duration);
+        }
     }
 }
 
@@ -50,5 +60,11 @@ mod tests {
         let done = vec![("network", Duration::from_micros(1_250)), ("create", millis(38))];
         let steps = Steps { began, last: began + Duration::from_micros(39_250), done };
         assert_eq!(steps.to_string(), "39.2 ms (network 1.2, create 38.0)");
+        let timings = Timings::default();
+        steps.count(&timings);
+        steps.count(&timings);
+        let counted: Vec<_> =
+            timings.read().iter().map(|(name, read)| (*name, read.count(), read.seconds)).collect();
+        assert_eq!(counted, [("create", 2, 0.076), ("network", 2, 0.002_5)]);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use roost_proxy::function::FunctionKey;
+use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::{Distribution, Totals};
 use tokio::sync::Mutex;
 use tracing::debug;
@@ -19,6 +19,7 @@ use crate::api::ApiCall;
 use crate::function::registry::Registry;
 use crate::function::rollout::Phase;
 use crate::function::status::Observed;
+use crate::network::HostNetwork;
 use crate::procfs::{self, Process};
 use crate::queue::{Queue, QueueLoad};
 use crate::runtime::containerd::client::Call;
@@ -27,13 +28,29 @@ use crate::usage::Sampler;
 
 /// Where the numbers come from.
 #[derive(Clone)]
+pub struct Sources {
+    /// Functions and their replicas.
+    pub registry: Arc<Registry>,
+    /// Deferred calls.
+    pub queue: Queue,
+    /// Networks.
+    pub network: HostNetwork,
+    /// What replicas use.
+    pub sampler: Sampler,
+    /// What is decided about replicas.
+    pub events: Events,
+    /// How long calls of the API took.
+    pub api: Timings<ApiCall>,
+    /// How long calls of containerd took.
+    pub containerd: Timings<Call>,
+    /// How long the steps of replicas' starts took.
+    pub steps: Timings<&'static str>,
+}
+
+/// Gathers, one page at a time.
+#[derive(Clone)]
 pub struct Collector {
-    registry: Arc<Registry>,
-    queue: Queue,
-    sampler: Sampler,
-    events: Events,
-    api: Timings<ApiCall>,
-    containerd: Timings<Call>,
+    sources: Sources,
     cpu: Arc<Mutex<CpuTotals>>,
 }
 
@@ -41,8 +58,11 @@ pub struct Collector {
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     pub(super) functions: Vec<Function>,
+    /// Networks that are ready for replicas to come.
+    pub(super) slots: BTreeMap<Namespace, usize>,
     pub(super) api: Vec<(ApiCall, Distribution)>,
     pub(super) containerd: Vec<(Call, Distribution)>,
+    pub(super) steps: Vec<(&'static str, Distribution)>,
     pub(super) process: Option<(Process, f64)>,
 }
 
@@ -57,7 +77,7 @@ pub(super) struct Function {
     pub(super) phases: Vec<Phase>,
     pub(super) decisions: Decisions,
     pub(super) minimum: u32,
-    pub(super) scaling_type: String,
+    pub(super) scaling_type: &'static str,
     pub(super) target_load: f64,
     pub(super) cpu_usec: u64,
     pub(super) memory_bytes: u64,
@@ -69,15 +89,8 @@ pub(super) struct Function {
 impl Collector {
     /// Gathers from these.
     #[must_use]
-    pub fn new(
-        registry: Arc<Registry>,
-        queue: Queue,
-        sampler: Sampler,
-        events: Events,
-        api: Timings<ApiCall>,
-        containerd: Timings<Call>,
-    ) -> Self {
-        Self { registry, queue, sampler, events, api, containerd, cpu: Arc::default() }
+    pub fn new(sources: Sources) -> Self {
+        Self { sources, cpu: Arc::default() }
     }
 
     /// The page as it is now.
@@ -95,19 +108,27 @@ impl Collector {
                 None
             }
         };
-        render(&Snapshot { functions, api: self.api.read(), containerd: self.containerd.read(), process })
+        let Sources { network, api, containerd, steps, .. } = &self.sources;
+        render(&Snapshot {
+            functions,
+            slots: network.ready_slots(),
+            api: api.read(),
+            containerd: containerd.read(),
+            steps: steps.read(),
+            process,
+        })
     }
 
     async fn functions(&self, cpu: &mut CpuTotals) -> Vec<Function> {
-        let observed = self.registry.observe();
+        let observed = self.sources.registry.observe();
         let keys: HashSet<&FunctionKey> = observed.iter().map(|function| &function.key).collect();
         cpu.retain(|key| keys.contains(key));
         let replicas: Vec<_> = observed
             .iter()
             .flat_map(|of| of.replicas.iter().map(|id| (of.key.namespace.clone(), id.clone())))
             .collect();
-        let used: BTreeMap<_, _> = self.sampler.read(&replicas).await.into_iter().collect();
-        let mut queued: BTreeMap<_, _> = self.queue.loads().into_iter().collect();
+        let used: BTreeMap<_, _> = self.sources.sampler.read(&replicas).await.into_iter().collect();
+        let mut queued: BTreeMap<_, _> = self.sources.queue.loads().into_iter().collect();
         let mut at = 0;
         let mut functions = Vec::with_capacity(observed.len());
         for of in observed {
@@ -121,7 +142,7 @@ impl Collector {
                 used.into_iter().map(|(id, usage)| (id, usage.map(|usage| usage.cpu_usec))).collect();
             let cpu_usec = cpu.add(&of.key, &cpus);
             let queue = queued.remove(&of.key).unwrap_or_default();
-            let decisions = self.events.decisions(&of.key);
+            let decisions = self.sources.events.decisions(&of.key);
             functions.push(Function::new(of, decisions, cpu_usec, memory_bytes, queue));
         }
         functions

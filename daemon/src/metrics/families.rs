@@ -66,6 +66,10 @@ families! {
         "Requests that waited for a replica and were served.";
     COLD_START_SECONDS: Histogram "roost_cold_start_seconds" ["function_name"]
         "How long they waited.";
+    START_SECONDS: Histogram "roost_replica_start_seconds" ["step"]
+        "How long the steps took that led to a replica that is ready.";
+    SLOTS: Gauge "roost_network_slots_ready" ["namespace"]
+        "Networks that are ready for replicas to come.";
     WAITING: Gauge "roost_waiting_requests" ["function_name"]
         "Requests that wait for a replica now.";
     REFUSED: Counter "roost_waiting_refused_total" ["function_name", "reason"]

@@ -16,5 +16,5 @@ mod render;
 mod text;
 mod timings;
 
-pub use self::collect::Collector;
+pub use self::collect::{Collector, Sources};
 pub use self::timings::Timings;

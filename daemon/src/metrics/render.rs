@@ -41,6 +41,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     invocations(page, &functions);
     replicas(page, &functions);
     waiting(page, &functions);
+    starts(page, snapshot);
     queue(page, &functions);
     api(page, snapshot);
     containerd(page, snapshot);
@@ -83,7 +84,7 @@ fn replicas(page: &mut Page, functions: &[(&str, &Function)]) {
     }
     let mut target = page.family(&f::TARGET_LOAD);
     for (name, function) in functions {
-        target.add(&[name, &function.scaling_type], function.target_load);
+        target.add(&[name, function.scaling_type], function.target_load);
     }
     each(page, &f::MINIMUM, functions, |function| function.minimum.into());
     let mut cpu = page.family(&f::CPU);
@@ -124,6 +125,17 @@ fn waiting(page: &mut Page, functions: &[(&str, &Function)]) {
         refused.add(&[name, "timeout"], function.totals.refused_late);
         refused.add(&[name, "unavailable"], function.totals.refused_unavailable);
         refused.add(&[name, "capacity"], function.totals.refused_capacity);
+    }
+}
+
+fn starts(page: &mut Page, snapshot: &Snapshot) {
+    let mut seconds = page.family(&f::START_SECONDS);
+    for (step, durations) in &snapshot.steps {
+        seconds.distribution(&[step], durations);
+    }
+    let mut slots = page.family(&f::SLOTS);
+    for (namespace, count) in &snapshot.slots {
+        slots.add(&[namespace.as_str()], *count as u64);
     }
 }
 
@@ -207,7 +219,7 @@ fn each(
 mod tests {
     use std::time::Duration;
 
-    use roost_proxy::function::FunctionKey;
+    use roost_proxy::function::{FunctionKey, Namespace};
     use roost_proxy::{Histogram, Upstream, UpstreamLimits};
 
     use super::*;
@@ -236,7 +248,7 @@ mod tests {
             phases: vec![Phase::Ready, Phase::Draining, Phase::Draining],
             decisions: Decisions { up: 3, down: 2 },
             minimum: 1,
-            scaling_type: "a \"type\"".to_owned(),
+            scaling_type: "capacity",
             target_load: 12.5,
             cpu_usec: 1_500_000,
             memory_bytes: 4096,
@@ -248,6 +260,8 @@ mod tests {
         let rpc = |code| Call { method: "containerd.services.tasks.v1.Tasks/Get".to_owned(), code };
         Snapshot {
             functions: vec![function],
+            slots: [(Namespace::default(), 4)].into(),
+            steps: vec![("create", took(30))],
             api: vec![(call("/system/function"), took(1)), (call("/async-function"), took(1))],
             containerd: vec![(rpc("NotFound"), took(1)), (rpc("OK"), took(1))],
             process: Some((Process { max_files: Some(1024), ..Process::default() }, 1_700_000_000.25)),
@@ -292,7 +306,7 @@ mod tests {
             r#"roost_replicas{function_name="echo.staging",phase="paused"} 0"#,
             r#"roost_scaling_decisions_total{function_name="echo.staging",direction="up"} 3"#,
             r#"roost_scaling_decisions_total{function_name="echo.staging",direction="down"} 2"#,
-            r#"gateway_service_target_load{function_name="echo.staging",scaling_type="a \"type\""} 12.5"#,
+            r#"gateway_service_target_load{function_name="echo.staging",scaling_type="capacity"} 12.5"#,
             r#"pod_cpu_usage_seconds_total{function_name="echo.staging",namespace="staging"} 1.5"#,
             r#"pod_memory_working_set_bytes{function_name="echo.staging",namespace="staging"} 4096"#,
             r#"http_requests_total{method="GET",path="/async-function",status="404"} 1"#,
@@ -303,6 +317,9 @@ mod tests {
             r#"queue_worker_messages_submitted_total{queue_name="faas-request",function_name="echo.staging"} 5"#,
             r#"roost_containerd_calls_total{service="containerd.services.tasks.v1.Tasks",method="Get",code="OK"} 1"#,
             r#"roost_containerd_call_seconds_count{service="containerd.services.tasks.v1.Tasks",method="Get"} 2"#,
+            r#"roost_replica_start_seconds_bucket{step="create",le="0.025"} 0"#,
+            r#"roost_replica_start_seconds_count{step="create"} 1"#,
+            r#"roost_network_slots_ready{namespace="openfaas-fn"} 4"#,
             "process_start_time_seconds 1700000000.25",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

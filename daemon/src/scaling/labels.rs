@@ -71,8 +71,11 @@ const DEFAULT_KEYS: u32 = 20;
 /// replica, and how much of the maximum is added at a time, in percent.
 const COMMUNITY: (f64, u32) = (5.0, 20);
 
-/// The load for each replica where a kind is given and no number, and how much of it a replica is to carry.
-const DEFAULT_TARGET: (f64, f64) = (50.0, 0.9);
+/// The load for each replica where a kind is given and no number.
+pub(crate) const DEFAULT_TARGET: f64 = 50.0;
+
+/// How much of it a replica is to carry.
+const DEFAULT_PROPORTION: f64 = 0.9;
 
 const DEFAULT_WINDOW: Duration = Duration::from_secs(30);
 const LONGEST_WINDOW: Duration = Duration::from_mins(5);
@@ -260,13 +263,7 @@ impl<'a> Reader<'a> {
     }
 
     fn load(&mut self, kind: Kind, min: u32, max: u32) -> Option<LoadTarget> {
-        let measure = self.read(TYPE, "rps, capacity, cpu or queue", |value| match value {
-            "rps" => Some(Measure::Rps),
-            "capacity" => Some(Measure::Capacity),
-            "cpu" => Some(Measure::Cpu),
-            "queue" => Some(Measure::Queue),
-            _ => None,
-        });
+        let measure = self.read(TYPE, "rps, capacity, cpu or queue", Measure::named);
         let target = self.amount(TARGET, 1e9);
         let proportion = self.amount(PROPORTION, 1.0);
         let factor = self.count(FACTOR, 0..=100);
@@ -288,7 +285,7 @@ impl<'a> Reader<'a> {
         }
         Some(LoadTarget {
             measure: measure.unwrap_or(Measure::Rps),
-            per_replica: target.unwrap_or(DEFAULT_TARGET.0) * proportion.unwrap_or(DEFAULT_TARGET.1),
+            per_replica: target.unwrap_or(DEFAULT_TARGET) * proportion.unwrap_or(DEFAULT_PROPORTION),
             step: None,
             down_window,
         })

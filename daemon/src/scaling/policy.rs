@@ -63,6 +63,26 @@ pub enum Measure {
     Queue,
 }
 
+impl Measure {
+    /// By the name that it has in labels.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Capacity, Self::Rps, Self::Cpu, Self::Queue];
+        all.into_iter().find(|measure| measure.name() == name)
+    }
+
+    /// Its name in labels.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Capacity => "capacity",
+            Self::Rps => "rps",
+            Self::Cpu => "cpu",
+            Self::Queue => "queue",
+        }
+    }
+}
+
 /// When a function is to have no replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Zero {

@@ -99,7 +99,7 @@ impl Entry {
             key: key.clone(),
             desired: status.desired(record),
             available: status.available(),
-            scaling: Scaling::of(&record.newest.deployment.labels),
+            scaling: Scaling::of(&record.newest.deployment),
             replicas: status.replicas.iter().map(|replica| replica.id.clone()).collect(),
             phases: status.replicas.iter().map(|replica| replica.phase).collect(),
             restarts: status.restarts,

@@ -115,7 +115,7 @@ impl<'a> Life<'a> {
             return Err(Some(Cause::Ended(late)));
         }
         self.steps.done("ready");
-        self.log_steps();
+        self.tell_steps();
         Ok(())
     }
 
@@ -224,7 +224,7 @@ impl<'a> Life<'a> {
         self.told_to_run().await?;
         self.thaw().await?;
         self.steps.done("thaw");
-        self.log_steps();
+        self.tell_steps();
         Ok(())
     }
 
@@ -248,8 +248,9 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
-    fn log_steps(&self) {
-        let Replica { key, id, .. } = self.replica;
+    fn tell_steps(&self) {
+        let Replica { host, key, id, .. } = self.replica;
+        self.steps.count(&host.steps);
         info!(function = %key, replica = %id, "replica {id}: ready after {}", self.steps);
     }
 }
