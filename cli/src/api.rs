@@ -54,6 +54,8 @@ pub(crate) struct Status {
     pub(crate) revision: String,
     pub(crate) image: Option<Fetched>,
     pub(crate) replicas: Vec<Replica>,
+    pub(crate) load: Option<Load>,
+    pub(crate) scaling: Scaling,
     pub(crate) last_exit: Option<String>,
     /// The digest that the image stands for.
     pub(crate) digest: String,
@@ -76,9 +78,43 @@ pub(crate) struct Replica {
     pub(crate) id: String,
     pub(crate) phase: String,
     pub(crate) revision: String,
+    /// What it is for, where there is one for each key.
+    pub(crate) key: Option<String>,
     pub(crate) address: Option<String>,
+    pub(crate) in_flight: u64,
+    pub(crate) connections: u64,
     pub(crate) started_at: Option<String>,
-    pub(crate) restarts: u64,
+}
+
+/// What is going on at a function now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Load {
+    /// Requests at replicas, open connections included.
+    pub(crate) in_flight: u64,
+    pub(crate) connections: u64,
+    pub(crate) waiting: u64,
+    /// Requests that ended, since the daemon began.
+    pub(crate) finished: u64,
+}
+
+/// How many replicas there are to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Scaling {
+    pub(crate) last_decision: Option<Decision>,
+}
+
+/// A change of that which the daemon decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Decision {
+    pub(crate) at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) reason: String,
 }
 
 /// An image on the daemon's host.

@@ -5,8 +5,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    auth, deploy, describe, image, invoke, list, login, logs, namespace, ready, remove, scale, secret, stack,
-    version,
+    auth, deploy, describe, events, image, invoke, list, login, logs, namespace, ready, remove, scale,
+    secret, stack, top, version,
 };
 
 const EXAMPLES: &str = "\
@@ -71,6 +71,10 @@ pub(crate) enum Verb {
     /// Print what a function wrote to stdout and stderr
     #[command(visible_alias = "log")]
     Logs(logs::LogsArgs),
+    /// Watch what functions are doing: replicas, load, and the last decision about them
+    Top(top::TopArgs),
+    /// Follow what is decided about replicas, and why
+    Events(events::EventsArgs),
     /// Build, import, list and remove images
     #[command(visible_alias = "images")]
     Image(image::ImageArgs),

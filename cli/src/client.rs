@@ -172,6 +172,21 @@ impl Client {
         self.json(&in_namespace("/system/functions", namespace))
     }
 
+    /// The same, with what each of them uses.
+    pub(crate) fn functions_with_usage<T: DeserializeOwned>(
+        &self,
+        namespace: Option<&str>,
+    ) -> Result<Vec<T>, Error> {
+        let mut parameters = vec![("usage", "1")];
+        parameters.extend(namespace.map(|ns| ("namespace", ns)));
+        self.json(&with_query("/system/functions", &parameters))
+    }
+
+    /// What is decided about replicas, as server-sent events, for as long as the daemon sends.
+    pub(crate) fn events(&self, parameters: &[(&str, &str)]) -> Result<Box<dyn Read>, Error> {
+        self.stream("/system/events", parameters)
+    }
+
     /// Does the daemon answer?
     pub(crate) fn health(&self) -> Result<(), Error> {
         let request = self.request(Method::GET, "/healthz");
@@ -256,10 +271,8 @@ impl Client {
     }
 
     /// The log of a function, line by line as JSON, for as long as the daemon sends.
-    pub(crate) fn logs(&self, parameters: &[(&str, &str)]) -> Result<impl Read + use<>, Error> {
-        let request = self.request(Method::GET, &with_query("/system/logs", parameters));
-        let response = self.send(authorised(request, self), Payload::None, Some(ANSWER_TIMEOUT))?;
-        Ok(self.agreed(response)?.into_body().into_reader())
+    pub(crate) fn logs(&self, parameters: &[(&str, &str)]) -> Result<Box<dyn Read>, Error> {
+        self.stream("/system/logs", parameters)
     }
 
     /// Calls a function, without the admin's password and without a limit in time.
@@ -283,6 +296,13 @@ impl Client {
         let request = self.request(method, path).header("Content-Type", "application/json");
         let response = self.send(authorised(request, self), payload, Some(ANSWER_TIMEOUT))?;
         self.agreed(response).map(drop)
+    }
+
+    /// An answer that need not have an end.
+    fn stream(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Box<dyn Read>, Error> {
+        let request = self.request(Method::GET, &with_query(path, parameters));
+        let response = self.send(authorised(request, self), Payload::None, Some(ANSWER_TIMEOUT))?;
+        Ok(Box::new(self.agreed(response)?.into_body().into_reader()))
     }
 
     fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {

@@ -3,7 +3,7 @@
 //! It talks to the HTTP API of a daemon and to nothing else: no containerd, no state on the host but the saved login,
 //! and, for `roost auth` alone, the files that name the daemon's users.
 //! Read on from here: [`args`] says what may be typed, [`config`] finds the daemon, [`client`] speaks to it, and each
-//! verb is one file below [`commands`]. [`output`] is the only place that writes to the terminal.
+//! verb is one file below [`commands`]. [`output`] and [`screen`] are the only places that write to the terminal.
 
 mod api;
 mod args;
@@ -15,6 +15,7 @@ mod failure;
 mod image;
 mod name;
 mod output;
+mod screen;
 mod stack_file;
 mod terminal;
 mod users;
@@ -48,6 +49,8 @@ fn run(cli: &Cli, out: &mut Output) -> anyhow::Result<()> {
         Verb::Remove(args) => verb::remove::run(args, global, out),
         Verb::Scale(args) => verb::scale::run(args, global, out),
         Verb::Invoke(args) => verb::invoke::run(args, global, out),
+        Verb::Top(args) => verb::top::run(args, global, out),
+        Verb::Events(args) => verb::events::run(args, global, out),
         Verb::Logs(args) => verb::logs::run(args, global, out),
         Verb::Image(args) => verb::image::run(args, global, out),
         Verb::Ready(args) => verb::ready::run(args, global, out),

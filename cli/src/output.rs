@@ -1,4 +1,4 @@
-//! The only place that writes to the terminal: results to stdout, everything said about them to stderr.
+//! Where all is written that does not fill a screen: results to stdout, everything said about them to stderr.
 //!
 //! A reader that closes the pipe has seen enough: that is a success. Notes and progress are never worth a failure.
 

@@ -394,3 +394,43 @@ fn without_slots_each_replica_waits_for_its_own() {
         assert_empty(&host).await;
     });
 }
+
+#[test]
+fn measure() {
+    on_host(|host| async move {
+        // Chains of others, as many replicas would have: the plugin's own time grows with them.
+        async fn row(what: &str, host: &Host, list: Conflist, slots: usize) {
+            let daemon = Daemon::start_with(host, list, slots, &[]).await;
+            let (mut add, mut del) = (Vec::new(), Vec::new());
+            daemon.attach("first", &usual()).await;
+            for _ in 0..20 {
+                if slots > 0 {
+                    daemon.ready(&usual(), slots).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                let began = Instant::now();
+                let a = daemon.attach("a", &usual()).await;
+                add.push(began.elapsed());
+                assert_eq!(is_slot(&a), slots > 0);
+                let began = Instant::now();
+                daemon.detach("a").await;
+                del.push(began.elapsed());
+            }
+            add.sort();
+            del.sort();
+            println!(
+                "{what}: attach {:?} (max {:?}), detach {:?} (max {:?})",
+                add[10], add[19], del[10], del[19]
+            );
+            daemon.detach("first").await;
+            daemon.filling.abort();
+            let _ = daemon.filling.await;
+            Daemon::open(host, shipped(host), 0).await.collect(&HashSet::new()).await.unwrap();
+        }
+        let mut old = serde_json::to_value(shipped(&host)).unwrap();
+        old["plugins"][0]["ipMasq"] = true.into();
+        row("before (ipMasq), no slot", &host, serde_json::from_value(old).unwrap(), 0).await;
+        row("static rule, no slot", &host, shipped(&host), 0).await;
+        row("static rule, slot", &host, shipped(&host), 4).await;
+    });
+}

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::process::{processes_with, run};
 
@@ -17,68 +18,60 @@ pub(crate) struct Marks {
     pub(crate) bridge: String,
     /// What the addresses begin with.
     pub(crate) address_prefix: String,
+    /// The subnet of the default namespace.
+    pub(crate) subnet: String,
     /// The name of the network, as it stands in the comments of rules.
     pub(crate) network: String,
     /// Below the root of each hierarchy.
     pub(crate) cgroup: String,
 }
 
-/// The networks that a host may keep ready in its default namespace: as many as it does when it is not told.
-const SLOTS: usize = 4;
-
-/// How the names of these networks begin.
-const SLOT: &str = "slot_openfaas-fn_";
-
 impl Marks {
     /// Everything that is still there and should not be, in words. What belongs to the host and not to a function may stay, as
-    /// the bridge does, and networks for replicas to come.
+    /// the bridge does, its way out, and the networks that are ready for replicas to come.
     pub(crate) fn find(&self) -> Vec<String> {
         let mut left = Vec::new();
-        let slots: Vec<_> = self.slots().into_iter().take(SLOTS).collect();
-        let taken = names_in(&self.dir.join("run/slots")).into_iter();
-        left.extend(taken.map(|replica| format!("network taken by {replica}")));
         let shims = self.processes().into_iter().filter(|(_, line)| !line.starts_with("containerd --config"));
         left.extend(shims.map(|(pid, line)| format!("process {pid}: {line}")));
+        let ready = self.ready_networks();
         // The daemon's directories of network namespaces and of secrets are mounts of their own, once, and not of a function.
-        let own = [self.dir.join("run/netns"), self.dir.join("run/secrets")];
+        let mut own = vec![self.dir.join("run/netns"), self.dir.join("run/secrets")];
+        own.extend(ready.iter().map(|network| self.dir.join("run/netns").join(&network.id)));
         let mounts = self.mounts().into_iter().filter(|mount| !own.iter().any(|own| Path::new(mount) == own));
-        let of_slot =
-            |mount: &String| slots.iter().any(|(slot, _)| mount.ends_with(&format!("/netns/{slot}")));
-        left.extend(mounts.filter(|mount| !of_slot(mount)).map(|mount| format!("mount {mount}")));
+        left.extend(mounts.map(|mount| format!("mount {mount}")));
         let copies = fs::read_dir(self.dir.join("run/secrets")).into_iter().flatten().flatten();
         left.extend(copies.map(|copy| format!("secrets in {}", copy.path().display())));
         let places = fs::read_dir(self.dir.join("run/mounts")).into_iter().flatten().flatten();
         left.extend(places.map(|place| format!("places of mounts in {}", place.path().display())));
-        left.extend(self.links(slots.len()));
-        let rules = self.rules().into_iter().filter(|(table, rule)| {
-            let of_slot = |(_, address): &(_, String)| rule.contains(&format!(" {address}/32 "));
-            !self.is_masquerade(table, rule) && !slots.iter().any(of_slot)
-        });
+        let of_ready = |text: &String| ready.iter().any(|network| network.is_of(text));
+        left.extend(self.links().into_iter().filter(|link| !of_ready(link)));
+        let rules = self.rules().into_iter().filter(|(_, rule)| !of_ready(rule) && !self.is_way_out(rule));
         left.extend(rules.map(|(table, rule)| format!("rule in {table}: {rule}")));
         left.extend(self.cgroups().into_iter().map(|group| format!("control group {}", group.display())));
-        let addresses = self.addresses().into_iter();
-        let addresses = addresses.filter(|address| !slots.iter().any(|(_, of_slot)| of_slot == address));
+        let addresses = self.addresses().into_iter().filter(|address| !of_ready(address));
         left.extend(addresses.map(|address| format!("address {address} still given")));
         left
     }
 
-    /// The networks that are ready for replicas to come, each with its address.
-    fn slots(&self) -> Vec<(String, String)> {
-        let noted = self.dir.join("run/ipam").join(&self.network);
-        let names = names_in(&noted).into_iter().filter(|name| name.starts_with(&self.address_prefix));
-        let slots = names.filter_map(|address| {
-            let owner = fs::read_to_string(noted.join(&address)).ok()?;
-            let owner = owner.lines().next()?.trim().to_owned();
-            owner.starts_with(SLOT).then_some((owner, address))
+    /// The networks of the default namespace that are complete and no replica's. Those of others go with their namespace.
+    fn ready_networks(&self) -> Vec<ReadyNetwork> {
+        let entries = |dir: &str| fs::read_dir(self.dir.join(dir)).into_iter().flatten().flatten();
+        let taken: Vec<PathBuf> =
+            entries("run/slots").filter_map(|link| fs::read_link(link.path()).ok()).collect();
+        let records = entries("run/cni").filter(|record| {
+            let name = record.file_name().to_string_lossy().into_owned();
+            name.starts_with("slot_openfaas-fn_")
+                && !taken.contains(&PathBuf::from(name.replace(".json", "")))
         });
-        slots.collect()
+        records.filter_map(|record| ReadyNetwork::read(&record.path())).collect()
     }
 
-    /// Is this rule one of those by which all functions of the default namespace have the host's address outside?
-    fn is_masquerade(&self, table: &str, rule: &str) -> bool {
-        let chain = format!("ROOST-{}", self.bridge);
-        table == "nat"
-            && (rule == format!("-A POSTROUTING -j {chain}") || rule.starts_with(&format!("-A {chain} ")))
+    /// Is this rule the one by which functions of the default namespace reach what is outside?
+    fn is_way_out(&self, rule: &str) -> bool {
+        let (chain, subnet) = (format!("ROOST-{}", self.bridge), &self.subnet);
+        rule == format!("-A POSTROUTING -j {chain}")
+            || rule == format!("-A {chain} -d 224.0.0.0/4 -j RETURN")
+            || rule == format!("-A {chain} -s {subnet} ! -d {subnet} -j MASQUERADE")
     }
 
     /// Removes all of it, the bridge too, as far as it goes.
@@ -106,7 +99,7 @@ impl Marks {
             let command = format!("iptables -w -t {table} {}", rule.replacen("-A ", "-D ", 1));
             tell(run("sh", ["-c", &command]));
         }
-        // Masquerading has a chain of its own for each replica, keeping namespaces apart one for the host.
+        // The way out and keeping namespaces apart have chains of the host's own, and so has each replica whose plugin masquerades.
         let jumps = rules.iter().filter_map(|(table, rule)| Some((table, rule.rsplit_once(" -j ")?.1)));
         for (table, chain) in jumps.filter(|(_, to)| to.starts_with("CNI-") || to.starts_with("ROOST-")) {
             let command = format!("iptables -w -t {table} -F {chain} && iptables -w -t {table} -X {chain}");
@@ -136,14 +129,13 @@ impl Marks {
         link.strip_prefix(&self.bridge).is_some_and(|rest| rest.starts_with('-'))
     }
 
-    /// What is on the bridges, but for so many links of networks that are ready, and bridges of namespaces: these go with
-    /// theirs.
-    fn links(&self, slots: usize) -> Vec<String> {
+    /// What is on the bridges, and bridges of namespaces: these go with theirs.
+    fn links(&self) -> Vec<String> {
         let mut found = Vec::new();
         for bridge in self.bridges() {
-            let ports = names_in(&Path::new("/sys/class/net").join(&bridge).join("brif")).into_iter();
-            let ports = ports.skip(if bridge == self.bridge { slots } else { 0 });
-            found.extend(ports.map(|port| format!("link {port} on {bridge}")));
+            let ports = fs::read_dir(Path::new("/sys/class/net").join(&bridge).join("brif"));
+            let ports = ports.into_iter().flatten().flatten().map(|port| port.file_name());
+            found.extend(ports.map(|port| format!("link {} on {bridge}", port.to_string_lossy())));
             if self.is_of_namespace(&bridge) {
                 found.push(format!("bridge {bridge}"));
             }
@@ -192,10 +184,14 @@ impl Marks {
 
     /// Addresses that `host-local` has noted as given, and networks of namespaces: these go with theirs.
     fn addresses(&self) -> Vec<String> {
+        let names = |dir: PathBuf| {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
         let noted = self.dir.join("run/ipam");
         let mut found = Vec::new();
-        for network in names_in(&noted) {
-            let given = names_in(&noted.join(&network)).into_iter();
+        for network in names(noted.clone()) {
+            let given = names(noted.join(&network)).into_iter();
             found.extend(given.filter(|name| name.starts_with(&self.address_prefix)));
             if network != self.network {
                 found.push(format!("of network {network}"));
@@ -205,9 +201,37 @@ impl Marks {
     }
 }
 
-fn names_in(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+/// A network that waits for a replica.
+struct ReadyNetwork {
+    id: String,
+    address: String,
+    /// Of the host's side.
+    links: Vec<String>,
+}
+
+impl ReadyNetwork {
+    /// `None` if it is not complete.
+    fn read(record: &Path) -> Option<Self> {
+        let record: Value = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let interfaces = record["result"]["interfaces"].as_array()?;
+        let links = interfaces.iter().filter_map(|link| text(&link["name"]));
+        Some(Self {
+            id: text(&record["id"]).filter(|_| record["state"] == "attached")?,
+            address: text(&record["address"])?,
+            links: links.filter(|name| name.starts_with("veth")).collect(),
+        })
+    }
+
+    /// Does this, of what was found, belong to it: a link, a rule or an address?
+    fn is_of(&self, found: &str) -> bool {
+        let is = |word: &str| {
+            word == self.address
+                || word.strip_suffix("/32") == Some(&self.address)
+                || self.links.iter().any(|link| link == word)
+        };
+        found.split(' ').any(is)
+    }
 }
 
 fn hierarchies() -> Vec<PathBuf> {
@@ -270,6 +294,7 @@ mod tests {
             dir: dir.path().to_owned(),
             bridge: format!("rt{}", place.tag),
             address_prefix: place.prefix.clone(),
+            subnet: place.subnet(),
             network: format!("roost-test-{}", place.tag),
             cgroup: format!("roost-test-{}", place.tag),
         };
@@ -304,11 +329,8 @@ mod tests {
         let mut here = [0; 5];
         process.stdout.as_mut().unwrap().read_exact(&mut here).unwrap();
 
-        fs::create_dir_all(dir.path().join("run/slots")).unwrap();
-        fs::write(dir.path().join("run/slots/echo-1"), "").unwrap();
         let found = marks.find();
         for what in [
-            "network taken by echo-1",
             "process",
             "mount",
             "link",
@@ -320,11 +342,6 @@ mod tests {
         ] {
             assert!(found.iter().any(|text| text.starts_with(what)), "{what}: {found:#?}");
         }
-        // A network that is ready is the host's own, with its link.
-        let ready = format!("{}9", place.prefix);
-        fs::write(noted.join(&ready), "slot_openfaas-fn_1\r\neth0").unwrap();
-        let found = marks.find();
-        assert!(!found.iter().any(|text| text.starts_with("link") || text.contains(&ready)), "{found:#?}");
         marks.clear();
         process.wait().unwrap();
         run("ip", ["link", "delete", &port]).unwrap();

@@ -22,7 +22,9 @@ async fn a_function_has_as_many_replicas_as_were_asked_for_and_none_wakes_when_i
     let registry = Registry::open().await;
     let image = registry.push(&Image::echo(), "echo", "1").await;
     let mut host = Host::start().await;
-    host.deploy("echo", &image).await;
+    // What it keeps ready while it rests would be one more process.
+    let annotations = json!({ "roost.idle.state": "stopped" });
+    host.deployed(&json!({ "service": "echo", "image": image, "annotations": annotations })).await;
 
     // Many, in each spelling. What is wanted is told at once.
     for (path, body, count) in [

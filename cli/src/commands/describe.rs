@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::list::phase;
+use super::top_table::{plain, told};
 use crate::api::{Function, Map, Resources};
 use crate::args::Global;
 use crate::duration::age;
@@ -64,6 +65,12 @@ fn facts(function: &Function, url: &str, now: Timestamp) -> Vec<Vec<String>> {
     add("Revision", status.revision);
     add("Replicas", format!("{} ready of {}", function.available_replicas, function.replicas));
     let old = age(&function.created_at, now);
+    let load = status.load.map(|load| {
+        let crate::api::Load { in_flight, connections, waiting, .. } = load;
+        format!("{in_flight} in flight, {connections} of them connections; {waiting} waiting")
+    });
+    add("Load", load.unwrap_or_default());
+    add("Scaled", status.scaling.last_decision.map(|decision| told(&decision, now)).unwrap_or_default());
     add("Created", if old.is_empty() { old } else { format!("{} ({old} ago)", function.created_at) });
     add("Process", function.env_process.clone());
     add("Environment", entries(Some(&function.env_vars)));
@@ -92,14 +99,18 @@ fn resources(resources: Option<&Resources>) -> String {
 }
 
 fn replicas(function: &Function, now: Timestamp) -> Vec<Vec<String>> {
-    let head = ["REPLICA", "PHASE", "ADDRESS", "AGE", "RESTARTS", "REVISION"].map(str::to_owned).to_vec();
+    let head = ["REPLICA", "PHASE", "IN-FLIGHT", "CONNS", "KEY", "ADDRESS", "AGE", "REVISION"]
+        .map(str::to_owned)
+        .to_vec();
     let all = function.status.iter().flat_map(|s| &s.replicas).map(|r| {
         vec![
             r.id.clone(),
             r.phase.clone(),
+            r.in_flight.to_string(),
+            r.connections.to_string(),
+            plain(r.key.as_deref().unwrap_or_default()),
             r.address.clone().unwrap_or_default(),
             r.started_at.as_deref().map(|at| age(at, now)).unwrap_or_default(),
-            r.restarts.to_string(),
             r.revision.clone(),
         ]
     });

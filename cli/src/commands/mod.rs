@@ -4,6 +4,7 @@ pub(crate) mod auth;
 pub(crate) mod deploy;
 mod deploy_many;
 pub(crate) mod describe;
+pub(crate) mod events;
 mod faas_cli;
 pub(crate) mod image;
 mod image_build;
@@ -18,6 +19,8 @@ pub(crate) mod remove;
 pub(crate) mod scale;
 pub(crate) mod secret;
 pub(crate) mod stack;
+pub(crate) mod top;
+mod top_table;
 pub(crate) mod version;
 mod wait;
 

@@ -42,7 +42,7 @@ pub(super) fn until_ready(
     let mut before: Option<Verdict> = None;
     let mut silent_since: Option<Instant> = None;
     loop {
-        pause();
+        pause(INTERVAL);
         let now = Instant::now();
         let verdict = match client.function::<Function>(target) {
             Ok(found) => judge(found.as_ref()),
@@ -74,7 +74,7 @@ pub(super) fn until_ready(
 pub(super) fn until_healthy(client: &Client, deadline: Instant) -> Result<()> {
     loop {
         match client.health() {
-            Err(e) if e.is_passing() && Instant::now() < deadline => pause(),
+            Err(e) if e.is_passing() && Instant::now() < deadline => pause(INTERVAL),
             other => return Ok(other?),
         }
     }
@@ -125,8 +125,8 @@ fn late(last: Option<&Verdict>, target: &Target, limit: Duration) -> anyhow::Err
     clippy::disallowed_methods,
     reason = "one thread, nothing to wait on, and nothing else to do meanwhile"
 )]
-fn pause() {
-    std::thread::sleep(INTERVAL);
+pub(super) fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 #[cfg(test)]

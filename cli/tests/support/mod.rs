@@ -53,7 +53,15 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn new(answer: impl Fn(&Request) -> Answer + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
+    }
+
+    /// The same where another one was.
+    pub(crate) fn at(url: &str, answer: impl Fn(&Request) -> Answer + Send + 'static) -> Self {
+        Self::on(TcpListener::bind(url.trim_start_matches("http://")).unwrap(), answer)
+    }
+
+    fn on(listener: TcpListener, answer: impl Fn(&Request) -> Answer + Send + 'static) -> Self {
         let address = listener.local_addr().unwrap().to_string();
         let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
         let seen = requests.clone();
