@@ -270,7 +270,7 @@ impl Controller {
         if complete && !record.complete {
             self.registry.complete(&self.key, &record.newest.id).await;
             info!(function = %self.key, "{}: revision {} is up", self.key, record.newest.id);
-            memory::give_back();
+            memory::settle();
         }
     }
 
