@@ -365,6 +365,7 @@ impl Controller {
             revision,
             key,
             phase,
+            rests: false,
             endpoint: None,
             orders,
             started_at: Timestamp::now(),
@@ -424,8 +425,7 @@ impl Controller {
         match event {
             Event::Ready(endpoint) => replica.is_ready(endpoint, Instant::now()),
             Event::Busy => replica.is_busy(),
-            // As it was told: its phase says so already.
-            Event::Created | Event::Paused => {}
+            Event::Created | Event::Paused => replica.is_at_rest(),
             Event::Ended(cause) => {
                 let unasked = replica.ends();
                 if let (true, Some(cause)) = (unasked, cause) {

@@ -24,6 +24,8 @@ pub struct Kept {
     pub key: Option<ReplicaKey>,
     /// How far it is.
     pub phase: Phase,
+    /// Has it said itself that it rests, as its phase says that it is to?
+    pub rests: bool,
     /// Where it answers, once it was ready.
     pub endpoint: Option<Arc<Endpoint>>,
     /// What it is told.
@@ -46,6 +48,21 @@ impl Kept {
         }
     }
 
+    /// How far it is, to people: one that is to rest may have something to do before.
+    #[must_use]
+    pub fn shown(&self) -> Phase {
+        match self.phase {
+            Phase::Created if !self.rests => Phase::Starting,
+            Phase::Paused if !self.rests => Phase::Draining,
+            phase => phase,
+        }
+    }
+
+    /// It is made and waits, or is frozen.
+    pub fn is_at_rest(&mut self) {
+        self.rests = matches!(self.phase, Phase::Created | Phase::Paused);
+    }
+
     /// Tells it to take a step, if that is another one than it takes. One that is to end has `drain` for what it has, and
     /// hears nothing more.
     pub fn tell(&mut self, step: Step, drain: Duration) {
@@ -56,6 +73,7 @@ impl Kept {
             (Step::Pause, _) => (Order::Pause, Phase::Paused),
             (Step::End, _) => (Order::End(drain), Phase::Draining),
         };
+        self.rests &= phase == self.phase;
         self.phase = phase;
         self.orders.send_if_modified(|last| std::mem::replace(last, order) != order);
     }

@@ -29,7 +29,7 @@ impl Controller {
         let of_newest = wanted.map_or("", |record| record.newest.of_replicas());
         let replica = |r: &Kept| ReplicaStatus {
             id: r.id.clone(),
-            phase: r.phase,
+            phase: r.shown(),
             revision: if r.revision == of_newest { revision.clone() } else { r.revision.clone() },
             key: r.key.clone(),
             endpoint: r.endpoint.clone(),
