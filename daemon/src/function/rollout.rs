@@ -140,10 +140,17 @@ fn start_first(wish: &Wish<'_>, replicas: &[View]) -> Plan {
     if let Some(serving) = kept {
         plan.fill(serving, wish.replicas, replicas, 0);
     }
+    let counts = |r: &View| {
+        r.revision == wish.newest.revision
+            || wish.serving.is_some_and(|serving| serving.revision == r.revision)
+    };
+    let answered = replicas.iter().any(|r| r.phase == Phase::Ready && counts(r));
     for other in live(replicas).filter(|r| r.revision != wish.newest.revision) {
         let stays = match wish.serving {
             _ if plan.complete => false,
-            Some(serving) => serving.revision == other.revision,
+            Some(serving) if serving.revision == other.revision => true,
+            // One that was overtaken before it was complete may be all that answers for now.
+            Some(_) => other.phase == Phase::Ready && !answered,
             // Without a revision that was ever complete, whatever answers is better than nothing until the newest is.
             None => other.phase == Phase::Ready,
         };
