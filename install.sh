@@ -18,6 +18,7 @@ readonly CONFIG=$ETC/roostd.toml PASSWORD=$ETC/admin-password CONFLIST=$ETC/cni/
 readonly MODULES_LOAD=/etc/modules-load.d/roost.conf LISTEN_DROPIN=$UNITS/roostd.socket.d/listen.conf
 readonly CONTAINERD_SOCKET=/run/containerd/containerd.sock
 readonly DEFAULT_LISTEN=127.0.0.1:8080 BRIDGE=roost0 NETWORK=roost CGROUP=/roost
+readonly EARLIER_CONFLIST=8393165ff617fe554621bd3091cfaf66c7b687394063cc6a7e0138a92c34a184
 readonly MIN_DISK_MIB=700 MIN_BUILD_MIB=3000          # packages and state; a build from source on top
 readonly WAIT_SECONDS=60 GRACE_SECONDS=10
 
@@ -422,7 +423,10 @@ lay_down() {
   fi
   place 0644 "$HERE/systemd/roostd.toml" "$SHARE/roostd.toml"
   place_settings
-  [[ -e $CONFLIST ]] || place 0644 "$HERE/systemd/10-roost.conflist" "$CONFLIST"
+  # One that is as an earlier release laid it down is nobody's setting: it costs each replica a chain of its own.
+  if [[ ! -e $CONFLIST || $(sha256sum <"$CONFLIST") = "$EARLIER_CONFLIST  -" ]]; then
+    place 0644 "$HERE/systemd/10-roost.conflist" "$CONFLIST"
+  fi
   # Where there are other users, the first admin is missing because somebody took it away.
   if [[ ! -e $PASSWORD && ! -e $ETC/users ]]; then
     (umask 077; head -c 24 /dev/urandom | base64 | tr '+/' '-_' >"$WORK/password")
@@ -836,9 +840,11 @@ remove_rules() {
     rules=$(iptables-save -t "$table" 2>/dev/null | grep '^-A' | grep -F -f "$WORK/ours") || continue
     remove_from "$table" "$rules" "$(sed -n 's/.* -j \(CNI-[0-9a-f]\{24\}\)$/\1/p' <<<"$rules")"
   done
-  # What keeps namespaces apart has a chain of its own.
-  rules=$(iptables-save -t mangle 2>/dev/null | grep -x -- "-A FORWARD -j ROOST-$BRIDGE") || rules=
-  [[ -z $rules ]] || remove_from mangle "$rules" "ROOST-$BRIDGE"
+  # What keeps namespaces apart, and what lets functions out, has a chain of its own.
+  for table in mangle:FORWARD nat:POSTROUTING; do
+    rules=$(iptables-save -t "${table%:*}" 2>/dev/null | grep -x -- "-A ${table#*:} -j ROOST-$BRIDGE") || continue
+    remove_from "${table%:*}" "$rules" "ROOST-$BRIDGE"
+  done
   remove_empty_chains
 }
 

@@ -1,45 +1,42 @@
-//! The key of the cookies by which clients come back to their replica: it outlives the daemon, as the replicas do.
+//! The secret of the cookies by which clients come back to their replicas, kept from one daemon to the next.
+//!
+//! Owns the file. Never makes a cookie: the proxy does.
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::Context;
 use roost_proxy::AffinityKey;
+use tempfile::NamedTempFile;
+use tracing::warn;
 
-/// Its file, below the daemon's state.
-const FILE: &str = "affinity-key";
+const FILE: &str = "affinity.key";
 
-/// The key that an earlier daemon left in `state`, or a new one that the next will find there. The file is readable by its
-/// owner alone.
-///
-/// # Errors
-/// When the file can neither be read nor written.
-pub fn key(state: &Path) -> anyhow::Result<AffinityKey> {
+/// The key in the directory `state`, made there if there is none. Where it cannot be kept, it is one for this daemon
+/// only: clients lose their replicas with the next restart, which is no reason to serve nobody.
+#[must_use]
+pub fn key(state: &Path) -> AffinityKey {
     let path = state.join(FILE);
-    let key = match fs::read(&path) {
-        Ok(bytes) => <[u8; 32]>::try_from(bytes).ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    let key = match key {
-        Some(key) => key,
-        // Or the file is cut short: then all cookies are those of somebody else, and clients are placed anew.
-        None => make(&path).with_context(|| format!("cannot write {}", path.display()))?,
-    };
-    Ok(AffinityKey::from(key))
+    match fs::read(&path).map(<[u8; 32]>::try_from) {
+        Ok(Ok(key)) => return key.into(),
+        Ok(Err(_)) => warn!("{} is not of 32 bytes: clients with a cookie get a new one", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => warn!("cannot read {}: {error}", path.display()),
+    }
+    let key = AffinityKey::random();
+    if let Err(error) = keep(&key, state, &path) {
+        warn!("cannot keep {}: {error}", path.display());
+    }
+    key
 }
 
-fn make(path: &Path) -> io::Result<[u8; 32]> {
-    let mut key = [0; 32];
-    for half in key.chunks_exact_mut(16) {
-        half.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    }
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(&key)?;
-    file.sync_all()?;
-    Ok(key)
+/// All of it or nothing, and readable for nobody else: that is how temporary files are made.
+fn keep(key: &AffinityKey, state: &Path, path: &Path) -> io::Result<()> {
+    let mut file = NamedTempFile::new_in(state)?;
+    file.write_all(key.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -49,16 +46,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_daemon_has_the_same_key_and_nobody_else_reads_it() {
+    fn the_key_is_made_once_and_is_for_nobody_elses_eyes() {
         let state = tempfile::tempdir().unwrap();
-        let path = state.path().join(FILE);
-        key(state.path()).unwrap();
-        let first = fs::read(&path).unwrap();
-        key(state.path()).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), first);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        fs::write(&path, b"short").unwrap();
-        key(state.path()).unwrap();
-        assert_eq!(fs::read(&path).unwrap().len(), 32);
+        let made = key(state.path());
+        assert_eq!(key(state.path()).as_bytes(), made.as_bytes());
+        let file = state.path().join(FILE);
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(&file, "short").unwrap();
+        let second = key(state.path());
+        assert_ne!(second.as_bytes(), made.as_bytes());
+        assert_eq!(fs::read(&file).unwrap(), second.as_bytes());
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "nothing else is left there");
+    }
+
+    #[test]
+    fn where_it_cannot_be_kept_there_is_one_all_the_same() {
+        let state = tempfile::tempdir().unwrap();
+        let nowhere = state.path().join("none");
+        assert_ne!(key(&nowhere).as_bytes(), key(&nowhere).as_bytes());
     }
 }

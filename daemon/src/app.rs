@@ -253,7 +253,7 @@ impl House {
         };
         let guard = Arc::new(HostGuard { users: self.users.clone(), network: self.network.clone() });
         let server = Server::new(
-            server_settings(config)?,
+            server_settings(config),
             self.routes.clone(),
             api::fallback(api),
             guard,
@@ -450,12 +450,12 @@ fn limits(config: &Config) -> UpstreamLimits {
     }
 }
 
-fn server_settings(config: &Config) -> anyhow::Result<roost_proxy::Settings> {
-    Ok(roost_proxy::Settings {
+fn server_settings(config: &Config) -> roost_proxy::Settings {
+    roost_proxy::Settings {
         header_timeout: config.timeouts.header,
-        affinity_key: affinity::key(&config.state)?,
+        affinity_key: affinity::key(&config.state),
         ..roost_proxy::Settings::default()
-    })
+    }
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::AmbiguousOffset;
 use jiff::{Span, Timestamp, ToSpan, Zoned};
 
-/// How many days are searched: leap days are eight years apart where a century has none.
-const SEARCHED_DAYS: usize = 8 * 366 + 1;
+/// How many days are looked at, and months passed over: enough for a leap day on a given day of the week, which may be
+/// forty years away.
+const SEARCHED: usize = 3000;
 
 /// The hours of a day, all of them.
 const EVERY_HOUR: u64 = (1 << 24) - 1;
@@ -176,7 +177,7 @@ fn has(bits: u64, value: impl Into<i64>) -> bool {
 }
 
 impl Cron {
-    /// When it is due for the first time after `after`; `None` if that is many years ahead.
+    /// When it is due for the first time after `after`; `None` if the calendar ends before.
     #[must_use]
     pub fn next(&self, after: &Zoned) -> Option<Zoned> {
         if self.hours == EVERY_HOUR
@@ -194,7 +195,7 @@ impl Cron {
         }
     }
 
-    /// When it was due for the last time, at `at` or before; `None` if that is many years back.
+    /// When it was due for the last time, at `at` or before; `None` if the calendar began later.
     #[must_use]
     pub fn last(&self, at: &Zoned) -> Option<Zoned> {
         if self.hours == EVERY_HOUR
@@ -236,7 +237,7 @@ impl Cron {
     /// The first minute, `from` or later, that it names.
     fn due_from(&self, from: DateTime) -> Option<DateTime> {
         let (mut date, mut hour, mut minute) = (from.date(), from.hour(), from.minute());
-        for _ in 0..SEARCHED_DAYS {
+        for _ in 0..SEARCHED {
             if self.is_day(date) {
                 for hour_due in (hour..24).filter(|hour| has(self.hours, *hour)) {
                     let first = if hour_due == hour { minute } else { 0 };
@@ -245,7 +246,8 @@ impl Cron {
                     }
                 }
             }
-            (date, hour, minute) = (date.tomorrow().ok()?, 0, 0);
+            let last = if has(self.months, date.month()) { date } else { date.last_of_month() };
+            (date, hour, minute) = (last.tomorrow().ok()?, 0, 0);
         }
         None
     }
@@ -253,7 +255,7 @@ impl Cron {
     /// The last minute, `until` or earlier, that it names.
     fn due_until(&self, until: DateTime) -> Option<DateTime> {
         let (mut date, mut hour, mut minute) = (until.date(), until.hour(), until.minute());
-        for _ in 0..SEARCHED_DAYS {
+        for _ in 0..SEARCHED {
             if self.is_day(date) {
                 for hour_due in (0..=hour).rev().filter(|hour| has(self.hours, *hour)) {
                     let last = if hour_due == hour { minute } else { 59 };
@@ -262,7 +264,8 @@ impl Cron {
                     }
                 }
             }
-            (date, hour, minute) = (date.yesterday().ok()?, 23, 59);
+            let first = if has(self.months, date.month()) { date } else { date.first_of_month() };
+            (date, hour, minute) = (first.yesterday().ok()?, 23, 59);
         }
         None
     }

@@ -30,8 +30,44 @@ pub fn bound(workers: usize) {
     }
 }
 
-/// Gives back what the allocator holds and nobody uses, after a burst of work. Takes about a millisecond.
-pub fn give_back() {
+/// Gives back what a burst of work leaves: what the allocator holds and nobody uses, and the code that was run for it.
+/// Takes about a millisecond.
+pub fn settle() {
+    give_back();
+    if let Err(error) = forget_code() {
+        tracing::debug!("the code that was run stays mapped: {error}");
+    }
+}
+
+/// Unmaps the pages of our own code. Those that are needed are mapped again at once, from the kernel's cache; those that
+/// only a start or a pull needed stay out, and are the first that the kernel may use for something else.
+fn forget_code() -> std::io::Result<()> {
+    let exe = std::fs::read_link("/proc/self/exe")?;
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    for (start, end) in maps.lines().filter_map(|line| code(line, exe.to_str()?)) {
+        // SAFETY: the range is one mapping of this process, private, of a file, executable and not writable. Nothing was
+        // ever written there, so what is read again from the file is what was there before.
+        let advised = unsafe {
+            libc::madvise(std::ptr::with_exposed_provenance_mut(start), end - start, libc::MADV_DONTNEED)
+        };
+        if advised != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// From where to where a line of `/proc/self/maps` maps code of the file `exe`.
+fn code(line: &str, exe: &str) -> Option<(usize, usize)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let is_code = fields.next()? == "r-xp" && fields.nth(3)? == exe && fields.next().is_none();
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    is_code.then_some((address(start)?, address(end)?))
+}
+
+/// Gives back what the allocator holds and nobody uses.
+fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         // SAFETY: malloc_trim has no preconditions and may be called from any thread at any time.
@@ -47,4 +83,22 @@ const SHORT: u64 = 128 << 20;
 pub fn is_short() -> bool {
     // A host that does not say is taken for one that has enough: nothing is lost but speed, either way.
     procfs::memory().is_ok_and(|memory| memory.available < SHORT.max(memory.total / 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_of_the_program_itself_is_forgotten_and_it_goes_on() {
+        let line = |rights: &str, file: &str| format!("5580-55a0 {rights} 00001000 fe:01 42    {file}");
+        assert_eq!(code(&line("r-xp", "/bin/roostd"), "/bin/roostd"), Some((0x5580, 0x55a0)));
+        assert_eq!(code(&line("r-xp", "/bin/roostd (deleted)"), "/bin/roostd"), None);
+        for (rights, file) in
+            [("rw-p", "/bin/roostd"), ("r--p", "/bin/roostd"), ("r-xp", "/lib/libc.so"), ("r-xp", "")]
+        {
+            assert_eq!(code(&line(rights, file), "/bin/roostd"), None, "{rights} {file}");
+        }
+        settle();
+    }
 }

@@ -36,6 +36,12 @@ impl AffinityKey {
         key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
         Self(key)
     }
+
+    /// The secret itself, for whoever keeps it.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl From<[u8; 32]> for AffinityKey {

@@ -1,6 +1,6 @@
 //! The life of a request, from its head to the head of its answer.
 //!
-//! Owns the order of things: identify, admit, route, access, claim, forward, finish. Each step is one call into the
+//! Owns the order of things: identify, admit, route, access, ask, claim, forward, finish. Each step is one call into the
 //! file that owns it. Never touches a socket.
 
 use std::future::{Future, pending};

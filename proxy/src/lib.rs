@@ -13,8 +13,9 @@
 //!               │             admit      is the method one of ours                          ──► 405
 //!               │             route  ⟲   the upstream, from an immutable table              ──► 404
 //!               │             access     what the function asks of its callers, if anything     ──► 401, 404
-//!               │             claim  ⟲   an endpoint and its in-flight count, in one step   ──► 503
-//!               │               └─ none ready: the waiting room, first come first served
+//!               │             ask    ⟲   which key, which replica it had, if that matters      ──► 400
+//!               │             claim  ⟲   an endpoint and its in-flight count, in one step   ──► 429, 503
+//!               │               └─ none ready or all full: the waiting room, first come first served
 //!               │             forward    headers, a pooled connection, the response head    ──► 500, 502
 //!               │             finish
 //!               ▼

@@ -32,7 +32,7 @@ use crate::function::FunctionKey;
 use crate::metrics::{Counters, Load, Refused, Totals};
 use crate::placement::{Placement, ReplicaKey};
 use crate::tunnel::Traffic;
-use crate::waiting::{Entry, WaitingRoom};
+use crate::waiting::{Entry, Place, WaitingRoom};
 
 /// How long each part of a request may take. `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,25 +262,31 @@ impl Upstream {
                 let (function, capacity) = (self.key.clone(), limits.waiting_capacity);
                 Err(self.refused(Error::WaitingRoomFull { function, capacity }))
             }
-            Entry::Place(place, lack) => {
-                self.demand.notify_one();
-                let began = Instant::now();
-                let limit = match lack {
-                    Lack::Endpoint => limits.timeouts.waiting,
-                    Lack::Room => limits.cap_wait,
-                };
-                match timeout(limit, place).await {
-                    Ok(Ok(claim)) => {
-                        if lack == Lack::Endpoint {
-                            self.counters.cold_start(began.elapsed());
-                        }
-                        Ok(claim)
-                    }
-                    Ok(Err(error)) => Err(self.refused(error)),
-                    Err(_) => Err(self.refused(self.too_late(ask, limit))),
-                }
-            }
+            Entry::Place(place, lack) => self.wait(ask, place, lack, &limits).await,
         }
+    }
+
+    /// Waits to be called, for as long as one may who came for want of this.
+    async fn wait(
+        &self,
+        ask: &Ask,
+        place: Place<Claim, Error>,
+        lack: Lack,
+        limits: &UpstreamLimits,
+    ) -> Result<Claim, Error> {
+        self.demand.notify_one();
+        let began = Instant::now();
+        let limit = match lack {
+            Lack::Endpoint => limits.timeouts.waiting,
+            Lack::Room => limits.cap_wait,
+        };
+        let called = timeout(limit, place).await;
+        let claim =
+            called.unwrap_or_else(|_| Err(self.too_late(ask, limit))).map_err(|error| self.refused(error))?;
+        if lack == Lack::Endpoint {
+            self.counters.cold_start(began.elapsed());
+        }
+        Ok(claim)
     }
 
     /// A claim on an endpoint of `key` was released: whoever waits for that has it.

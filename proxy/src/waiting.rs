@@ -428,6 +428,7 @@ mod tests {
         drop(second_a);
         room.change(|| (), |ask| if ask.key.is_some() { Ok(2) } else { Err(Lack::Endpoint) });
         assert_eq!(a.await, Ok(2));
+        drop(place_of(&room, &key("d")));
         assert_eq!((room.len(), room.keys().len(), room.0.lock().lines.len()), (1, 0, 1));
         let c = place_of(&room, &key("c"));
         room.refuse(&"no");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::process::{processes_with, run};
 
@@ -17,6 +18,8 @@ pub(crate) struct Marks {
     pub(crate) bridge: String,
     /// What the addresses begin with.
     pub(crate) address_prefix: String,
+    /// The subnet of the default namespace.
+    pub(crate) subnet: String,
     /// The name of the network, as it stands in the comments of rules.
     pub(crate) network: String,
     /// Below the root of each hierarchy.
@@ -25,24 +28,50 @@ pub(crate) struct Marks {
 
 impl Marks {
     /// Everything that is still there and should not be, in words. What belongs to the host and not to a function may stay, as
-    /// the bridge does.
+    /// the bridge does, its way out, and the networks that are ready for replicas to come.
     pub(crate) fn find(&self) -> Vec<String> {
         let mut left = Vec::new();
         let shims = self.processes().into_iter().filter(|(_, line)| !line.starts_with("containerd --config"));
         left.extend(shims.map(|(pid, line)| format!("process {pid}: {line}")));
+        let ready = self.ready_networks();
         // The daemon's directories of network namespaces and of secrets are mounts of their own, once, and not of a function.
-        let own = [self.dir.join("run/netns"), self.dir.join("run/secrets")];
+        let mut own = vec![self.dir.join("run/netns"), self.dir.join("run/secrets")];
+        own.extend(ready.iter().map(|network| self.dir.join("run/netns").join(&network.id)));
         let mounts = self.mounts().into_iter().filter(|mount| !own.iter().any(|own| Path::new(mount) == own));
         left.extend(mounts.map(|mount| format!("mount {mount}")));
         let copies = fs::read_dir(self.dir.join("run/secrets")).into_iter().flatten().flatten();
         left.extend(copies.map(|copy| format!("secrets in {}", copy.path().display())));
         let places = fs::read_dir(self.dir.join("run/mounts")).into_iter().flatten().flatten();
         left.extend(places.map(|place| format!("places of mounts in {}", place.path().display())));
-        left.extend(self.links());
-        left.extend(self.rules().into_iter().map(|(table, rule)| format!("rule in {table}: {rule}")));
+        let of_ready = |text: &String| ready.iter().any(|network| network.is_of(text));
+        left.extend(self.links().into_iter().filter(|link| !of_ready(link)));
+        let rules = self.rules().into_iter().filter(|(_, rule)| !of_ready(rule) && !self.is_way_out(rule));
+        left.extend(rules.map(|(table, rule)| format!("rule in {table}: {rule}")));
         left.extend(self.cgroups().into_iter().map(|group| format!("control group {}", group.display())));
-        left.extend(self.addresses().into_iter().map(|address| format!("address {address} still given")));
+        let addresses = self.addresses().into_iter().filter(|address| !of_ready(address));
+        left.extend(addresses.map(|address| format!("address {address} still given")));
         left
+    }
+
+    /// The networks of the default namespace that are complete and no replica's. Those of others go with their namespace.
+    fn ready_networks(&self) -> Vec<ReadyNetwork> {
+        let entries = |dir: &str| fs::read_dir(self.dir.join(dir)).into_iter().flatten().flatten();
+        let taken: Vec<PathBuf> =
+            entries("run/slots").filter_map(|link| fs::read_link(link.path()).ok()).collect();
+        let records = entries("run/cni").filter(|record| {
+            let name = record.file_name().to_string_lossy().into_owned();
+            name.starts_with("slot_openfaas-fn_")
+                && !taken.contains(&PathBuf::from(name.replace(".json", "")))
+        });
+        records.filter_map(|record| ReadyNetwork::read(&record.path())).collect()
+    }
+
+    /// Is this rule the one by which functions of the default namespace reach what is outside?
+    fn is_way_out(&self, rule: &str) -> bool {
+        let (chain, subnet) = (format!("ROOST-{}", self.bridge), &self.subnet);
+        rule == format!("-A POSTROUTING -j {chain}")
+            || rule == format!("-A {chain} -d 224.0.0.0/4 -j RETURN")
+            || rule == format!("-A {chain} -s {subnet} ! -d {subnet} -j MASQUERADE")
     }
 
     /// Removes all of it, the bridge too, as far as it goes.
@@ -70,7 +99,7 @@ impl Marks {
             let command = format!("iptables -w -t {table} {}", rule.replacen("-A ", "-D ", 1));
             tell(run("sh", ["-c", &command]));
         }
-        // Masquerading has a chain of its own for each replica, keeping namespaces apart one for the host.
+        // The way out and keeping namespaces apart have chains of the host's own, and so has each replica whose plugin masquerades.
         let jumps = rules.iter().filter_map(|(table, rule)| Some((table, rule.rsplit_once(" -j ")?.1)));
         for (table, chain) in jumps.filter(|(_, to)| to.starts_with("CNI-") || to.starts_with("ROOST-")) {
             let command = format!("iptables -w -t {table} -F {chain} && iptables -w -t {table} -X {chain}");
@@ -172,6 +201,39 @@ impl Marks {
     }
 }
 
+/// A network that waits for a replica.
+struct ReadyNetwork {
+    id: String,
+    address: String,
+    /// Of the host's side.
+    links: Vec<String>,
+}
+
+impl ReadyNetwork {
+    /// `None` if it is not complete.
+    fn read(record: &Path) -> Option<Self> {
+        let record: Value = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let interfaces = record["result"]["interfaces"].as_array()?;
+        let links = interfaces.iter().filter_map(|link| text(&link["name"]));
+        Some(Self {
+            id: text(&record["id"]).filter(|_| record["state"] == "attached")?,
+            address: text(&record["address"])?,
+            links: links.filter(|name| name.starts_with("veth")).collect(),
+        })
+    }
+
+    /// Does this, of what was found, belong to it: a link, a rule or an address?
+    fn is_of(&self, found: &str) -> bool {
+        let is = |word: &str| {
+            word == self.address
+                || word.strip_suffix("/32") == Some(&self.address)
+                || self.links.iter().any(|link| link == word)
+        };
+        found.split(' ').any(is)
+    }
+}
+
 fn hierarchies() -> Vec<PathBuf> {
     let root = PathBuf::from("/sys/fs/cgroup");
     let mut all: Vec<PathBuf> =
@@ -232,6 +294,7 @@ mod tests {
             dir: dir.path().to_owned(),
             bridge: format!("rt{}", place.tag),
             address_prefix: place.prefix.clone(),
+            subnet: place.subnet(),
             network: format!("roost-test-{}", place.tag),
             cgroup: format!("roost-test-{}", place.tag),
         };

@@ -109,7 +109,10 @@ async fn decisions_are_told_as_they_are_made_with_their_reason_to_whoever_may_lo
     let scaling = host.function("echo").await["status"]["scaling"].clone();
     let (at, reason) = (&scaling["lastDecision"]["at"], &scaling["lastDecision"]["reason"]);
     // It may be idle again by now.
-    assert!(at >= &woken["at"] && (reason == "a request waits" || reason == "idle for 2s"), "{scaling}");
+    assert!(
+        at.as_str() >= woken["at"].as_str() && (reason == "a request waits" || reason == "idle for 2s"),
+        "{scaling}"
+    );
     assert!(counted(&host, "up").await >= 1 && counted(&host, "down").await >= 1);
 
     // A watch on a function ends with it, and all end with the daemon.

@@ -62,8 +62,9 @@ async fn node_ws_says_goodbye_to_its_sockets_when_it_is_removed() {
     let body = serde_json::json!({ "functionName": "node-ws" }).to_string();
     let answer = host.api.send(hyper::Method::DELETE, "/system/functions", body).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
+    // The host says it for a function that goes, whatever that would say itself.
     let Message::Close(Some(frame)) = next(&mut socket).await else { panic!("no Close came") };
-    assert_eq!(frame.code, CloseCode::Away);
+    assert_eq!(frame.code, CloseCode::Restart);
 }
 
 #[tokio::test]

@@ -22,7 +22,9 @@ async fn a_function_has_as_many_replicas_as_were_asked_for_and_none_wakes_when_i
     let registry = Registry::open().await;
     let image = registry.push(&Image::echo(), "echo", "1").await;
     let mut host = Host::start().await;
-    host.deploy("echo", &image).await;
+    // What it keeps ready while it rests would be one more process.
+    let annotations = json!({ "roost.idle.state": "stopped" });
+    host.deployed(&json!({ "service": "echo", "image": image, "annotations": annotations })).await;
 
     // Many, in each spelling. What is wanted is told at once.
     for (path, body, count) in [
@@ -71,7 +73,7 @@ async fn a_function_has_as_many_replicas_as_were_asked_for_and_none_wakes_when_i
 
     // An update brings it back, with what its labels ask for at least; and keeps more.
     scale(&host, "echo", r#"{"replicas":0}"#).await;
-    let labels = json!({ "com.openfaas.scale.min": "2" });
+    let labels = json!({ "com.openfaas.scale.min": "2", "team": "blue" });
     host.put_function(&json!({ "service": "echo", "image": image, "labels": labels })).await;
     assert_eq!(host.ready("echo").await["replicas"], 2);
     scale(&host, "echo", r#"{"replicas":3}"#).await;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
+use hyper::StatusCode;
 use roost_tests::{Config, ECHO, Events, Host, Load};
 use serde_json::{Value, json};
 
@@ -86,10 +87,12 @@ async fn a_daemon_that_is_killed_in_the_middle_of_an_update_leaves_no_two() {
 }
 
 #[tokio::test]
-async fn one_that_is_asked_for_twice_is_still_one() {
+async fn more_than_one_of_a_singleton_is_refused() {
     let (host, events) = deployed(&json!({ "roost.scale.singleton": "true" })).await;
-    host.scale("echo", 3).await;
-    // What comes behind it is looked at behind it.
+    let answer = host.api.post("/system/scale-function/echo", r#"{"replicas":3}"#).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert!(answer.text().contains("singleton"), "{}", answer.text());
+    // What might come of it all the same would come before this.
     update(&host, &body(&json!({ "roost.scale.singleton": "true" }), 1)).await;
     never_two(&events);
     assert_eq!(host.function("echo").await["replicas"], 1);

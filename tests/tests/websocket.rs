@@ -119,14 +119,30 @@ async fn a_handshake_with_an_unknown_function_or_a_refusal_is_an_http_answer() {
 }
 
 #[tokio::test]
-async fn a_killed_function_ends_its_sockets() {
+async fn a_killed_function_ends_its_sockets_with_a_word() {
     let (_registry, host) = echo().await;
     let mut socket = connect(&host, "/function/echo").await;
     socket.send(Message::text("hi")).await.unwrap();
     assert_eq!(next(&mut socket).await.unwrap().unwrap(), Message::text("hi"));
     host.kill_function("echo");
-    let end = tokio::time::timeout(PATIENCE, async { while let Some(Ok(_)) = socket.next().await {} }).await;
-    assert!(end.is_ok(), "the socket is still open");
+    assert_eq!(farewell(&mut socket).await, (CloseCode::Error, "function exited".to_owned()));
+}
+
+#[tokio::test]
+async fn a_daemon_that_ends_closes_its_sockets_with_a_word() {
+    let (_registry, mut host) = echo().await;
+    let mut socket = connect(&host, "/function/echo").await;
+    let ((), words) = tokio::join!(host.restart(), farewell(&mut socket));
+    assert_eq!(words, (CloseCode::Restart, "service restart".to_owned()));
+    host.assert_echoes("echo").await;
+}
+
+/// The Close that comes next, and then the end.
+async fn farewell(socket: &mut Socket) -> (CloseCode, String) {
+    let Some(Ok(Message::Close(Some(frame)))) = next(socket).await else { panic!("no Close") };
+    let end = next(socket).await;
+    assert!(end.as_ref().is_none_or(|end| matches!(end, Err(Error::ConnectionClosed))), "{end:?}");
+    (frame.code, frame.reason.to_string())
 }
 
 #[tokio::test]

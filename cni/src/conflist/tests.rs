@@ -25,6 +25,28 @@ fn the_shipped_list_is_valid_and_speaks_a_version_old_plugins_know() {
     assert_eq!(shipped.gateway().unwrap().to_string(), "10.63.0.1");
     let kinds: Vec<_> = shipped.plugins().iter().map(|p| p.kind.as_str()).collect();
     assert_eq!(kinds, ["bridge", "firewall"]);
+    assert_eq!(shipped.masqueraded(), [shipped.subnet().unwrap()]);
+}
+
+#[test]
+fn a_list_says_itself_whether_its_subnets_are_masqueraded_and_by_whom() {
+    let list = |says: Value, by_plugin: bool| {
+        let ranges = json!([[{"subnet": "10.1.0.0/16"}], [{"subnet": "10.2.0.0/16"}]]);
+        let mut list = with_ipam(&json!({"type": "host-local", "ranges": ranges}));
+        list["roost.masquerade"] = says;
+        list["plugins"][0]["ipMasq"] = by_plugin.into();
+        parse(&list)
+    };
+    let both: Vec<IpNet> = ["10.1.0.0/16", "10.2.0.0/16"].map(|subnet| subnet.parse().unwrap()).into();
+    for (says, by_plugin, expected) in
+        [(true, false, both), (false, false, vec![]), (true, true, vec![]), (false, true, vec![])]
+    {
+        assert_eq!(list(says.into(), by_plugin).unwrap().masqueraded(), expected, "{says} {by_plugin}");
+    }
+    assert_eq!(parse(&with_ipam(&json!({}))).unwrap().masqueraded(), [], "nothing said");
+    let mistake = list(json!("yes"), false).unwrap_err().to_string();
+    assert!(mistake.contains("roost.masquerade: expected true or false"), "{mistake}");
+    assert_eq!(list(true.into(), false).unwrap().stdin(0, &Map::new(), None).get("roost.masquerade"), None);
 }
 
 #[test]

@@ -188,6 +188,21 @@ fn check_tells_what_is_no_longer_as_it_was_made() {
 }
 
 #[test]
+fn what_is_attached_by_a_list_is_known_to_be_while_it_is_complete_and_its_namespace_there() {
+    on_host(|host| async move {
+        let list = host.bridge("0.4.0", "10.99.0.0/24", &[]);
+        let network = host.network(list.clone());
+        assert!(!network.is_attached_by(&list, "a").await.unwrap());
+        let a = network.attach("a").await.unwrap();
+        assert!(network.is_attached_by(&list, "a").await.unwrap());
+        let other = host.bridge("0.4.0", "10.98.0.0/24", &[]);
+        assert!(!network.is_attached_by(&other, "a").await.unwrap());
+        nix::mount::umount2(&a.netns, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        assert!(!network.is_attached_by(&list, "a").await.unwrap());
+    });
+}
+
+#[test]
 fn check_asks_nobody_if_the_list_disables_it() {
     on_host(|host| async move {
         let mut list = serde_json::to_value(host.shipped()).unwrap();

@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn all_mistakes_are_reported_with_their_keys() {
         let text = resolve(
-            "[server]\nlisten = '8080'\n[functions]\ndrain = 'soon'\n[network]\nsubnet = 'x'\ndns = ['y']\n\
+            "[server]\nlisten = '8080'\n[functions]\ndrain = 'soon'\n[network]\nsubnet = 'x'\ndns = ['y']\nslots = 65\n\
              [images]\npolicy = 'Never'\nmax_size = '0'\n[paths]\nstate = 'here'\n\
              [queue]\nconcurrency = 0\nmax_body = '1GiB'",
         )
@@ -376,6 +376,7 @@ mod tests {
             "functions.drain",
             "network.subnet",
             "network.dns",
+            "network.slots",
             "images.policy",
             "images.max_size",
             "paths.state",

@@ -203,12 +203,14 @@ impl Controller {
         let shard = self.shards.entry(None).or_insert_with(|| Shard::new(record.wanted(&record.newest), now));
         if told {
             shard.tell(record.wanted(&record.newest), now);
-        } else if is_new && !record.newest.only_settings && !record.complete {
-            // A revision has to come up once to be known to be good.
-            let floor =
-                if policy.load.is_some() { policy.min.max(1) } else { record.wanted(&record.newest).max(1) };
-            let desired =
-                if policy.load.is_some() { shard.desired().clamp(floor, policy.max) } else { floor };
+        } else if is_new {
+            // A revision has to come up once to be known to be good; settings alone wake nobody.
+            let asleep = shard.desired() == 0 && (record.complete || record.newest.only_settings);
+            let desired = match &policy.load {
+                _ if asleep => 0,
+                Some(_) => shard.desired().clamp(policy.min.max(1), policy.max),
+                None => record.wanted(&record.newest).max(1),
+            };
             if desired != shard.desired() {
                 shard.tell(desired, now);
             }
@@ -268,7 +270,7 @@ impl Controller {
         if complete && !record.complete {
             self.registry.complete(&self.key, &record.newest.id).await;
             info!(function = %self.key, "{}: revision {} is up", self.key, record.newest.id);
-            memory::give_back();
+            memory::settle();
         }
     }
 

@@ -97,7 +97,7 @@ impl Known {
         let (revision, tell) = (revision.clone(), tell.clone());
         let task = tokio::spawn(async move {
             let result = fetch(&tools, &spec, &revision, &progress).await;
-            memory::give_back();
+            memory::settle();
             // Nobody listens only when the function is gone.
             tell.send(Happening::Image(revision.of_replicas().to_owned(), result)).await.ok();
         });

@@ -133,6 +133,7 @@ impl FunctionRecord {
         }
         let mut record = self.completed();
         record.newest.replicas_of = Some(serving.of_replicas().to_owned());
+        record.newest.only_settings = false;
         Some(record)
     }
 

@@ -121,7 +121,7 @@ impl Users {
         }
         let verified = tokio::task::spawn_blocking(move || {
             let role = known.verify(&name, &password);
-            memory::give_back();
+            memory::settle();
             drop(turn);
             role
         });

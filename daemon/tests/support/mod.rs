@@ -4,6 +4,7 @@
 //! nothing is left.
 
 #![allow(clippy::unwrap_used, reason = "the code of tests: what cannot go on ends here")]
+#![allow(dead_code, reason = "no test needs all of it")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -227,9 +228,10 @@ impl Host {
             }
             fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
             fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-            for applet in
-                ["sh", "cat", "id", "sleep", "mount", "unshare", "dd", "ls", "touch", "hostname", "env"]
-            {
+            for applet in [
+                "sh", "cat", "chmod", "id", "httpd", "mkdir", "sleep", "mount", "unshare", "dd", "ls",
+                "touch", "hostname", "env",
+            ] {
                 symlink("busybox", root.join("bin").join(applet)).unwrap();
             }
             fs::write(root.join("etc/group"), GROUP).unwrap();

@@ -145,6 +145,7 @@ request = "{request_timeout}"
             dir: self.dir.path().to_owned(),
             bridge: self.bridge(),
             address_prefix: self.place.prefix.clone(),
+            subnet: self.place.subnet(),
             network: self.network(),
             cgroup: self.cgroup(),
         }

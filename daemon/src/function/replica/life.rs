@@ -97,8 +97,15 @@ impl<'a> Life<'a> {
         if *self.orders.borrow() == Order::Run {
             return Ok(());
         }
-        self.replica.tell(Event::Created).await;
+        if self.is_to_wait() {
+            self.replica.tell(Event::Created).await;
+        }
         self.told_to_run().await
+    }
+
+    /// Is it neither to run nor to end, as far as was heard?
+    fn is_to_wait(&self) -> bool {
+        matches!(*self.orders.borrow(), Order::Stand | Order::Pause)
     }
 
     /// Starts the program, and waits until it is ready.
@@ -220,7 +227,9 @@ impl<'a> Life<'a> {
 
     /// Stays frozen until it is told to run, and does.
     async fn rest(&mut self) -> Result<(), End> {
-        self.replica.tell(Event::Paused).await;
+        if self.is_to_wait() {
+            self.replica.tell(Event::Paused).await;
+        }
         self.told_to_run().await?;
         self.thaw().await?;
         self.steps.done("thaw");

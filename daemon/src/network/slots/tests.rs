@@ -142,16 +142,15 @@ async fn the_slots_of_a_namespace_that_ends_are_told_until_they_are_gone_and_no_
     assert_eq!(slots.ready(), [(default(), 0)].into());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn nothing_is_made_while_somebody_needs_a_network_nor_right_behind_it() {
     let (_run, slots) = slots(1);
-    let began = Instant::now();
     let needed = slots.need();
-    assert!(tokio::time::timeout(QUIET * 10, slots.quiet()).await.is_err());
+    assert!(tokio::time::timeout(QUIET * 2, slots.quiet()).await.is_err());
     drop(needed);
     let ended = Instant::now();
     slots.quiet().await;
-    assert!(ended - began >= QUIET * 10 && ended.elapsed() >= QUIET);
+    assert!(ended.elapsed() >= QUIET);
 }
 
 #[test]
