@@ -43,10 +43,13 @@ impl Screen {
         Ok(Some(screen))
     }
 
-    /// How many columns and lines there are.
+    /// How many columns and lines can be drawn on. In the last column a terminal is of two minds about where it is, so
+    /// that is none of them.
     pub(crate) fn size() -> (usize, usize) {
         let size = tcgetwinsize(io::stdout()).map(|size| (size.ws_col.into(), size.ws_row.into()));
-        size.ok().filter(|(columns, lines)| *columns > 1 && *lines > 1).unwrap_or(USUAL)
+        let (columns, lines): (usize, usize) =
+            size.ok().filter(|(columns, lines)| *columns > 1 && *lines > 1).unwrap_or(USUAL);
+        (columns - 1, lines)
     }
 
     /// Shows these lines and nothing else. None may be longer than the screen is wide, and there may be no more than it is
