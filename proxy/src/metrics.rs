@@ -136,7 +136,7 @@ pub struct Load {
     pub waiting: usize,
     /// Requests that began, ever.
     pub started_total: u64,
-    /// Requests that ended, ever; those that became tunnels ended when they did.
+    /// Requests that ended, ever; those that became tunnels ended with their 101.
     pub finished_total: u64,
 }
 

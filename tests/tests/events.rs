@@ -136,7 +136,7 @@ async fn what_goes_on_at_a_function_is_seen_in_its_status_and_by_roost_top() {
     let socket = Socket::open(&host, "/function/echo").await;
 
     let open = |status: &Value| {
-        let load = json!({ "inFlight": 1, "connections": 1, "waiting": 0, "started": 2, "finished": 1 });
+        let load = json!({ "inFlight": 1, "connections": 1, "waiting": 0, "started": 2, "finished": 2 });
         status["load"] == load
     };
     let function = host.status("echo", "an open connection", open).await;
