@@ -1,9 +1,11 @@
-//! What no plugin of the chain does for us about links: `lo` up inside a new namespace, and a bridge removed at the end.
+//! What no plugin of the chain does for us about links: `lo` up inside a new namespace, what the host remembers of an address
+//! that has a new owner, and a bridge removed at the end.
 //!
 //! Owns a small piece of rtnetlink: one request, one acknowledgement. (The `loopback` plugin would set `lo` up too, for the price of
 //! one more process on the way to an answer.) Never makes a link.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
@@ -14,6 +16,8 @@ use nix::sys::socket::{
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+const RTM_DELNEIGH: u16 = 29;
+const NDA_DST: u16 = 1;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
@@ -38,6 +42,32 @@ pub(crate) fn remove(name: &str) -> io::Result<()> {
     }
 }
 
+/// Forgets which hardware address `address` had behind `link`, in the calling thread's network namespace. Nothing need be known.
+///
+/// Who gets an address that another one has had has another hardware address. The kernel would go on sending to the old one, and
+/// take nine seconds to find out.
+pub(crate) fn forget_neighbour(link: &str, address: IpAddr) -> io::Result<()> {
+    match change(&message(RTM_DELNEIGH, &neighbour(if_nametoindex(link)?, address))) {
+        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(()),
+        done => done,
+    }
+}
+
+/// ndmsg (family, padding, index, state, flags and type), and its one attribute.
+fn neighbour(index: u32, address: IpAddr) -> Vec<u8> {
+    let (family, octets) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, address.octets().to_vec()),
+        IpAddr::V6(address) => (AddressFamily::Inet6, address.octets().to_vec()),
+    };
+    let mut body = vec![u8::try_from(family as i32).unwrap_or(0), 0, 0, 0];
+    body.extend(index.to_ne_bytes());
+    body.extend([0; 4]);
+    body.extend(u16::try_from(4 + octets.len()).unwrap_or(u16::MAX).to_ne_bytes());
+    body.extend(NDA_DST.to_ne_bytes());
+    body.extend(octets);
+    body
+}
+
 /// A message about the link `index`: RTM_NEWLINK sets `flags`, RTM_DELLINK needs none.
 fn request(kind: u16, index: u32, flags: u32) -> Vec<u8> {
     let mut body = Vec::with_capacity(16);
@@ -46,6 +76,10 @@ fn request(kind: u16, index: u32, flags: u32) -> Vec<u8> {
     body.extend(index.to_ne_bytes());
     body.extend(flags.to_ne_bytes());
     body.extend(flags.to_ne_bytes());
+    message(kind, &body)
+}
+
+fn message(kind: u16, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
     let mut message = Vec::with_capacity(HEADER + body.len());
     message.extend(length.to_ne_bytes());

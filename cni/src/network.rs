@@ -187,6 +187,15 @@ async fn in_own_task<T: Send + 'static>(
     tokio::spawn(act).await.unwrap_or_else(|_| Err(Error::CutShort { what: what.to_owned() }))
 }
 
+/// The address may have been another one's a moment ago.
+async fn forget_neighbour(record: &Record, address: IpAddr) {
+    let Some(bridge) = record.conflist.bridge().map(str::to_owned) else { return };
+    let forgotten = spawn_blocking(move || link::forget_neighbour(&bridge, address)).await;
+    if let Err(error) = forgotten.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        tracing::warn!(id = record.id, %address, %error, "the last owner of an address is not forgotten");
+    }
+}
+
 impl Shared {
     async fn attach(&self, id: String, conflist: Conflist, options: Options) -> Result<Attachment, Error> {
         if self.read(&id).await?.is_some() {
@@ -196,7 +205,10 @@ impl Shared {
             Record { id, state: State::Attaching, added: 0, address: None, conflist, options, result: None };
         self.write(&record).await?;
         match self.build(&mut record).await {
-            Ok(address) => Ok(Attachment { netns: self.namespaces.path(&record.id), id: record.id, address }),
+            Ok(address) => {
+                forget_neighbour(&record, address).await;
+                Ok(Attachment { netns: self.namespaces.path(&record.id), id: record.id, address })
+            }
             Err(cause) => {
                 if let Err(error) = self.tear_down(&mut record).await {
                     tracing::warn!(id = record.id, %error, "what a failed attach made is not fully undone");

@@ -198,6 +198,12 @@ impl Host {
         self.daemon.take().unwrap().crash();
     }
 
+    /// The daemon's process id.
+    #[must_use]
+    pub fn daemon_pid(&self) -> i32 {
+        self.daemon.as_ref().unwrap().pid().as_raw()
+    }
+
     /// The daemon's resident memory, in KiB.
     #[must_use]
     pub fn daemon_memory(&self) -> u64 {

@@ -35,6 +35,32 @@ fn what_listens_inside_is_reached_from_the_host() {
 }
 
 #[test]
+fn who_gets_an_address_that_another_one_had_is_reached_at_once() {
+    on_host(|host| async move {
+        let network = host.network(host.bridge("0.4.0", "10.99.0.0/29", &[]));
+        // A bridge that nobody is on forgets by itself.
+        network.attach("stays").await.unwrap();
+        let first = network.attach("first").await.unwrap();
+        let _listener = listen_inside(&first.netns);
+        connect(first.address).unwrap();
+        network.detach("first").await.unwrap();
+        // Addresses are given out in turn.
+        for turn in 0.. {
+            let id = format!("next-{turn}");
+            let next = network.attach(&id).await.unwrap();
+            if next.address == first.address {
+                let known = run("ip", &["neighbour", "show", "to", &next.address.to_string()]);
+                assert!(!known.contains("lladdr"), "{known}");
+                let _listener = listen_inside(&next.netns);
+                connect(next.address).unwrap();
+                return;
+            }
+            network.detach(&id).await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn the_gateway_is_the_host_and_another_function_is_reached() {
     on_host(|host| async move {
         let network = host.network(host.shipped());

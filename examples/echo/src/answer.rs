@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -67,8 +68,16 @@ pub(crate) async fn answer(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = route(request, stopping);
     who.sign(&mut response);
-    log(format_args!("{method} {path} {}", response.status().as_u16()));
+    if !is_quiet() {
+        log(format_args!("{method} {path} {}", response.status().as_u16()));
+    }
     Ok(response)
+}
+
+/// `QUIET` in the environment: no line for each request.
+fn is_quiet() -> bool {
+    static QUIET: LazyLock<bool> = LazyLock::new(|| std::env::var_os("QUIET").is_some());
+    *QUIET
 }
 
 fn route(request: Request<Incoming>, stopping: Stopping) -> Response<Body> {

@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, reason = "the tables are for people")]
 
 mod callers;
+#[path = "../figures.rs"]
 mod figures;
 mod memory;
 mod phases;

@@ -1,15 +1,21 @@
 //! Many measurements of one thing, and tables of them.
 
+#![allow(dead_code, reason = "each of the measurements needs another part")]
+
 use std::fmt;
 use std::time::Duration;
 
-/// Measurements of one thing, in milliseconds.
+/// Measurements of one thing: of times, in milliseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Figures(Vec<f64>);
 
 impl Figures {
     pub(crate) fn add(&mut self, took: Duration) {
         self.0.push(took.as_secs_f64() * 1000.0);
+    }
+
+    pub(crate) fn add_number(&mut self, number: f64) {
+        self.0.push(number);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
