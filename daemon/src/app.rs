@@ -454,6 +454,7 @@ fn server_settings(config: &Config) -> roost_proxy::Settings {
     roost_proxy::Settings {
         header_timeout: config.timeouts.header,
         affinity_key: affinity::key(&config.state),
+        lanes: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         ..roost_proxy::Settings::default()
     }
 }

@@ -235,7 +235,7 @@ impl FunctionBody {
     /// The last byte was read: the connection can serve another request.
     fn end(&mut self) {
         if let Some(Lease { connection, exchange }) = self.lease.take() {
-            connection.rest();
+            connection.rest(exchange.claim().endpoint().pool());
             drop(exchange);
         }
     }
@@ -256,8 +256,21 @@ impl FunctionBody {
 }
 
 impl FunctionBody {
+    /// What has come, or comes now that the connection is asked.
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.inner).poll_frame(cx);
+        match &mut self.lease {
+            Some(lease) if frame.is_pending() => {
+                // If it has ended, the body tells so.
+                let (Poll::Ready(()) | Poll::Pending) = lease.connection.poll(cx);
+                Pin::new(&mut self.inner).poll_frame(cx)
+            }
+            _ => frame,
+        }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
+        match self.poll_inner(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(lease) = &self.lease {
                     lease.exchange.touch();

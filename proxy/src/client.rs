@@ -28,6 +28,8 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::lanes::Seat;
+
 /// The first bytes of HTTP/2 without an upgrade.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2";
 
@@ -58,6 +60,8 @@ pub(crate) struct Requests {
     reset: AtomicBool,
     /// The connection's place among those allowed, for as long as the socket is in use.
     _permit: OwnedSemaphorePermit,
+    /// Its place on a lane, as long.
+    _seat: Option<Seat>,
 }
 
 /// A request that is going on. Dropping it ends it.
@@ -69,12 +73,13 @@ pub(crate) struct Busy {
 }
 
 impl Requests {
-    pub(crate) fn new(permit: OwnedSemaphorePermit) -> Arc<Self> {
+    pub(crate) fn new(permit: OwnedSemaphorePermit, seat: Option<Seat>) -> Arc<Self> {
         Arc::new(Self {
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             reset: AtomicBool::new(false),
             _permit: permit,
+            _seat: seat,
         })
     }
 

@@ -253,7 +253,12 @@ impl Endpoint {
 
     /// A new connection, within `limit`.
     pub(crate) async fn connect(&self, limit: Duration) -> std::io::Result<Connection> {
-        Connection::open(&self.pool, self.address, limit).await
+        Connection::open(self.address, limit).await
+    }
+
+    /// Where connections rest that have nothing to do.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 }
 

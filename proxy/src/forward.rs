@@ -100,7 +100,7 @@ async fn send_on(
     request.headers_mut().insert(HOST, claim.endpoint().host().clone());
     let exchange = Arc::new(Exchange::new(claim));
     let request = request.map(|body| RequestBody::new(body, &exchange, idle));
-    let mut failure = match connection.sender.try_send_request(request).await {
+    let mut failure = match connection.send(request).await {
         Ok(response) => return Sent::Answered(Answer { response, connection, exchange }),
         Err(failure) => failure,
     };

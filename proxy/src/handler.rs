@@ -165,10 +165,9 @@ impl Handler {
         headers::to_client(response.status(), response.headers_mut(), call, asked_with, false);
         *response.version_mut() = Version::HTTP_11;
         record.upgraded();
-        let function = hyper::upgrade::on(&mut response);
         let limit = timeouts.tunnel_idle;
         let websocket = headers::is_websocket(response.headers());
-        self.tunnels.open(Tunnel { client, function, connection, exchange, websocket, limit, record });
+        self.tunnels.open(Tunnel { client, connection, exchange, websocket, limit, record });
         response.map(|_| ResponseBody::empty())
     }
 

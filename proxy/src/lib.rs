@@ -57,6 +57,7 @@ pub mod function;
 mod handler;
 mod headers;
 mod intake;
+mod lanes;
 mod metrics;
 mod path;
 mod placement;

@@ -1,43 +1,58 @@
-//! The connections to one replica that have nothing to do.
+//! The connections to one replica, and those of them that have nothing to do.
 //!
-//! Owns idle connections and the task that drives each connection. Last in, first out, so that what is not needed ages
-//! and is closed. Never decides where a request goes, never opens a connection on its own.
+//! Owns idle connections, and how the bytes of a connection are moved: by whoever waits for them. A connection has no task
+//! of its own; the request that has it polls it in its own task, so that neither the head nor the body of an answer goes
+//! from task to task or from thread to thread. Last in, first out, so that what is not needed ages and is closed. Never
+//! decides where a request goes, never opens a connection on its own.
 //!
 //! ```text
 //!  connect ──► Connection ──(answer read to its end)──► idle ──► Connection …
 //!                  │                                     │
 //!                  └─ dropped before that: closed        └─ too old, too many, or closed by the function: dropped
 //! ```
+//!
+//! A connection belongs to the lane whose thread it was opened on, which hears of its socket, and rests in that lane's
+//! part of the pool.
 
+use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, trace};
 
 use crate::body::RequestBody;
+use crate::lanes;
 
 /// How long a connection may be idle and still be used. Node closes after 5 s (some frameworks after 4 s) without a
 /// word; staying below means that we hardly ever write into a connection that is being closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(3);
 
-/// Idle connections kept for one replica. More are closed: opening one on the same host costs about as much as a lock.
+/// Idle connections kept for one replica in each part of its pool. More are closed: opening one on the same host costs
+/// about as much as a lock.
 const MAX_IDLE: usize = 256;
 
 /// How long a function that has answered may go on reading the request before the connection is cut.
 const UPLOAD_LINGER: Duration = Duration::from_secs(10);
 
+/// Parts of a pool. Lanes beyond them share.
+const PARTS: usize = 4;
+
 /// The idle connections of one replica.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    idle: Mutex<Idle>,
+    parts: [Mutex<Idle>; PARTS],
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +60,8 @@ struct Idle {
     /// The oldest first.
     stack: Vec<Parked>,
     closed: bool,
+    /// Somebody comes by and by to drop what is too old.
+    swept: bool,
 }
 
 #[derive(Debug)]
@@ -54,111 +71,153 @@ struct Parked {
 }
 
 /// An open connection. Dropping it closes it, whatever is on its way.
-#[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) sender: SendRequest<RequestBody>,
-    _driver: Driver,
-    pool: Weak<Pool>,
+    sender: SendRequest<RequestBody>,
+    bytes: Bytes,
 }
 
-/// The task that moves the connection's bytes; ends with this.
-#[derive(Debug)]
-struct Driver(AbortHandle);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// Moves the bytes.
+struct Bytes {
+    /// Boxed, as it goes from hand to hand and is large.
+    http: Box<http1::Connection<TokioIo<TcpStream>, RequestBody>>,
+    /// It is closed, or no longer HTTP.
+    ended: bool,
 }
 
 impl Pool {
-    fn lock(&self) -> MutexGuard<'_, Idle> {
+    /// That of the lane of this thread.
+    fn part(&self) -> MutexGuard<'_, Idle> {
+        Self::lock(&self.parts[lanes::current() % PARTS])
+    }
+
+    fn lock(part: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
         // Only pushes and pops happen under the lock, nothing that could leave it half done.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        part.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last, if it is still good.
     pub(crate) fn take(&self) -> Option<Connection> {
-        let now = Instant::now();
-        let mut unusable = Vec::new();
-        let mut idle = self.lock();
-        let found = loop {
-            let Some(parked) = idle.stack.pop() else { break None };
-            if now.duration_since(parked.since) >= IDLE_LIMIT {
-                // Those below are older still.
-                unusable.append(&mut idle.stack);
-                unusable.push(parked);
-                break None;
+        loop {
+            // What is not used is closed outside the lock.
+            let Parked { mut connection, since } = self.part().stack.pop()?;
+            if since.elapsed() < IDLE_LIMIT && connection.is_ready() {
+                return Some(connection);
             }
-            if parked.connection.sender.is_ready() {
-                break Some(parked.connection);
-            }
-            unusable.push(parked);
-        };
-        drop(idle);
-        // Closed outside the lock.
-        drop(unusable);
-        found
+        }
     }
 
-    fn put(&self, connection: Connection) {
+    fn put(self: &Arc<Self>, connection: Connection) {
         let parked = Parked { connection, since: Instant::now() };
-        let mut idle = self.lock();
-        if !idle.closed && idle.stack.len() < MAX_IDLE {
-            idle.stack.push(parked);
-        } else {
+        let mut idle = self.part();
+        if idle.closed || idle.stack.len() >= MAX_IDLE {
             drop(idle);
             drop(parked);
+            return;
         }
-    }
-
-    /// Drops what is too old or was closed by the function.
-    fn sweep(&self) {
-        let now = Instant::now();
-        let mut unusable = Vec::new();
-        let mut idle = self.lock();
-        let stack = std::mem::take(&mut idle.stack);
-        for parked in stack {
-            let good = !parked.connection.sender.is_closed() && now.duration_since(parked.since) < IDLE_LIMIT;
-            if good { idle.stack.push(parked) } else { unusable.push(parked) }
+        idle.stack.push(parked);
+        if !std::mem::replace(&mut idle.swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self), lanes::current() % PARTS));
         }
-        drop(idle);
-        drop(unusable);
     }
 
     /// Keeps connections (`true`), or drops those it has and takes no more (`false`).
     pub(crate) fn keep(&self, keep: bool) {
-        let mut idle = self.lock();
-        idle.closed = !keep;
-        let dropped = if keep { Vec::new() } else { std::mem::take(&mut idle.stack) };
+        for part in &self.parts {
+            let mut idle = Self::lock(part);
+            idle.closed = !keep;
+            let dropped = if keep { Vec::new() } else { std::mem::take(&mut idle.stack) };
+            drop(idle);
+            drop(dropped);
+        }
+    }
+}
+
+/// Drops what is too old, or was closed by the function, for as long as there is anything.
+async fn sweep(pool: Weak<Pool>, part: usize) {
+    loop {
+        sleep(IDLE_LIMIT).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut idle = Pool::lock(&pool.parts[part]);
+        let mut unusable = Vec::new();
+        for mut parked in std::mem::take(&mut idle.stack) {
+            let good = parked.since.elapsed() < IDLE_LIMIT && parked.connection.is_ready();
+            if good { idle.stack.push(parked) } else { unusable.push(parked) }
+        }
+        let empty = idle.stack.is_empty();
+        idle.swept = !empty;
+        if empty {
+            idle.stack = Vec::new();
+        }
         drop(idle);
-        drop(dropped);
+        drop(unusable);
+        if empty {
+            return;
+        }
     }
 }
 
 impl Connection {
-    /// Opens a connection to `address` that will come to rest in `pool`.
-    pub(crate) async fn open(pool: &Arc<Pool>, address: SocketAddr, limit: Duration) -> io::Result<Self> {
+    /// Opens a connection to `address`.
+    pub(crate) async fn open(address: SocketAddr, limit: Duration) -> io::Result<Self> {
         let stream = timeout(limit, TcpStream::connect(address)).await.map_err(|_| {
             io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))
         })??;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        let driver = tokio::spawn(drive(connection, Arc::downgrade(pool)));
-        Ok(Self { sender, _driver: Driver(driver.abort_handle()), pool: Arc::downgrade(pool) })
+        Ok(Self { sender, bytes: Bytes { http: Box::new(connection), ended: false } })
     }
 
-    /// The answer was read to its end: the connection goes to its pool, as soon as it is ready.
-    pub(crate) fn rest(mut self) {
-        let Some(pool) = self.pool.upgrade() else { return };
-        if self.sender.is_ready() {
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// Not cancel safe: a connection that was given up in the middle can only be dropped.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let bytes = &mut self.bytes;
+        poll_fn(|cx| {
+            // If it has ended, the answer tells so.
+            let (Poll::Ready(()) | Poll::Pending) = bytes.poll(cx);
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Moves what can be moved now, in the task that waits for it. `Ready` once the connection has ended, or is no longer
+    /// HTTP.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.bytes.poll(cx)
+    }
+
+    /// The socket of a connection that ended with an upgrade, and what was read of it behind the answer's head.
+    pub(crate) fn into_socket(self) -> (TcpStream, bytes::Bytes) {
+        let parts = self.bytes.http.into_parts();
+        (parts.io.into_inner(), parts.read_buf)
+    }
+
+    /// Can it take a request now? Looks at the socket, and wakes nobody.
+    fn is_ready(&mut self) -> bool {
+        let idle = self.poll(&mut Context::from_waker(Waker::noop())).is_pending();
+        idle && self.sender.is_ready()
+    }
+
+    /// The answer was read to its end: the connection goes to `pool`, as soon as it is ready.
+    pub(crate) fn rest(mut self, pool: &Arc<Pool>) {
+        if self.is_ready() {
             pool.put(self);
-        } else if !self.sender.is_closed() {
-            // The answer overtook the end of the request, or (rarely) the driver's own book-keeping.
+        } else if !self.bytes.ended {
+            // The answer overtook the end of the request.
+            let pool = Arc::clone(pool);
             tokio::spawn(async move {
-                match timeout(UPLOAD_LINGER, self.sender.ready()).await {
-                    Ok(Ok(())) => pool.put(self),
-                    Ok(Err(error)) => trace!(%error, "the function closed the connection after its answer"),
+                let ready = poll_fn(|cx| {
+                    let ended = self.poll(cx).is_ready();
+                    let ready = self.sender.poll_ready(cx).map(|ready| ready.is_ok());
+                    if ended { Poll::Ready(false) } else { ready }
+                });
+                match timeout(UPLOAD_LINGER, ready).await {
+                    Ok(true) => pool.put(self),
+                    Ok(false) => trace!("the function closed the connection after its answer"),
                     Err(_) => debug!("the function answered but does not read the request: connection cut"),
                 }
             });
@@ -166,28 +225,23 @@ impl Connection {
     }
 }
 
-/// Moves the connection's bytes until it ends or is upgraded, and keeps its pool swept meanwhile.
-async fn drive(connection: http1::Connection<TokioIo<TcpStream>, RequestBody>, pool: Weak<Pool>) {
-    let mut connection = pin!(connection.with_upgrades());
-    let mut sweep = interval_at(Instant::now() + IDLE_LIMIT, IDLE_LIMIT);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            ended = &mut connection => {
-                if let Err(error) = ended {
-                    trace!(%error, "connection to a function ended");
-                }
-                break;
-            }
-            _ = sweep.tick() => {
-                if let Some(pool) = pool.upgrade() {
-                    pool.sweep();
-                }
-            }
+impl Bytes {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.ended {
+            return Poll::Ready(());
         }
+        // Without a shutdown: what is closed is closed by being dropped, and an upgraded one goes on.
+        self.http.poll_without_shutdown(cx).map(|ended| {
+            self.ended = true;
+            if let Err(error) = ended {
+                trace!(%error, "connection to a function ended");
+            }
+        })
     }
-    if let Some(pool) = pool.upgrade() {
-        pool.sweep();
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("ended", &self.bytes.ended).finish_non_exhaustive()
     }
 }

@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::handler::{Fallback, Handler};
 use crate::intake::Intake;
+use crate::lanes::{Lanes, Seat};
 use crate::route::Routes;
 use crate::tunnel::Tunnels;
 
@@ -63,6 +65,9 @@ pub struct Settings {
     pub affinity_key: AffinityKey,
     /// Connections and tunnels open at once; more wait in the backlog.
     pub max_connections: usize,
+    /// How many threads of their own connections are served on, each by one of them from its first byte to its last.
+    /// With 0 they are served where [`Server::serve`] runs.
+    pub lanes: usize,
 }
 
 impl Default for Settings {
@@ -74,6 +79,7 @@ impl Default for Settings {
             max_header_bytes: 1 << 20,
             affinity_key: AffinityKey::random(),
             max_connections: 65_536,
+            lanes: 0,
         }
     }
 }
@@ -93,6 +99,7 @@ struct Shared {
     settings: Settings,
     handler: Arc<Handler>,
     http: auto::Builder<Tracked>,
+    lanes: Option<Lanes>,
     permits: Arc<Semaphore>,
     tracker: TaskTracker,
     /// Accept no more, finish what is open.
@@ -118,6 +125,7 @@ impl Server {
         Self(Arc::new(Shared {
             handler: Arc::new(Handler { ids, routes, fallback, guard, intake, cookies, tunnels }),
             http: http(&settings, &tracker),
+            lanes: NonZeroUsize::new(settings.lanes).and_then(lanes),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             settings,
             tracker,
@@ -138,7 +146,7 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer, permit)) => {
-                    shared.tracker.spawn(connection(Arc::clone(shared), stream, peer, permit));
+                    self.take(stream, peer, permit);
                 }
                 Err(error) if is_of_one_connection(&error) => {
                     debug!(%error, "a connection ended before it began");
@@ -152,6 +160,24 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Serves a connection where it belongs.
+    fn take(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+        let shared = Arc::clone(&self.0);
+        let Some(lanes) = &self.0.lanes else {
+            self.0.tracker.spawn(connection(shared, stream, peer, permit, None));
+            return;
+        };
+        let (lane, seat) = lanes.seat();
+        let served = async move {
+            // What its socket has to tell is for that thread from now on.
+            match stream.into_std().and_then(TcpStream::from_std) {
+                Ok(stream) => connection(shared, stream, peer, permit, Some(seat)).await,
+                Err(error) => warn!(%peer, %error, "a connection cannot be served"),
+            }
+        };
+        self.0.tracker.spawn_on(served, lane);
     }
 
     /// Accepts no more connections, lets requests finish for up to `deadline`, then cuts the rest.
@@ -188,6 +214,11 @@ impl Server {
     pub fn open(&self) -> usize {
         self.0.tracker.len() + self.0.handler.tunnels.len()
     }
+}
+
+/// Lanes of their own for connections, if threads can be had.
+fn lanes(count: NonZeroUsize) -> Option<Lanes> {
+    Lanes::start(count).inspect_err(|error| warn!(%error, "connections are served among all other work")).ok()
 }
 
 /// HTTP/1 and HTTP/2 (known beforehand, without TLS), with our limits.
@@ -228,8 +259,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Serves one connection to its end.
-async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-    let requests = Requests::new(permit);
+async fn connection(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    seat: Option<Seat>,
+) {
+    let requests = Requests::new(permit, seat);
     let limits = Limits {
         header: shared.settings.header_timeout,
         keep_alive: shared.settings.keep_alive,

@@ -24,10 +24,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::middleware;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use roost_proxy::function::Namespace;
 use roost_proxy::{Fallback, ResponseBody};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
 pub use calls::ApiCall;
@@ -125,13 +128,24 @@ pub fn router(api: Api) -> Router {
 }
 
 /// The API as the proxy calls it, for every path that is not a function's.
+///
+/// # Panics
+/// Outside of a runtime. It is there that requests are answered, not on the lane that they came in on: what the API does
+/// may take its time, and outlive the request.
 pub fn fallback(api: Api) -> Fallback {
     let router = router(api);
+    let runtime = Handle::current();
     Arc::new(move |request, _peer| {
-        let router = router.clone();
+        let answer = router.clone().oneshot(request.map(axum::body::Body::new));
+        let answer = AbortOnDropHandle::new(runtime.spawn(answer));
         Box::pin(async move {
-            let answer = router.oneshot(request.map(axum::body::Body::new)).await;
-            let mut answer = answer.unwrap_or_else(|never| match never {});
+            let mut answer = match answer.await {
+                Ok(answer) => answer.unwrap_or_else(|never| match never {}),
+                Err(failed) => {
+                    tracing::error!(%failed, "a request to the API was not answered");
+                    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_response()
+                }
+            };
             // The contract answers a wrong method without a list of the right ones. The router adds it behind all layers.
             if answer.status() == StatusCode::METHOD_NOT_ALLOWED {
                 answer.headers_mut().remove(header::ALLOW);

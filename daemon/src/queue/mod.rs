@@ -26,6 +26,7 @@ use http::{HeaderValue, Request};
 use reqwest::Url;
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{Caller, Error};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -93,6 +94,8 @@ pub struct Queue(Arc<Shared>);
 
 struct Shared {
     settings: Settings,
+    /// Where calls are made: not on the lane of the client that handed one over, which may end before the call does.
+    runtime: Handle,
     caller: Caller,
     callbacks: Callbacks,
     /// Where this daemon listens.
@@ -112,6 +115,9 @@ struct Shared {
 impl Queue {
     /// A queue whose calls `caller` makes, in a daemon that listens at `here`. No callback is sent to an address that
     /// `is_replica`. Answers to clients are counted in `answered`.
+    ///
+    /// # Panics
+    /// Outside of a runtime. It is there that the calls are made.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -121,6 +127,7 @@ impl Queue {
         answered: Timings<ApiCall>,
     ) -> Self {
         Self(Arc::new(Shared {
+            runtime: Handle::current(),
             callbacks: Callbacks::new(settings.callback_timeout, Arc::new(is_replica)),
             lines: Mutex::new(Lines::new(settings.concurrency)),
             places: Arc::new(Semaphore::new(settings.max_concurrency)),
@@ -198,7 +205,7 @@ impl Queue {
     fn begin(&self, function: &FunctionKey) {
         loop {
             let Some(turn) = self.0.lines().begin(function) else { return };
-            tokio::spawn(Begun { queue: self.clone(), turn }.deliver());
+            self.0.runtime.spawn(Begun { queue: self.clone(), turn }.deliver());
         }
     }
 }
@@ -238,7 +245,7 @@ impl Drop for Begun {
         let function = &self.turn.call.function;
         self.queue.0.lines().end(function, self.turn.number);
         // Outside of a runtime nothing is begun: then the daemon has ended.
-        if tokio::runtime::Handle::try_current().is_ok() {
+        if Handle::try_current().is_ok() {
             self.queue.begin(function);
         }
         self.queue.0.notice_idle();

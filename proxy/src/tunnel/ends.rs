@@ -22,7 +22,11 @@ pub(crate) struct Ends(watch::Sender<Round>);
 
 /// One tunnel's ear.
 #[derive(Debug)]
-pub(crate) struct Told(watch::Receiver<Round>);
+pub(crate) struct Told {
+    rounds: watch::Receiver<Round>,
+    /// Everybody was told before this tunnel opened.
+    late: bool,
+}
 
 /// Who ends when.
 #[derive(Debug)]
@@ -44,7 +48,9 @@ impl Default for Ends {
 impl Ends {
     /// For a tunnel that opens now.
     pub(crate) fn listen(&self) -> Told {
-        Told(self.0.subscribe())
+        let rounds = self.0.subscribe();
+        let late = !matches!(*rounds.borrow(), Round::None);
+        Told { rounds, late }
     }
 
     /// Ends the tunnels that are open, spread evenly over `over`, and those that open later at once.
@@ -69,7 +75,7 @@ impl Ends {
 impl Told {
     /// Was everybody told before this tunnel opened?
     pub(crate) fn already(&self) -> bool {
-        !matches!(*self.0.borrow(), Round::None)
+        self.late
     }
 
     /// When this tunnel's turn is, once a round has begun. Each call takes part in one more round.
@@ -77,11 +83,11 @@ impl Told {
     /// Cancel safe.
     pub(crate) async fn turn(&mut self) -> Instant {
         loop {
-            if self.0.changed().await.is_err() {
+            if self.rounds.changed().await.is_err() {
                 // Whoever could say something is gone.
                 return pending().await;
             }
-            match &*self.0.borrow_and_update() {
+            match &*self.rounds.borrow_and_update() {
                 Round::None => {}
                 Round::Paced { since, over, of, tickets } => {
                     return *since + delay(tickets.fetch_add(1, Ordering::Relaxed), *of, *over);
@@ -93,7 +99,7 @@ impl Told {
 
     /// Resolves when all is cut.
     pub(crate) async fn cut(&mut self) {
-        if self.0.wait_for(|round| matches!(round, Round::Cut)).await.is_err() {
+        if self.rounds.wait_for(|round| matches!(round, Round::Cut)).await.is_err() {
             pending::<()>().await;
         }
     }

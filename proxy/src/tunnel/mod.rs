@@ -18,14 +18,13 @@ mod traffic;
 mod way;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
-use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
@@ -41,7 +40,7 @@ pub(crate) use traffic::Traffic;
 /// Both sides of a tunnel that was agreed upon, and what it holds.
 pub(crate) struct Tunnel {
     pub(crate) client: OnUpgrade,
-    pub(crate) function: OnUpgrade,
+    /// The function's side.
     pub(crate) connection: Connection,
     pub(crate) exchange: Arc<Exchange>,
     /// They agreed upon WebSocket, not upon something else.
@@ -89,27 +88,25 @@ impl Tunnels {
 }
 
 async fn run(tunnel: Tunnel, replica: Told, server: Told) {
-    let Tunnel { client, function, connection, exchange, websocket, limit, mut record } = tunnel;
-    // The client's side is there once the 101 was written to it, the function's once hyper let go of it.
-    let sides = tokio::try_join!(client, function);
-    // Its task has ended with the upgrade: there is nothing left to keep.
-    drop(connection);
-    let (client, function) = match sides {
-        Ok(sides) => sides,
+    let Tunnel { client, mut connection, exchange, websocket, limit, mut record } = tunnel;
+    // As HTTP the connection ends with the answer's head.
+    poll_fn(|cx| connection.poll(cx)).await;
+    let (mut function, of_function) = connection.into_socket();
+    // The client's side is there once the 101 was written to it.
+    let client = match client.await {
+        Ok(client) => client,
         Err(failed) => {
             record.broken = Some("upgrade");
             return debug!(%failed, "a tunnel ended before it began");
         }
     };
-    let (Ok(mut client), Ok(mut function)) =
-        (downcast::<ClientSocket>(client), function.downcast::<TokioIo<TcpStream>>())
-    else {
-        return error!("a tunnel between other sockets than ours");
+    let Ok(mut client) = downcast::<ClientSocket>(client) else {
+        return error!("a tunnel to another socket than ours");
     };
-    let ahead = Ahead { of_client: client.read_buf, of_function: function.read_buf };
+    let ahead = Ahead { of_client: client.read_buf, of_function };
     let traffic = exchange.claim().upstream().traffic();
     let terms = Terms { websocket, limit, traffic, replica, server };
-    let ended = pump::run(client.io.stream(), function.io.inner_mut(), ahead, terms).await;
+    let ended = pump::run(client.io.stream(), &mut function, ahead, terms).await;
     record.sent = ended.to_client;
     record.broken = ended.broken;
     if let Some(messages) = ended.messages {

@@ -52,6 +52,8 @@ async fn a_function_that_asks_who_calls_never_sees_what_the_caller_said() {
     assert_eq!(client.answer().await.body, "hi");
 
     let mut client = proxy.ask(&asking("f", &format!("{word}{UPGRADE}"))).await;
+    // It is served on the other lane, which has a connection of its own.
+    let mut wire = function.accept().await;
     let head = wire.head().await;
     assert_eq!((head.value("upgrade"), head.value("authorization")), (Some("websocket"), None));
     wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;

@@ -95,7 +95,9 @@ impl Proxy {
         Self::with(Settings::default()).await
     }
 
+    /// On two lanes, whatever the settings say.
     pub(crate) async fn with(settings: Settings) -> Self {
+        let settings = Settings { lanes: 2, ..settings };
         let routes = Routes::new();
         // Says what it saw, so that tests can see what reached it.
         let fallback: Fallback = Arc::new(|request, peer| {
