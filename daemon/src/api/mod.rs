@@ -127,8 +127,9 @@ pub fn router(api: Api) -> Router {
 /// The API as the proxy calls it, for every path that is not a function's.
 pub fn fallback(api: Api) -> Fallback {
     let router = router(api);
-    Arc::new(move |request, _peer| {
+    Arc::new(move |mut request, peer| {
         let router = router.clone();
+        request.extensions_mut().insert(auth::Peer(peer.ip()));
         Box::pin(async move {
             let answer = router.oneshot(request.map(axum::body::Body::new)).await;
             let mut answer = answer.unwrap_or_else(|never| match never {});
