@@ -100,13 +100,21 @@ fn text(file: &str) -> Result<String> {
     if is_url(file) {
         return client::download(file, MAX_STACK);
     }
-    let mut text = String::new();
     let read = match file {
-        "-" => io::stdin().take(MAX_STACK).read_to_string(&mut text),
-        path => fs::File::open(path).and_then(|file| file.take(MAX_STACK).read_to_string(&mut text)),
+        "-" => whole(io::stdin()),
+        path => fs::File::open(path).and_then(whole),
     };
-    read.with_context(|| format!("cannot read {}", if file == "-" { "stdin" } else { file }))?;
-    Ok(text)
+    read.with_context(|| format!("cannot read {}", if file == "-" { "stdin" } else { file }))
+}
+
+/// The text that there is to be read, unless it is longer than a stack file may be.
+fn whole(source: impl Read) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let read = source.take(MAX_STACK + 1).read_to_end(&mut bytes)?;
+    if read as u64 > MAX_STACK {
+        return Err(io::Error::other(format!("it has more than {MAX_STACK} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 /// An environment file. A relative path is looked for here first, as faas-cli does, then beside the stack file.
@@ -130,6 +138,14 @@ fn matches(wildcard: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stack_file_is_read_whole_or_not_at_all() {
+        let of = |length: u64| whole(io::repeat(b'#').take(length));
+        assert_eq!(of(MAX_STACK).unwrap().len() as u64, MAX_STACK);
+        assert_eq!(of(MAX_STACK + 1).unwrap_err().to_string(), "it has more than 4194304 bytes");
+        assert!(whole(&b"\xff"[..]).is_err());
+    }
 
     #[test]
     fn a_star_stands_for_any_part() {

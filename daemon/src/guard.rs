@@ -22,10 +22,10 @@ impl Guard for HostGuard {
         self.network.is_replica(address)
     }
 
-    fn authenticate<'a>(&'a self, headers: &'a HeaderMap) -> Judgement<'a> {
+    fn authenticate<'a>(&'a self, headers: &'a HeaderMap, peer: IpAddr) -> Judgement<'a> {
         Box::pin(async move {
             let users = self.users.as_ref().ok_or(Denied::Nobody)?;
-            match users.authenticate(headers).await {
+            match users.authenticate(headers, peer).await {
                 Ok(_) => Ok(()),
                 Err(Refused::Wrong) => Err(Denied::Credentials),
                 Err(Refused::Busy) => Err(Denied::Busy),

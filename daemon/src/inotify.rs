@@ -11,8 +11,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// An inotify instance whose events can be awaited.
+#[derive(Debug)]
 pub struct Events(AsyncFd<Descriptor>);
 
+#[derive(Debug)]
 struct Descriptor(Inotify);
 
 impl AsRawFd for Descriptor {
@@ -40,11 +42,11 @@ impl Events {
         &self.0.get_ref().0
     }
 
-    /// Waits for events. Cancel safe.
+    /// Waits for events. Cancel safe. For one reader.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    pub async fn next(&mut self) -> io::Result<Vec<InotifyEvent>> {
+    pub async fn next(&self) -> io::Result<Vec<InotifyEvent>> {
         loop {
             let mut ready = self.0.readable().await?;
             match ready.get_inner().0.read_events() {

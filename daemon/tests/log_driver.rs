@@ -43,12 +43,12 @@ impl Place {
         Driver::start(replica, &format!("{max_bytes}:{}", self.directory().display()))
     }
 
-    fn follow(&self, query: Query) -> Pin<Box<dyn Stream<Item = io::Result<Record>> + Send>> {
-        Box::pin(self.store.read(Query { follow: true, ..query }))
+    async fn follow(&self, query: Query) -> Pin<Box<dyn Stream<Item = io::Result<Record>> + Send>> {
+        Box::pin(self.store.read(Query { follow: true, ..query }).await.unwrap())
     }
 
     async fn records(&self) -> Vec<Record> {
-        self.store.read(query()).try_collect().await.unwrap()
+        self.store.read(query()).await.unwrap().try_collect().await.unwrap()
     }
 
     async fn texts(&self) -> Vec<String> {
@@ -249,7 +249,7 @@ async fn a_removed_function_is_read_to_its_end_and_makes_no_files() {
 #[tokio::test]
 async fn following_begins_before_the_first_line_and_crosses_replicas() {
     let place = Place::new();
-    let mut records = place.follow(query());
+    let mut records = place.follow(query()).await;
     // Nothing is there yet, not even the directory: the stream waits.
     let waited = tokio::time::timeout(Duration::from_millis(50), records.next()).await;
     assert!(waited.is_err());
@@ -278,7 +278,7 @@ async fn following_loses_and_doubles_nothing_across_rotations() {
     let line = |n: usize| format!("{n} {}", "x".repeat(100));
     let total = 20_000;
     driver.print(format!("{}\n{}\n", line(0), line(1)));
-    let mut records = pin!(place.follow(Query { tail: Some(1), ..query() }));
+    let mut records = pin!(place.follow(Query { tail: Some(1), ..query() }).await);
     // The reader sets the pace: the function stays less than a file ahead of it, as the cap would cut off more.
     let mut printed = 2;
     let mut expected = None;
@@ -301,7 +301,7 @@ async fn a_follower_that_goes_away_leaves_nothing_behind() {
     let place = Place::new();
     let mut driver = place.drive("echo-1", MIB);
     driver.print("one\n");
-    let mut records = place.follow(query());
+    let mut records = place.follow(query()).await;
     assert_eq!(next(&mut records).await.text, "one");
     let open = |name: &str| {
         let fds = fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());

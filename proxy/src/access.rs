@@ -67,8 +67,8 @@ pub trait Guard: Send + Sync {
     /// Is this the address of a replica on this host?
     fn is_replica(&self, address: IpAddr) -> bool;
 
-    /// Do these headers say who the caller is, and is it so?
-    fn authenticate<'a>(&'a self, headers: &'a HeaderMap) -> Judgement<'a>;
+    /// Do these headers, which came from `peer`, say who the caller is, and is it so?
+    fn authenticate<'a>(&'a self, headers: &'a HeaderMap, peer: IpAddr) -> Judgement<'a>;
 }
 
 impl Upstream {
@@ -92,7 +92,7 @@ impl Upstream {
             return Ok(false);
         }
         let function = || self.key().clone();
-        guard.authenticate(headers).await.map(|()| true).map_err(|denied| match denied {
+        guard.authenticate(headers, peer.ip()).await.map(|()| true).map_err(|denied| match denied {
             Denied::Credentials => Error::Unauthorized { function: function() },
             Denied::Busy => {
                 Error::Unavailable { function: function(), reason: "too many logins at once".into() }
@@ -118,7 +118,7 @@ mod tests {
             address == IpAddr::from([10, 63, 0, 9])
         }
 
-        fn authenticate<'a>(&'a self, _: &'a HeaderMap) -> Judgement<'a> {
+        fn authenticate<'a>(&'a self, _: &'a HeaderMap, _: IpAddr) -> Judgement<'a> {
             Box::pin(std::future::ready(self.0))
         }
     }

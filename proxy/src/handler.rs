@@ -75,7 +75,10 @@ impl Handler {
         match path::read(uri.path()) {
             _ if request.method() == Method::CONNECT => status(StatusCode::METHOD_NOT_ALLOWED),
             Target::Redirect(path) => redirect(&path, request.uri().query()),
-            Target::Other => (self.fallback)(request, peer).await,
+            Target::Call(id) if request.method() == Method::DELETE => {
+                self.cancel(&id, request.headers(), peer).await
+            }
+            Target::Call(_) | Target::Other => (self.fallback)(request, peer).await,
             Target::Function(_) if !is_admitted(request.method()) => status(StatusCode::METHOD_NOT_ALLOWED),
             Target::Function(path) if path.names_call() && request.method() == Method::DELETE => {
                 self.cancel(path.segment(), request.headers(), peer).await

@@ -1,13 +1,16 @@
 //! Reading the path of a request: does it name a function, and if not, is it canonical?
 //!
-//! Owns the routing grammar. Pure text to text; never looks anything up. Nothing is decoded: the segment that names a
-//! function is looked for in the path as it was sent, and what stands behind it is the function's own business.
+//! Owns the routing grammar. Pure text to text; never looks anything up. Nothing is decoded but ids of calls, which are any
+//! text: the segment that names a function is looked for in the path as it was sent, and what stands behind it is the
+//! function's own business.
 
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Target<'a> {
     /// `/function/SEGMENT[/rest]` or `/async-function/SEGMENT[/rest]`.
     Function(FunctionPath<'a>),
+    /// `/async-function/ID`, where `ID` is no name: it can only be the id of a call, which is this, decoded.
+    Call(String),
     /// The path is no function's and has `//` or dot segments: the client is sent to this one.
     Redirect(String),
     /// Anything else.
@@ -52,7 +55,12 @@ impl<'a> FunctionPath<'a> {
 
 /// Does `path` name a function to be called later, or such a call?
 pub(crate) fn is_deferred(path: &str) -> bool {
-    path.starts_with(DEFERRED_PREFIX) && matches!(read(path), Target::Function(path) if path.deferred)
+    path.starts_with(DEFERRED_PREFIX)
+        && match read(path) {
+            Target::Function(path) => path.deferred,
+            Target::Call(_) => true,
+            _ => false,
+        }
 }
 
 /// Reads `path`.
@@ -66,6 +74,13 @@ pub(crate) fn read(path: &str) -> Target<'_> {
         if !segment.is_empty() && segment.bytes().all(is_name_byte) && dots(segment) == 0 {
             return Target::Function(FunctionPath { segment, rest, deferred });
         }
+        if deferred
+            && rest.is_empty()
+            && dots(segment) == 0
+            && let Some(id) = decoded(segment).filter(|id| !id.is_empty())
+        {
+            return Target::Call(id);
+        }
     }
     if is_canonical(path) { Target::Other } else { Target::Redirect(clean(path)) }
 }
@@ -73,6 +88,19 @@ pub(crate) fn read(path: &str) -> Target<'_> {
 /// The bytes of a name segment. More than a deployable name may have: the rest is an unknown function, not an unknown path.
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+}
+
+/// The text that is written with `%XX`; `None` when that is wrong, or it is none.
+fn decoded(segment: &str) -> Option<String> {
+    let mut pieces = segment.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        let [high, low] = [0, 1].map(|at| char::from(digits.as_bytes()[at]).to_digit(16));
+        bytes.push(u8::try_from(high? << 4 | low?).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// No empty segment but the last, and no dot segment. Asked for each request, so one pass without allocation.
@@ -196,6 +224,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_name_can_still_be_the_id_of_a_call() {
+        for (path, id) in [
+            ("/async-function/a:b", Some("a:b")),
+            ("/async-function/a%2Fb%20c%3f", Some("a/b c?")),
+            ("/async-function/ä%C3%A4", Some("ää")),
+            ("/async-function/%41", Some("A")),
+            ("/async-function/%252e", Some("%2e")),
+            ("/async-function/a%", None),
+            ("/async-function/a%2", None),
+            ("/async-function/a%+1", None),
+            ("/async-function/%ff", None),
+            ("/async-function/a:b/", None),
+            ("/async-function/", None),
+            ("/function/a:b", None),
+        ] {
+            let expected = id.map_or(Target::Other, |id| Target::Call(id.to_owned()));
+            assert_eq!(read(path), expected, "{path}");
+            assert_eq!(is_deferred(path), id.is_some(), "{path}");
+        }
+        assert_eq!(read("/async-function/%2e%2e"), Target::Redirect("/".into()));
+    }
+
+    #[test]
     fn a_path_that_names_no_function_and_is_not_canonical_is_sent_to_its_clean_form() {
         for (path, clean) in [
             ("//", "/"),
@@ -261,7 +312,7 @@ mod tests {
                         assert_eq!(whole.trim_end_matches('/'), path.trim_end_matches('/'));
                         assert!(!found.segment().is_empty() && dots(found.segment()) == 0, "{path}");
                     }
-                    Target::Other => {}
+                    Target::Call(_) | Target::Other => {}
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Names and texts.
@@ -40,10 +41,10 @@ pub struct Deployment {
     #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Map::is_empty")]
     pub annotations: Map,
     /// What a replica may use, in Kubernetes' notation: `memory` such as `128Mi`, `cpu` such as `100m`.
-    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Map::is_empty")]
+    #[serde(deserialize_with = "amounts", skip_serializing_if = "Map::is_empty")]
     pub limits: Map,
     /// What a replica would like to have, in the same notation.
-    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Map::is_empty")]
+    #[serde(deserialize_with = "amounts", skip_serializing_if = "Map::is_empty")]
     pub requests: Map,
     /// Is the root file system read-only?
     #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "std::ops::Not::not")]
@@ -57,6 +58,29 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// An amount as hosts may tell it: some take any JSON and tell it again.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Amount {
+    Text(String),
+    Whole(u64),
+    Part(f64),
+    /// It says nothing that a stack file could say.
+    Other(IgnoredAny),
+}
+
+/// Amounts as texts. One that is none is left out: it has no effect, and a function is not lost for it.
+fn amounts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
+    let told: BTreeMap<String, Amount> = null_is_empty(deserializer)?;
+    let text = |(name, amount)| match amount {
+        Amount::Text(text) => Some((name, text)),
+        Amount::Whole(number) => Some((name, number.to_string())),
+        Amount::Part(number) => Some((name, number.to_string())),
+        Amount::Other(IgnoredAny) => None,
+    };
+    Ok(told.into_iter().filter_map(text).collect())
 }
 
 #[cfg(test)]
@@ -75,5 +99,14 @@ mod tests {
         let deployment: Deployment = serde_json::from_str(told).unwrap();
         assert_eq!((deployment.service.as_str(), deployment.labels.len()), ("a", 0));
         assert_eq!(deployment.limits["memory"], "5Mi");
+    }
+
+    #[test]
+    fn amounts_that_are_no_texts_become_such_or_are_left_out() {
+        let told = r#"{"name":"a","image":"b","requests":null,
+            "limits":{"memory":"5Mi","nvidia.com/gpu":1,"cpu":0.5,"a":null,"b":{"c":[1]},"d":true,"e":-1}}"#;
+        let deployment: Deployment = serde_json::from_str(told).unwrap();
+        let limits: Vec<_> = deployment.limits.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(limits, [("cpu", "0.5"), ("e", "-1"), ("memory", "5Mi"), ("nvidia.com/gpu", "1")]);
     }
 }

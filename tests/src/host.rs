@@ -22,7 +22,7 @@ use crate::client::Api;
 use crate::containerd::Containerd;
 use crate::events::Events;
 use crate::ports::{Place, free_port};
-use crate::process::{Background, Pages, Started, open_files, pages, resident, started};
+use crate::process::{Background, Pages, Started, inotify_instances, open_files, pages, resident, started};
 use crate::{PATIENCE, eventually, program};
 
 pub use functions::ECHO;
@@ -214,6 +214,12 @@ impl Host {
     #[must_use]
     pub fn daemon_files(&self) -> usize {
         open_files(self.daemon.as_ref().unwrap().pid())
+    }
+
+    /// How many inotify instances the daemon has.
+    #[must_use]
+    pub fn daemon_inotify_instances(&self) -> usize {
+        inotify_instances(self.daemon.as_ref().unwrap().pid())
     }
 
     /// The resident memory of all shims and log drivers, in KiB, each with its command line.

@@ -1,11 +1,41 @@
 //! Numbers that no other test on this machine uses at the same time.
 
 use std::net::TcpListener;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A port on loopback that was free a moment ago.
+/// Ports below this one belong to services.
+const FIRST_PORT: u16 = 10_000;
+
+/// How many ports a process has to itself, before it comes to those of others.
+const OF_PROCESS: u32 = 128;
+
+/// A port on loopback that nobody uses, and that the kernel gives to nobody who does not ask for it: so it can be used
+/// again after a restart. Of processes at the same time each has its own.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let ports = unasked();
+    let first = std::process::id().wrapping_mul(OF_PROCESS);
+    for _ in ports.clone() {
+        let slot =
+            first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % u32::from(ports.end - ports.start);
+        let port = ports.start + u16::try_from(slot).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("each of the ports {ports:?} is in use");
+}
+
+/// The ports that the kernel chooses for no connection: those below the ones it chooses from, or above.
+fn unasked() -> Range<u16> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let mut ends = range.split_whitespace().map(|end| end.parse::<u16>().unwrap());
+    let (low, high) = (ends.next().unwrap(), ends.next().unwrap());
+    let (below, above) = (FIRST_PORT..low, high.saturating_add(1)..u16::MAX);
+    let ports = if below.len() >= above.len() { below } else { above };
+    assert!(ports.len() > 1000, "the kernel chooses from {low} to {high}: too few ports are left for tests");
+    ports
 }
 
 /// A short name and a subnet that only one host has.

@@ -161,6 +161,14 @@ pub(crate) fn open_files(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
+/// How many inotify instances a process has.
+pub(crate) fn inotify_instances(pid: Pid) -> usize {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    // One may be closed meanwhile.
+    let links = files.filter_map(|file| fs::read_link(file.path()).ok());
+    links.filter(|to| to.as_os_str() == "anon_inode:inotify").count()
+}
+
 /// The processes whose command line has `text` in it, but for this one.
 pub(crate) fn processes_with(text: &str) -> Vec<(i32, String)> {
     let mut found = Vec::new();

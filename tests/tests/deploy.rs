@@ -228,10 +228,10 @@ async fn who_waits_for_a_deploy_is_told_how_it_turned_out() {
     // What takes longer is still tried, until it is overtaken.
     let (status, text) = send(Method::POST, "?wait=100ms", of("slow", &slow)).await;
     assert_eq!((status, text.contains("not ready after 0.1 s")), (504, true), "{text}");
+    let before = host.function("slow").await["status"]["revision"].clone();
     let overtaken =
         send(Method::PUT, "?wait=50s", json!({ "service": "slow", "image": slow, "envProcess": "x" }));
     let overtake = async {
-        let before = host.function("slow").await["status"]["revision"].clone();
         host.status("slow", "a newer revision", |status| status["revision"] != before).await;
         send(Method::PUT, "?wait=50s", of("slow", &image)).await
     };

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 use hyper::{Method, StatusCode};
-use roost_tests::{Answer, Example, Host, Image, body_of, eventually};
+use roost_tests::{Answer, Config, Example, Host, Image, body_of, eventually};
 use serde_json::{Value, json};
 
 /// Asks for something and compares the whole answer.
@@ -138,7 +138,13 @@ async fn namespaces_are_made_shown_changed_and_deleted_as_clients_do_it() {
         says(&host, delete.clone(), &one(name), &body, 202, "").await;
     }
     host.assert_nothing_left().await;
-    assert_eq!(host.containerd_namespaces(), ["openfaas-fn"]);
+    containerd_has(&host, &["openfaas-fn"]).await;
+}
+
+/// Waits until containerd has only these namespaces: a deletion may be answered before its end.
+async fn containerd_has(host: &Host, left: &[&str]) {
+    eventually("the end of namespaces", || async { (host.containerd_namespaces() == left).then_some(()) })
+        .await;
 }
 
 /// Deploys the shell as `sh` in a namespace and waits until it is ready.
@@ -183,7 +189,8 @@ async fn delete(host: &Host, namespace: &str) -> Answer {
 async fn functions_of_a_namespace_are_its_own_and_apart_from_all_others() {
     Example::Shell.archive().await;
     let root = Example::Shell.dir().join("rootfs");
-    let mut host = Host::start().await;
+    // What is busy stays for as long as this takes.
+    let mut host = Host::start_with(Config { drain: "10m", ..Config::default() }).await;
     host.log_in().await;
     let archive = host.dir().join("sh.tar");
     let build =
@@ -215,7 +222,10 @@ async fn functions_of_a_namespace_are_its_own_and_apart_from_all_others() {
 
     // The rules come back with the next replica when something has cleared them away.
     std::process::Command::new("iptables").args(["-w", "-t", "mangle", "-F", "FORWARD"]).status().unwrap();
-    assert!(reaches(&host, "blue", "green").await, "nothing but the rules keeps them apart");
+    eventually("a connection that only the rules prevent", || async {
+        reaches(&host, "blue", "green").await.then_some(())
+    })
+    .await;
     let again =
         json!({"service": "sh", "image": "sh:1", "namespace": "green", "envVars": {"COLOUR": "of green"}});
     host.put_function(&again).await;
@@ -255,17 +265,14 @@ async fn functions_of_a_namespace_are_its_own_and_apart_from_all_others() {
     remove_function(&host, "green").await;
     assert_eq!(delete(&host, "green").await.status, StatusCode::ACCEPTED);
     assert_eq!(host.api.get("/system/namespaces").await.text(), r#"["openfaas-fn"]"#);
-    assert_eq!(host.containerd_namespaces(), ["green", "openfaas-fn"]);
+    containerd_has(&host, &["green", "openfaas-fn"]).await;
     let refused = host.api.post("/system/namespace/green", "{}").await;
     let text = "namespace green is still being removed: try again\n";
     assert_eq!((refused.status, refused.text()), (StatusCode::CONFLICT, text));
     // What a crash interrupts goes on at the next start.
     host.kill9();
     host.start_daemon().await;
-    eventually("the end of both", || async {
-        (host.containerd_namespaces() == ["openfaas-fn"]).then_some(())
-    })
-    .await;
+    containerd_has(&host, &["openfaas-fn"]).await;
     for namespace in ["blue", "green"] {
         let output = host.dir().join("state/logs").join(namespace);
         eventually("the end of its output", || async { (!output.exists()).then_some(()) }).await;
@@ -278,8 +285,12 @@ async fn functions_of_a_namespace_are_its_own_and_apart_from_all_others() {
     host.ctr(["--namespace", "blue", "snapshots", "prepare", "theirs"]);
     host.ctr(["--namespace", "blue", "snapshots", "commit", "kept", "theirs"]);
     assert_eq!(delete(&host, "blue").await.status, StatusCode::ACCEPTED);
+    let refused = eventually("the end of our part of it", || async {
+        let refused = host.api.post("/system/namespace/blue", "{}").await;
+        (!refused.text().contains("still being removed")).then_some(refused)
+    })
+    .await;
     assert_eq!(host.containerd_namespaces(), ["blue", "openfaas-fn"]);
-    let refused = host.api.post("/system/namespace/blue", "{}").await;
     let text = "containerd has a namespace blue that is somebody else's: choose another name\n";
     assert_eq!((refused.status, refused.text()), (StatusCode::CONFLICT, text));
 }
@@ -337,8 +348,10 @@ async fn begin(host: &Host, name: &str) -> tokio::task::JoinHandle<Option<Status
     let (api, request) =
         (host.api.clone(), host.api.request(&Method::POST, &path).body(body_of("{}")).unwrap());
     let made = tokio::spawn(async move { api.try_send(request).await.ok().map(|answer| answer.status) });
+    // A change tells one that is being made from one that is not there, and makes none.
     eventually("the beginning of a namespace", || async {
-        (host.api.get(&path).await.status == StatusCode::CONFLICT).then_some(())
+        let changed = host.api.send(Method::PUT, &path, "{}").await;
+        (changed.status == StatusCode::CONFLICT).then_some(())
     })
     .await;
     made
@@ -373,6 +386,7 @@ async fn a_namespace_that_takes_long_to_make_holds_up_nobody_and_ends_with_a_cra
         (&Method::PUT, "/system/namespace/blue", "{}", 409, making),
         (&Method::DELETE, "/system/namespace/blue", "", 409, making),
         (&get, "/system/namespaces", "", 200, r#"["openfaas-fn"]"#),
+        (&get, "/system/namespace/blue", "", 404, "namespace blue not found\n"),
         (&Method::DELETE, "/system/functions", r#"{"functionName":"f"}"#, 202, ""),
     ] {
         says(&host, method.clone(), path, body, status, text).await;
@@ -401,10 +415,7 @@ async fn a_namespace_that_takes_long_to_make_holds_up_nobody_and_ends_with_a_cra
     assert_eq!(green.await.unwrap(), None);
     host.start_daemon().await;
     says(&host, get, "/system/namespaces", "", 200, r#"["blue","openfaas-fn"]"#).await;
-    eventually("its end", || async {
-        (host.containerd_namespaces() == ["blue", "openfaas-fn"]).then_some(())
-    })
-    .await;
+    containerd_has(&host, &["blue", "openfaas-fn"]).await;
     eventually("its name", || async {
         let made = host.api.post("/system/namespace/green", "{}").await;
         (made.status == StatusCode::CREATED).then_some(())

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use roost_proxy::function::FunctionKey;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::extract::Body;
 use super::functions::json;
@@ -18,10 +19,10 @@ const MAX: (&str, u32) = ("com.openfaas.scale.max", 20);
 /// The label with how much of that one alert adds, in percent, and what holds without it. With 0 alerts change nothing.
 const FACTOR: (&str, u32) = ("com.openfaas.scale.factor", 20);
 
-/// What AlertManager posts, as far as it matters here.
+/// What AlertManager posts, as far as it matters here. Alerts are read one by one: some may be of no function.
 #[derive(Debug, Deserialize)]
 struct Webhook {
-    alerts: Vec<Alert>,
+    alerts: Vec<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -57,12 +58,21 @@ pub(super) async fn alert(State(api): State<Api>, Body(body): Body) -> Result<St
     }
 }
 
-async fn scale(api: &Api, alert: Alert) -> Result<(), ApiError> {
+async fn scale(api: &Api, alert: Value) -> Result<(), ApiError> {
+    let alert = read(alert)?;
     let name = alert.labels.function_name;
     let key = FunctionKey::from_route(&name).map_err(|_| ApiError::unknown_function(name))?;
     let firing = alert.status == "firing";
     let step = move |replicas, labels: &BTreeMap<_, _>| next(firing, replicas, labels);
     Ok(api.registry.scale(key, step).await?)
+}
+
+fn read(alert: Value) -> Result<Alert, ApiError> {
+    serde_path_to_error::deserialize(alert).map_err(|error| {
+        let path = error.path().to_string();
+        let why = error.into_inner();
+        ApiError::bad_request(if path == "." { why.to_string() } else { format!("{path}: {why}") })
+    })
 }
 
 /// How many replicas there are to be after an alert.

@@ -1,5 +1,7 @@
 //! HTTP Basic on the API: which requests go on, and what the others are told. Who is a user is for `users` to say.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -11,10 +13,16 @@ use crate::users::{Refused, Role};
 /// When a client that found too many others may come again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// Where a request comes from: the other end of its connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
+
 /// Lets a request through if it is of a user who may do this.
 pub(super) async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
     let Some(users) = &api.users else { return next.run(request).await };
-    match users.authenticate(request.headers()).await {
+    let unknown = Peer(Ipv6Addr::UNSPECIFIED.into());
+    let Peer(peer) = request.extensions().get().copied().unwrap_or(unknown);
+    match users.authenticate(request.headers(), peer).await {
         Ok(role) if may(role, request.method()) => next.run(request).await,
         Ok(_) => {
             ApiError::new(StatusCode::FORBIDDEN, "this user is read-only: it may GET and HEAD, and no more")

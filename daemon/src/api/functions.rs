@@ -189,7 +189,7 @@ fn deployment(body: &[u8], namespace: String) -> Result<FunctionSpec, ApiError> 
     if deployment.namespace.is_empty() {
         deployment.namespace = namespace;
     }
-    let mut spec = FunctionSpec::parse(deployment)?;
+    let mut spec = FunctionSpec::parse_sent(deployment)?;
     spec.ignored = unknown_fields(body);
     Ok(spec)
 }

@@ -1,7 +1,7 @@
 //! `/system/logs`: a function's output, one JSON object a line.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use jiff::Timestamp;
+use nix::errno::Errno;
 use roost_proxy::function::{FunctionKey, FunctionName};
 use tracing::warn;
 
@@ -28,27 +29,39 @@ pub(super) async fn logs(
     if !api.registry.contains(&query.key) {
         return Err(ApiError::unknown_function(query.key));
     }
-    let (registry, key) = (Arc::clone(&api.registry), query.key.clone());
+    // Begun before it is answered: what cannot be read is no empty log.
+    let key = query.key.clone();
+    let records = api.logs.read(query).await.map_err(|error| unreadable(&key, &error))?;
+    let registry = Arc::clone(&api.registry);
     let end = async move {
         tokio::select! {
             () = api.ending.cancelled() => {}
             () = registry.deleted(&key) => {}
         }
     };
-    let records = api.logs.read(query).take_until(Box::pin(end));
-    let lines = records.filter_map(|record| async move {
-        match record {
-            Ok(record) => serde_json::to_vec(&record).ok().map(|mut line| {
-                line.push(b'\n');
-                Ok::<_, Infallible>(Bytes::from(line))
-            }),
-            Err(error) => {
-                warn!("a function's output cannot be read: {error}");
-                None
-            }
-        }
+    // An error breaks the answer off: it does not look complete.
+    let lines = records.take_until(Box::pin(end)).map(|record| {
+        let line = record.and_then(|record| Ok(serde_json::to_vec(&record)?));
+        line.map(|mut line| {
+            line.push(b'\n');
+            Bytes::from(line)
+        })
+        .inspect_err(|error| warn!("an answer with a function's output broke off: {error}"))
     });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// The answer when output cannot be read: is it want of something that others may give back?
+fn unreadable(key: &FunctionKey, error: &io::Error) -> ApiError {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    let wanting = matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+        || matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory);
+    if !wanting {
+        return ApiError::internal(&format!("the output of {key} cannot be read: {error}"));
+    }
+    warn!("the output of {key} cannot be read now: {error}");
+    let text = "the host has no files or watches left to read this with: try again";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text)
 }
 
 /// Reads the query. What is given empty is not given.
@@ -112,6 +125,21 @@ mod tests {
         let query = parse("name=a&name=echo&follow=maybe&tail=5&namespace=&instance=echo-1").unwrap();
         assert_eq!((query.key.name.as_str(), query.follow, query.tail), ("echo", false, Some(5)));
         assert_eq!(query.instance.as_deref(), Some("echo-1"));
+    }
+
+    #[test]
+    fn want_of_files_or_watches_passes_and_other_trouble_is_the_hosts() {
+        let key = parse("name=echo").unwrap().key;
+        for (error, status) in [
+            (Errno::EMFILE.into(), 503),
+            (Errno::ENFILE.into(), 503),
+            (io::Error::new(io::Error::from(Errno::ENOSPC).kind(), "the path: ENOSPC"), 503),
+            (Errno::ENOMEM.into(), 503),
+            (Errno::ENOTDIR.into(), 500),
+            (io::Error::other("anything"), 500),
+        ] {
+            assert_eq!(unreadable(&key, &error).status, status, "{error}");
+        }
     }
 
     #[test]

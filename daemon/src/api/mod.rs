@@ -135,7 +135,8 @@ pub fn router(api: Api) -> Router {
 pub fn fallback(api: Api) -> Fallback {
     let router = router(api);
     let runtime = Handle::current();
-    Arc::new(move |request, _peer| {
+    Arc::new(move |mut request, peer| {
+        request.extensions_mut().insert(auth::Peer(peer.ip()));
         let answer = router.clone().oneshot(request.map(axum::body::Body::new));
         let answer = AbortOnDropHandle::new(runtime.spawn(answer));
         Box::pin(async move {

@@ -32,7 +32,9 @@ pub(super) async fn scale(
     let given = scaling.namespace.filter(|text| !text.is_empty()).unwrap_or(scope.namespace);
     let (name, namespace) = api.function(&segment, &given)?;
     for given in [&scaling.service_name, &scaling.service].into_iter().flatten() {
-        if !given.is_empty() && given != name && *given != segment {
+        // With its namespace or without: what the path says counts.
+        let said = given.rsplit_once('.').map_or(given.as_str(), |(said, _)| said);
+        if !given.is_empty() && said != name {
             return Err(ApiError::bad_request(format!("serviceName: expected {name}, as in the path")));
         }
     }

@@ -183,6 +183,21 @@ impl FunctionSpec {
         }
     }
 
+    /// Checks a deployment that is sent now, also for what was once let through and is still in stores.
+    ///
+    /// # Errors
+    /// With every mistake in it, each named by its field.
+    pub fn parse_sent(deployment: Deployment) -> Result<Self, Invalid> {
+        let fields = [("limits", &deployment.limits), ("requests", &deployment.requests)];
+        let odd: Vec<_> =
+            fields.iter().flat_map(|(field, amounts)| not_texts(field, amounts.as_ref())).collect();
+        match Self::parse(deployment) {
+            Ok(spec) if odd.is_empty() => Ok(spec),
+            Ok(_) => Err(Invalid(odd)),
+            Err(Invalid(mistakes)) => Err(Invalid([mistakes, odd].concat())),
+        }
+    }
+
     /// The environment of a replica, without the image's own: what the user set, and who the function is.
     #[must_use]
     pub fn environment(&self) -> BTreeMap<String, String> {
@@ -241,6 +256,13 @@ fn parse_limits(mistakes: &mut Mistakes, field: &str, resources: Option<&Resourc
     let memory = mistakes.take(&format!("{field}.memory"), amount(&resources.memory, units::memory));
     let cpu = mistakes.take(&format!("{field}.cpu"), amount(&resources.cpu, units::cpu_millis));
     Limits { memory_bytes: memory.flatten(), cpu_millis: cpu.flatten() }
+}
+
+/// Amounts of other resources that are no texts: clients that read functions expect texts.
+fn not_texts(field: &str, resources: Option<&Resources>) -> Vec<String> {
+    let others = resources.into_iter().flat_map(|resources| &resources.others);
+    let odd = others.filter(|(_, amount)| !amount.is_string() && !amount.is_null());
+    odd.map(|(name, _)| format!("{field}.{name}: expected a text, such as \"1\"")).collect()
 }
 
 /// How many replicas the labels ask for, at least.
@@ -313,6 +335,26 @@ mod tests {
             "limits": {"memory": "5Mi", "cpu": "100m"}, "envVars": {"A": "b=c"}
         });
         assert_eq!(serde_json::to_value(parse(sent.clone()).unwrap().deployment).unwrap(), sent);
+    }
+
+    #[test]
+    fn amounts_are_texts_when_they_are_sent_and_what_is_stored_is_still_read() {
+        let sent = json!({
+            "service": "f", "image": "i", "limits": {"nvidia.com/gpu": 1, "amd.com/gpu": "1", "x": null},
+            "requests": {"y": {}}
+        });
+        let deployment: Deployment = serde_json::from_value(sent.clone()).unwrap();
+        let refused = FunctionSpec::parse_sent(deployment.clone()).unwrap_err().to_string();
+        let expected = "limits.nvidia.com/gpu: expected a text, such as \"1\"; requests.y: expected a text, such as \"1\"";
+        assert_eq!(refused, expected);
+        assert_eq!(
+            serde_json::to_value(FunctionSpec::parse(deployment).unwrap().deployment).unwrap()["limits"],
+            sent["limits"]
+        );
+        let wrong = json!({ "service": "F", "image": "i", "limits": {"x": 1} });
+        let refused =
+            FunctionSpec::parse_sent(serde_json::from_value(wrong).unwrap()).unwrap_err().to_string();
+        assert!(refused.starts_with("service: ") && refused.contains("; limits.x: "), "{refused}");
     }
 
     #[test]

@@ -14,6 +14,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+mod armed;
 pub mod driver;
 mod follow;
 mod journal;
@@ -23,6 +24,7 @@ mod record;
 mod replica;
 mod split;
 mod store;
+mod told;
 
 pub use read::Query;
 pub use record::{Record, Stream};

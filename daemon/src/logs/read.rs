@@ -14,7 +14,8 @@ use futures_util::stream::{self, Stream};
 use jiff::Timestamp;
 use roost_proxy::function::FunctionKey;
 
-use super::follow::{Changes, Watch};
+use super::armed::Changes;
+use super::follow::{Following, Watch};
 use super::record::Record;
 use super::replica::{Line, Replica};
 use super::replica_of;
@@ -43,24 +44,31 @@ pub struct Query {
 }
 
 /// The stream of what `query` asks for. `root` holds the files of all functions, `dir` those of this one.
-pub(super) fn read(root: PathBuf, dir: PathBuf, query: Query) -> impl Stream<Item = io::Result<Record>> {
-    let state = State {
-        root,
-        dir: dir.clone(),
-        reader: Some(Reader::new(dir, query)),
-        watch: None,
-        ready: VecDeque::new(),
-    };
-    stream::try_unfold(Some(state), |state| async {
-        let Some(mut state) = state else { return Ok(None) };
-        Ok(state.next().await?.map(|record| (record, Some(state))))
-    })
+///
+/// # Errors
+/// When what is there cannot be opened, or what is to come cannot be watched.
+pub(super) async fn read(
+    root: PathBuf,
+    dir: PathBuf,
+    following: &Following,
+    query: Query,
+) -> io::Result<impl Stream<Item = io::Result<Record>> + use<>> {
+    let follow = query.follow;
+    let reader = Reader::new(dir.clone(), query);
+    let mut state = State { reader: Some(reader), watch: None, ready: VecDeque::new() };
+    // First watch, then look: what is written in between is seen by both, and read once.
+    if follow {
+        // Before the first deploy on this host there may be nothing to watch.
+        let made = root.clone();
+        state.work(move |_| DirBuilder::new().recursive(true).mode(0o700).create(made)).await?;
+        state.watch = Some(following.watch(&root, &dir)?);
+    }
+    state.work(Reader::begin).await?;
+    Ok(stream::try_unfold(state, |mut state| async { Ok(state.next().await?.map(|record| (record, state))) }))
 }
 
 /// A stream between two records.
 struct State {
-    root: PathBuf,
-    dir: PathBuf,
     reader: Option<Reader>,
     watch: Option<Watch>,
     ready: VecDeque<Record>,
@@ -71,17 +79,6 @@ impl State {
         loop {
             if let Some(record) = self.ready.pop_front() {
                 return Ok(Some(record));
-            }
-            let Some(reader) = &self.reader else { return Ok(None) };
-            if !reader.begun {
-                // First watch, then look: what is written in between is seen by both, and read once.
-                if reader.query.follow {
-                    // Before the first deploy on this host there may be nothing to watch.
-                    let root = self.root.clone();
-                    self.work(move |_| DirBuilder::new().recursive(true).mode(0o700).create(root)).await?;
-                    self.watch = Some(Watch::new(&self.root, &self.dir)?);
-                }
-                self.work(Reader::begin).await?;
             }
             self.ready = self.work(Reader::batch).await?.into();
             if self.ready.is_empty() {
@@ -112,7 +109,6 @@ impl State {
 struct Reader {
     dir: PathBuf,
     query: Query,
-    begun: bool,
     replicas: BTreeMap<String, Merged>,
     /// Lines still to be left out, for `tail`.
     skip: usize,
@@ -129,12 +125,11 @@ struct Merged {
 
 impl Reader {
     fn new(dir: PathBuf, query: Query) -> Self {
-        Self { dir, query, begun: false, replicas: BTreeMap::new(), skip: 0 }
+        Self { dir, query, replicas: BTreeMap::new(), skip: 0 }
     }
 
     /// Opens what is there. For `tail` it is read twice: once to count, so that it is never held in memory.
     fn begin(&mut self) -> io::Result<()> {
-        self.begun = true;
         self.refresh(&Changes::All)?;
         if let Some(tail) = self.query.tail {
             let mut lines = 0_usize;
@@ -273,7 +268,7 @@ mod tests {
     }
 
     async fn texts(store: &LogStore, query: Query) -> Vec<String> {
-        store.read(query).map_ok(|record| record.text).try_collect().await.unwrap()
+        store.read(query).await.unwrap().map_ok(|record| record.text).try_collect().await.unwrap()
     }
 
     const FILES: &[(&str, &[&str])] = &[
@@ -311,9 +306,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_cannot_be_opened_is_told_before_the_first_line_and_what_breaks_later_in_the_middle() {
+        let (root, store) = store(FILES);
+        let follow = Query { follow: true, ..query() };
+        let mut lines = Box::pin(store.read(follow.clone()).await.unwrap());
+        for expected in "a1 b2 a3 a5 b5 b6 a7".split(' ') {
+            assert_eq!(lines.try_next().await.unwrap().unwrap().text, expected);
+        }
+        let dir = store.directory(&key());
+        fs::rename(&dir, root.path().join("elsewhere")).unwrap();
+        fs::write(&dir, "").unwrap();
+        let broken = lines.try_next().await.err().unwrap();
+        assert_eq!(broken.kind(), io::ErrorKind::NotADirectory, "{broken}");
+        for query in [query(), follow] {
+            assert!(store.read(query.clone()).await.is_err(), "{query:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_record_names_its_function_and_replica() {
         let (_root, store) = store(&[("echo-a.log", &["01 hello"])]);
-        let records: Vec<_> = store.read(query()).try_collect().await.unwrap();
+        let records: Vec<_> = store.read(query()).await.unwrap().try_collect().await.unwrap();
         let [record] = &records[..] else { panic!("{records:?}") };
         assert_eq!((record.name.as_str(), record.namespace.as_str()), ("echo", "openfaas-fn"));
         assert_eq!((record.instance.as_str(), record.text.as_str()), ("echo-a", "hello"));

@@ -7,11 +7,13 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::Stream;
 use roost_proxy::function::{FunctionKey, Namespace, ReplicaId};
 
+use super::follow::Following;
 use super::read::{self, Query};
 use super::record::Record;
 use super::replica_of;
@@ -23,13 +25,14 @@ const ENDED_LIMIT: usize = 32;
 #[derive(Debug, Clone)]
 pub struct LogStore {
     root: PathBuf,
+    following: Arc<Following>,
 }
 
 impl LogStore {
     /// The files below `root`, which need not exist yet.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, following: Arc::default() }
     }
 
     /// Where the drivers of this function's replicas write: the last two parts are its namespace and its name.
@@ -41,8 +44,14 @@ impl LogStore {
     /// What a function printed, in order of time. No lines, and no error, when it never printed.
     ///
     /// Files are read as the stream is polled. It fails once at most, and ends there.
-    pub fn read(&self, query: Query) -> impl Stream<Item = io::Result<Record>> + Send + use<> {
-        read::read(self.root.clone(), self.directory(&query.key), query)
+    ///
+    /// # Errors
+    /// When what is there cannot be opened, or what is to come cannot be watched.
+    pub async fn read(
+        &self,
+        query: Query,
+    ) -> io::Result<impl Stream<Item = io::Result<Record>> + Send + use<>> {
+        read::read(self.root.clone(), self.directory(&query.key), &self.following, query).await
     }
 
     /// Removes files of replicas that are not in `live`, the oldest first, until those that are left hold at most `cap` bytes.

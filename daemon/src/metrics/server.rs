@@ -98,7 +98,7 @@ impl Guard for Nobody {
         false
     }
 
-    fn authenticate<'a>(&'a self, _headers: &'a HeaderMap) -> Judgement<'a> {
+    fn authenticate<'a>(&'a self, _headers: &'a HeaderMap, _peer: IpAddr) -> Judgement<'a> {
         Box::pin(std::future::ready(Err(Denied::Nobody)))
     }
 }

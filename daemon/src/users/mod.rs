@@ -4,18 +4,20 @@
 //! logs a name that a client sent, a password or a hash.
 //!
 //! ```text
-//! files ──follow──▶ read ──all is well──▶ new snapshot (nothing is remembered of the old one)
+//! files ──follow──▶ read ──all is well──▶ new snapshot (who was proven stays so, if the same stands there)
 //!                     └──anything wrong──▶ the old snapshot stays, the log says why
 //!
 //! request ──▶ right for the user of the password file: compared
 //!         ──▶ proven in this snapshot: compared
-//!         ──▶ else argon2, one at a time; few may wait, more are told to come again
+//!         ──▶ else argon2, one at a time; few may wait, fewer of one peer, more are told to come again
 //! ```
 
 mod file;
+mod places;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -36,12 +38,10 @@ pub use watch::follow;
 use crate::config::Auth;
 use crate::memory;
 use file::Listed;
+use places::Places;
 
 /// How many passwords are hashed at once: each takes 19 MiB and a processor while it lasts.
 const AT_ONCE: usize = 1;
-
-/// How many requests may be at a hash or wait for their turn.
-const PLACES: usize = 32;
 
 /// Why a request is not taken for one of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub struct Users {
     files: Auth,
     known: ArcSwap<Known>,
     turns: Arc<Semaphore>,
-    places: Semaphore,
+    places: Places,
 }
 
 /// What the files said at one moment.
@@ -85,17 +85,17 @@ impl Users {
             known: ArcSwap::from_pointee(Known::read(files)?),
             files: files.clone(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
-            places: Semaphore::new(PLACES),
+            places: Places::default(),
         }))
     }
 
-    /// Which user's request has these headers.
+    /// Which user's request has these headers. `peer` is where it comes from.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     /// When it is nobody's, or that cannot be found out now.
-    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Role, Refused> {
+    pub async fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Role, Refused> {
         let (name, password) = headers.get(header::AUTHORIZATION).and_then(basic).ok_or(Refused::Wrong)?;
         let known = self.known.load_full();
         if known.is_first(&name, &password) {
@@ -103,17 +103,23 @@ impl Users {
         }
         match known.remembered(&name, &password) {
             Some(role) => Ok(role),
-            None => self.verify(known, name, password).await,
+            None => self.verify(known, name, password, peer).await,
         }
     }
 
     /// Asks argon2. A name that nobody has costs as much as one of a file, and so does a wrong password of the first user:
     /// how long a refusal takes does not tell who is a user.
-    async fn verify(&self, known: Arc<Known>, name: String, password: String) -> Result<Role, Refused> {
+    async fn verify(
+        &self,
+        known: Arc<Known>,
+        name: String,
+        password: String,
+        peer: IpAddr,
+    ) -> Result<Role, Refused> {
         if known.listed.is_empty() {
             return Err(Refused::Wrong);
         }
-        let _place = self.places.try_acquire().map_err(|_| Refused::Busy)?;
+        let _place = self.places.take(peer).ok_or(Refused::Busy)?;
         // Goes with the work, which goes on when the client goes away.
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| Refused::Busy)?;
         if let Some(role) = known.remembered(&name, &password) {
@@ -138,7 +144,8 @@ impl Users {
     fn reload(&self) {
         match Known::read(&self.files) {
             Ok(known) if known.says_the_same_as(&self.known.load()) => {}
-            Ok(known) => {
+            Ok(mut known) => {
+                known.remember(&self.known.load());
                 let users = known.listed.len() + usize::from(known.first.is_some());
                 self.known.store(Arc::new(known));
                 info!("users of the API read again: {users} from now on");
@@ -167,6 +174,15 @@ impl Known {
             half.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
         }
         Ok(Self { first, listed, key })
+    }
+
+    /// Those who were proven before are, as long as the same stands in the file.
+    fn remember(&mut self, before: &Self) {
+        self.key = before.key;
+        for (name, user) in &mut self.listed {
+            let same = before.listed.get(name).filter(|old| old.listed == user.listed);
+            user.proven = same.map(|old| old.proven.clone()).unwrap_or_default();
+        }
     }
 
     fn says_the_same_as(&self, other: &Self) -> bool {

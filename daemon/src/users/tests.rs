@@ -8,7 +8,10 @@ use argon2::password_hash::CustomizedPasswordHasher;
 use argon2::{Algorithm, Params, Version};
 use tempfile::TempDir;
 
+use super::places::{PLACES, SHARE};
 use super::*;
+
+const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// A line of the users file.
 fn line(name: &str, role: &str, password: &str) -> String {
@@ -78,10 +81,10 @@ async fn only_users_with_their_own_passwords_are_known_the_second_time_too() {
     ];
     for _ in 0..2 {
         for (value, role) in table {
-            let known = users.authenticate(&headers(value)).await;
+            let known = users.authenticate(&headers(value), PEER).await;
             assert_eq!(known, role.ok_or(Refused::Wrong), "{value}");
         }
-        assert_eq!(users.authenticate(&HeaderMap::new()).await, Err(Refused::Wrong));
+        assert_eq!(users.authenticate(&HeaderMap::new(), PEER).await, Err(Refused::Wrong));
     }
 }
 
@@ -90,21 +93,28 @@ async fn a_right_password_is_hashed_once_until_the_users_change() {
     let (_folder, auth) = files(None, Some(&anna_and_bert()));
     let users = Users::load(&auth).unwrap();
     let proven = || users.known.load().listed["anna"].proven.get().is_some();
-    assert_eq!(users.authenticate(&headers("basic anna:wrong")).await, Err(Refused::Wrong));
+    assert_eq!(users.authenticate(&headers("basic anna:wrong"), PEER).await, Err(Refused::Wrong));
     assert!(!proven());
-    users.authenticate(&headers("basic anna:a:pw")).await.unwrap();
+    users.authenticate(&headers("basic anna:a:pw"), PEER).await.unwrap();
     assert!(proven());
     // Whoever is proven needs no turn.
     let turn = users.turns.acquire().await.unwrap();
-    assert_eq!(users.authenticate(&headers("basic anna:a:pw")).await, Ok(Role::Admin));
+    assert_eq!(users.authenticate(&headers("basic anna:a:pw"), PEER).await, Ok(Role::Admin));
     drop(turn);
     users.reload();
     assert!(proven(), "nothing has changed");
-    write(&auth.users_file, &(line("anna", "read-only", "new") + &line("carl", "admin", "c")));
+    let carl = line("carl", "admin", "c");
+    write(&auth.users_file, &(line("anna", "admin", "a:pw") + &carl));
     users.reload();
-    assert!(!proven());
-    assert_eq!(users.authenticate(&headers("basic anna:a:pw")).await, Err(Refused::Wrong));
-    assert_eq!(users.authenticate(&headers("basic anna:new")).await, Ok(Role::ReadOnly));
+    assert!(proven(), "bert has gone and carl has come, but anna's line is the same");
+    assert_eq!(users.authenticate(&headers("basic bert:b"), PEER).await, Err(Refused::Wrong));
+    write(&auth.users_file, &(line("anna", "read-only", "a:pw") + &carl));
+    users.reload();
+    assert!(!proven(), "another role");
+    write(&auth.users_file, &(line("anna", "read-only", "new") + &carl));
+    users.reload();
+    assert_eq!(users.authenticate(&headers("basic anna:a:pw"), PEER).await, Err(Refused::Wrong));
+    assert_eq!(users.authenticate(&headers("basic anna:new"), PEER).await, Ok(Role::ReadOnly));
 }
 
 #[tokio::test]
@@ -115,15 +125,19 @@ async fn files_that_are_wrong_change_nothing() {
     for broken in ["anna:admin\n", "", &*without_admin] {
         write(&auth.users_file, broken);
         users.reload();
-        assert_eq!(users.authenticate(&headers("basic anna:a:pw")).await, Ok(Role::Admin), "{broken:?}");
+        assert_eq!(
+            users.authenticate(&headers("basic anna:a:pw"), PEER).await,
+            Ok(Role::Admin),
+            "{broken:?}"
+        );
     }
     fs::remove_file(&auth.users_file).unwrap();
     users.reload();
-    assert_eq!(users.authenticate(&headers("basic bert:b")).await, Ok(Role::ReadOnly));
+    assert_eq!(users.authenticate(&headers("basic bert:b"), PEER).await, Ok(Role::ReadOnly));
     without_admin += &line("carl", "admin", "c");
     write(&auth.users_file, &without_admin);
     users.reload();
-    assert_eq!(users.authenticate(&headers("basic anna:a:pw")).await, Ok(Role::ReadOnly));
+    assert_eq!(users.authenticate(&headers("basic anna:a:pw"), PEER).await, Ok(Role::ReadOnly));
 }
 
 #[tokio::test]
@@ -147,22 +161,28 @@ async fn more_than_may_wait_are_told_to_come_again_and_the_first_user_never_wait
     let (_folder, auth) = files(Some("p"), Some(&anna_and_bert()));
     let users = Users::load(&auth).unwrap();
     let turn = users.turns.acquire().await.unwrap();
-    let waiting: Vec<_> = (0..PLACES)
-        .map(|_| {
+    let mut waiting = Vec::new();
+    // One peer has its share, and then others are still heard, until all places are taken.
+    for peer in (1..=PLACES / SHARE).map(|peer| IpAddr::from([192, 0, 2, u8::try_from(peer).unwrap()])) {
+        let before = users.places.taken();
+        for _ in 0..SHARE {
             let users = Arc::clone(&users);
-            tokio::spawn(async move { users.authenticate(&headers("basic anna:a:pw")).await })
-        })
-        .collect();
-    while users.places.available_permits() > 0 {
-        tokio::task::yield_now().await;
+            waiting.push(tokio::spawn(
+                async move { users.authenticate(&headers("basic anna:a:pw"), peer).await },
+            ));
+        }
+        while users.places.taken() < before + SHARE {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(users.authenticate(&headers("basic anna:x"), peer).await, Err(Refused::Busy));
     }
     for name in ["anna", "nobody", "admin"] {
-        assert_eq!(users.authenticate(&headers(&format!("basic {name}:x"))).await, Err(Refused::Busy));
+        assert_eq!(users.authenticate(&headers(&format!("basic {name}:x")), PEER).await, Err(Refused::Busy));
     }
-    assert_eq!(users.authenticate(&headers("basic admin:p")).await, Ok(Role::Admin));
+    assert_eq!(users.authenticate(&headers("basic admin:p"), PEER).await, Ok(Role::Admin));
     drop(turn);
     for waited in waiting {
         assert_eq!(waited.await.unwrap(), Ok(Role::Admin));
     }
-    assert_eq!(users.places.available_permits(), PLACES);
+    assert_eq!(users.places.taken(), 0);
 }

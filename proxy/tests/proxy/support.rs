@@ -38,7 +38,7 @@ impl Guard for Word {
         false
     }
 
-    fn authenticate<'a>(&'a self, headers: &'a http::HeaderMap) -> Judgement<'a> {
+    fn authenticate<'a>(&'a self, headers: &'a http::HeaderMap, _: IpAddr) -> Judgement<'a> {
         let said = headers.get("authorization").is_some_and(|word| word == WORD);
         Box::pin(std::future::ready(if said { Ok(()) } else { Err(Denied::Credentials) }))
     }

@@ -31,6 +31,8 @@ pub struct Config {
     pub header_timeout: &'static str,
     /// `[timeouts] request`.
     pub request_timeout: &'static str,
+    /// `[timeouts] idle`.
+    pub idle_timeout: &'static str,
     /// The lines of `[queue]`.
     pub queue: &'static str,
     /// `[network] dns`. Empty is: as the machine.
@@ -51,6 +53,7 @@ impl Default for Config {
             devices: Vec::new(),
             header_timeout: "10s",
             request_timeout: "1m",
+            idle_timeout: "5m",
             queue: "",
             dns: &[],
             docker_config: json!({}),
@@ -91,6 +94,7 @@ impl Host {
             devices,
             header_timeout,
             request_timeout,
+            idle_timeout,
             queue,
             dns,
             ..
@@ -129,6 +133,7 @@ docker_config = "{dir}/docker.json"
 [timeouts]
 header = "{header_timeout}"
 request = "{request_timeout}"
+idle = "{idle_timeout}"
 [queue]
 {queue}
 "#,

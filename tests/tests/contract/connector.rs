@@ -49,11 +49,11 @@ async fn a_connector_that_is_a_function_calls_the_functions_of_its_topic() {
     }
     for (name, topic) in [("receiver", "payment.received"), ("other", "payment.sent")] {
         let sent = json!({ "service": name, "image": "receiver:1", "annotations": { "topic": topic } });
-        t.row("POST /system/functions?wait=30s", sent, empty(202)).await;
+        t.row("POST /system/functions?wait=60s", sent, empty(202)).await;
     }
     let secrets = ["basic-auth-user", "basic-auth-password"];
     let connector = json!({ "service": "connector", "image": "connector:1", "secrets": secrets });
-    t.row("POST /system/functions?wait=30s", connector, empty(202)).await;
+    t.row("POST /system/functions?wait=60s", connector, empty(202)).await;
 
     let said = eventually("the connector's round", || async {
         let lines = host.log_lines("connector").await;

@@ -29,6 +29,14 @@ async fn calls_for_later_are_taken_or_refused_by_the_contract() {
     t.row("POST /async-function/nobody.openfaas-fn/path", "lost", nobody()).await;
     let no_call = unknown("no call 5f8c is queued or running here\n");
     t.row("DELETE /async-function/5f8c", "", no_call).await;
+    // One that would never end is ended, whatever its id looks like.
+    for (id, path) in [("5f8c-2", "5f8c-2"), ("a/b: c?", "a%2Fb:%20c%3F"), ("ä", "%C3%A4")] {
+        t.header("x-call-id", id);
+        t.row("POST /async-function/echo/sse", "", taken().with("x-call-id", id)).await;
+        t.row(&format!("DELETE /async-function/{path}"), "", empty(202)).await;
+    }
+    t.row("DELETE /async-function/a:b", "", unknown("no call a:b is queued or running here\n")).await;
+    t.row("POST /async-function/a:b", "", error(404, "404 page not found\n")).await;
     for (url, why) in [
         ("gateway:8080/function/echo", "expected http:// or https://, not gateway:"),
         ("ftp://a/b", "expected http:// or https://, not ftp:"),

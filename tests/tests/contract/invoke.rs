@@ -1,6 +1,6 @@
 //! Calls of functions: what reaches them, what comes back.
 
-use roost_tests::{Api, Config, Image};
+use roost_tests::{Api, Config, Host, Image};
 use serde_json::json;
 
 use crate::support::{IMAGE, Table, empty, error, host, host_with, invoked, proxied};
@@ -121,15 +121,21 @@ case "$path" in
 esac'
 exec busybox nc -ll -p 8080 -e /bin/busybox sh -c "$ANSWER""#;
 
-#[tokio::test]
-async fn odd_answers_come_back_as_they_are() {
+/// A host with [`ODD`] as `odd`.
+async fn odd(config: Config) -> Host {
     // What runs as the first process there does not end when it is asked to.
-    let host = host_with(Config { stop_grace: "500ms", request_timeout: "1s", ..Config::default() }).await;
+    let host = host_with(Config { stop_grace: "500ms", ..config }).await;
     let archive = Image::script(ODD).archive("odd:1");
     let answer = host.api.post("/system/images?name=odd:1", archive).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     host.post_function(&json!({ "service": "odd", "image": "odd:1" })).await;
     host.ready("odd").await;
+    host
+}
+
+#[tokio::test]
+async fn odd_answers_come_back_as_they_are() {
+    let host = odd(Config::default()).await;
     let mut t = Table::of(&host.api);
     // The request's content type stands in for the function's, as ever.
     t.header("content-type", "of/request");
@@ -146,6 +152,12 @@ async fn odd_answers_come_back_as_they_are() {
         proxied(error(500, &text)).with("x-openfaas-internal", "proxy")
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_function_that_does_not_answer_within_its_limit_is_not_waited_for() {
+    let host = odd(Config { request_timeout: "1s", ..Config::default() }).await;
+    let mut t = Table::of(&host.api);
     let slow = error(502, "function odd.openfaas-fn did not answer within its request limit of 1s\n");
     t.row("GET /function/odd/slow", "", proxied(slow).with("x-openfaas-internal", "proxy")).await;
 }
@@ -157,7 +169,7 @@ async fn a_function_that_does_not_come_up_is_unavailable_and_says_why() {
     // Nobody listens there.
     let sent = json!({ "service": "absent", "image": "127.0.0.1:9/absent:1" });
     let failed = error(422, "").begins("absent.openfaas-fn: ");
-    t.row("POST /system/functions?wait=30s", &sent, failed).await;
+    t.row("POST /system/functions?wait=60s", &sent, failed).await;
     let unavailable = proxied(error(503, "")).begins("function absent.openfaas-fn is not available: ");
     let unavailable = unavailable.with("retry-after", "1").with("x-openfaas-internal", "proxy");
     t.row("POST /function/absent", "hi", unavailable).await;

@@ -1,10 +1,12 @@
 //! The stream of a function's output.
 
 use hyper::Method;
-use roost_tests::{body_of, eventually, next_piece};
+use roost_tests::{Config, PATIENCE, body_of, eventually, next_piece};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::support::{IMAGE, Table, error, host};
+use crate::support::{IMAGE, Table, error, host, host_with};
 
 #[tokio::test]
 async fn output_is_told_by_the_query() {
@@ -71,6 +73,71 @@ async fn output_is_told_by_the_query() {
     t.row(&format!("{logs}?name=echo&tail=many"), "", tail).await;
     let since = error(422, "since: \"yesterday\": expected a time such as 2006-01-02T15:04:05Z\n");
     t.row(&format!("{logs}?name=echo&since=yesterday"), "", since).await;
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_read_is_no_empty_log() {
+    let host = host().await;
+    // It never comes up, so nothing of it is printed anywhere.
+    host.post_function(&json!({ "service": "absent", "image": "127.0.0.1:9/absent:1" })).await;
+    let logs = "/system/logs?name=absent";
+    let request = host.api.request(&Method::GET, &format!("{logs}&follow=true")).body(body_of("")).unwrap();
+    let mut body = host.api.open(request).await.unwrap().into_body();
+    let output = host.dir().join("state/logs/openfaas-fn/absent");
+    std::fs::create_dir_all(output.parent().unwrap()).unwrap();
+    std::fs::write(&output, "no directory").unwrap();
+    assert!(next_piece(&mut body).await.is_err(), "broken off, not ended");
+    let mut t = Table::of(&host.api);
+    for follow in ["false", "true"] {
+        let failed = error(500, "the host could not do this: see the log of roostd\n");
+        t.row(&format!("GET {logs}&follow={follow}"), "", failed).await;
+    }
+    std::fs::remove_file(&output).unwrap();
+    assert_eq!(host.api.get(logs).await.text(), "");
+}
+
+#[tokio::test]
+async fn many_who_follow_take_one_watch_of_the_kernel() {
+    let host = host().await;
+    host.deploy("echo", IMAGE).await;
+    let instances = || host.daemon_inotify_instances();
+    let before = instances();
+    let mut bodies = Vec::new();
+    for _ in 0..20 {
+        let request = host.api.request(&Method::GET, "/system/logs?name=echo&tail=1&follow=1");
+        let mut body = host.api.open(request.body(body_of("")).unwrap()).await.unwrap().into_body();
+        assert!(next_piece(&mut body).await.unwrap().is_some());
+        bodies.push(body);
+    }
+    assert_eq!(instances(), before + 1);
+    host.call("echo", "hi").await;
+    for body in &mut bodies {
+        let line = next_piece(body).await.unwrap().unwrap();
+        assert!(str::from_utf8(&line).unwrap().contains("POST / 200"), "{line:?}");
+    }
+    drop(bodies);
+    eventually("nobody who follows", || async { (instances() == before).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn following_outlasts_the_limits_of_calls() {
+    let limits = Config { request_timeout: "1s", idle_timeout: "1s", ..Config::default() };
+    let host = host_with(limits).await;
+    host.deploy("echo", IMAGE).await;
+    host.deploy("other", IMAGE).await;
+    let request = host.api.request(&Method::GET, "/system/logs?name=echo&tail=1&follow=1");
+    let mut body = host.api.open(request.body(body_of("")).unwrap()).await.unwrap().into_body();
+    assert!(next_piece(&mut body).await.unwrap().is_some());
+    // A call that begins later and is as silent is cut off: by then the time is over for both.
+    let mut call = TcpStream::connect(("127.0.0.1", host.port())).await.unwrap();
+    let head = "POST /function/other/ HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    call.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let cut = tokio::time::timeout(PATIENCE, call.read_to_end(&mut answer)).await;
+    cut.expect("an end of the call").ok();
+    host.call("echo", "hi").await;
+    let line = next_piece(&mut body).await.unwrap().unwrap();
+    assert!(str::from_utf8(&line).unwrap().contains("POST / "), "{line:?}");
 }
 
 #[tokio::test]

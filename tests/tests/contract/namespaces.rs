@@ -63,7 +63,7 @@ async fn functions_of_a_namespace_are_shown_called_scaled_and_removed_there() {
     let answer = host.api.post("/system/images?name=blue:1&namespace=blue", archive).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let sent = json!({ "service": "echo", "image": "blue:1", "namespace": "blue" });
-    t.row("POST /system/functions?wait=30s", &sent, empty(202)).await;
+    t.row("POST /system/functions?wait=60s", &sent, empty(202)).await;
     let more = json!({ "namespace": "blue", "image": "blue:1" });
     let echo = || shown("echo", &more);
     t.row("GET /system/functions?namespace=blue", "", functions(json!([echo()]))).await;

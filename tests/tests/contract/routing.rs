@@ -54,6 +54,17 @@ async fn paths_and_methods_lead_where_the_contract_says() {
 }
 
 #[tokio::test]
+async fn metrics_have_a_port_of_their_own_that_asks_nobody() {
+    let host = host().await;
+    let mut t = Table::of(&Api::new(host.metrics_port(), None));
+    let page = plain(200, "").with("content-type", "text/plain; version=0.0.4; charset=utf-8");
+    t.row("GET /metrics", "", page.begins("# HELP gateway_functions_seconds ")).await;
+    t.row("GET /healthz", "", plain(200, "OK")).await;
+    t.row("GET /system/functions", "", plain(404, "404 page not found\n")).await;
+    t.row("POST /metrics", "", plain(405, "")).await;
+}
+
+#[tokio::test]
 async fn only_those_with_the_password_get_to_the_system() {
     let host = host().await;
     let refused = || plain(401, "invalid credentials").with("www-authenticate", "Basic realm=\"Restricted\"");

@@ -14,6 +14,8 @@ async fn a_function_is_scaled_by_the_contract() {
         json!({ "serviceName": "echo", "replicas": 2 }),
         json!({ "service": "echo", "replicas": 3 }),
         json!({ "replicas": 1, "namespace": "openfaas-fn", "serviceName": null }),
+        // With its namespace, as some clients name functions everywhere.
+        json!({ "serviceName": "echo.openfaas-fn", "replicas": 2 }),
         json!({ "replicas": 0 }),
     ] {
         t.row(call, &body, empty(202)).await;
@@ -62,7 +64,15 @@ async fn an_alert_adds_replicas_and_its_end_takes_them_away() {
         t.row("POST /system/alert", alert(status, "echo.openfaas-fn"), empty(200)).await;
         assert_eq!(host.function("echo").await["replicas"], replicas, "{status}");
     }
-    for body in ["", "{", "{}", r#"{"alerts":[{}]}"#] {
+    // What is wrong with one is not for the others to suffer.
+    let mut several = alert("firing", "echo");
+    let good = several["alerts"][0].clone();
+    several["alerts"] = json!([{ "status": "firing", "labels": { "alertname": "host" } }, good, {}, 7]);
+    let wrong = "[0] labels: missing field `function_name`\n[2] missing field `status`\n\
+        [3] invalid type: integer `7`, expected struct Alert\n";
+    t.row("POST /system/alert", several, error(400, wrong)).await;
+    assert_eq!(host.function("echo").await["replicas"], 3, "the good one is acted on");
+    for body in ["", "{", "{}", r#"{"alerts":{}}"#] {
         t.row("POST /system/alert", body, error(400, "Unable to parse alert, bad format.\n")).await;
     }
     let unknown = error(404, "[0] function: nobody.openfaas-fn not found\n");

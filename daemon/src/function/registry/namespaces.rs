@@ -183,12 +183,14 @@ impl Registry {
         self.namespaces.subscribe()
     }
 
-    /// A namespace as the API shows it.
+    /// A namespace as the API shows it. One that is still being made is not shown, as in the list of all.
     ///
     /// # Errors
     /// When there is no such namespace.
     pub fn namespace_view(&self, name: &Namespace) -> Result<NamespaceView, NamespaceError> {
-        Ok(self.namespace(name)?.view(name))
+        let namespaces = self.namespaces.borrow();
+        let record = namespaces.get(name).filter(|record| record.is_there());
+        record.map(|record| record.view(name)).ok_or_else(|| NamespaceError::Unknown(name.clone()))
     }
 
     /// Can functions be in this namespace?
