@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{debug, trace};
 
 use crate::body::RequestBody;
+use crate::tcp::{self, REPLICA_KEEPALIVE};
 
 /// How long a connection may be idle and still be used. Node closes after 5 s (some frameworks after 4 s) without a
 /// word; staying below means that we hardly ever write into a connection that is being closed.
@@ -143,6 +144,7 @@ impl Connection {
             io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))
         })??;
         stream.set_nodelay(true)?;
+        tcp::keep_alive(&stream, REPLICA_KEEPALIVE);
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let driver = tokio::spawn(drive(connection, Arc::downgrade(pool)));
         Ok(Self { sender, _driver: Driver(driver.abort_handle()), pool: Arc::downgrade(pool) })

@@ -1,21 +1,27 @@
 //! Upgraded connections: WebSockets and whatever else a function speaks.
 //!
 //! Owns a tunnel's task from the 101 to its end, and with it the claim. Never changes a byte of what passes; of a
-//! WebSocket it knows where the frames begin and end, so that it can be closed with a word.
+//! WebSocket it knows where the frames begin and end, so that it can be closed with a word, and its client be asked
+//! whether it still lives.
 //!
 //! ```text
 //!   101 ──► pump: two ways, frames counted off ──► close: a Close frame each way ──► claim released
 //!              ▲                                      ▲
-//!              idle, the function is gone, or ────────┘
+//!              idle, too old, no pong, a message too ─┘
+//!              long, the function is gone, or
 //!              ends: the replica's or the server's
 //! ```
 
 mod close;
 mod ends;
 mod frames;
+mod ping;
 mod pump;
+mod screen;
+mod tally;
 mod traffic;
 mod way;
+mod words;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,17 +32,23 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 use crate::access_log::Record;
 use crate::body::Exchange;
+use crate::claim::Claim;
 use crate::client::ClientSocket;
+use crate::error::Error;
 use crate::pool::Connection;
 pub(crate) use ends::Ends;
 use ends::Told;
-use pump::Terms;
+use pump::{Limits, Terms};
+pub(crate) use tally::Tally;
+pub use tally::{By, FRAME_TYPES, WebSockets};
 pub(crate) use traffic::Traffic;
+pub use words::CloseFrame;
 
 /// Both sides of a tunnel that was agreed upon, and what it holds.
 pub(crate) struct Tunnel {
@@ -46,8 +58,6 @@ pub(crate) struct Tunnel {
     pub(crate) exchange: Arc<Exchange>,
     /// They agreed upon WebSocket, not upon something else.
     pub(crate) websocket: bool,
-    /// How long no byte may move.
-    pub(crate) limit: Option<Duration>,
     pub(crate) record: Record,
 }
 
@@ -56,6 +66,8 @@ pub(crate) struct Tunnel {
 pub(crate) struct Tunnels {
     tracker: TaskTracker,
     ends: Ends,
+    /// No more are to come.
+    draining: CancellationToken,
 }
 
 impl Tunnels {
@@ -64,8 +76,25 @@ impl Tunnels {
         self.tracker.len()
     }
 
+    /// Waits for a claim; for one of a handshake only as long as tunnels may open here.
+    pub(crate) async fn admit(
+        &self,
+        handshake: bool,
+        claim: impl Future<Output = Result<Claim, Error>>,
+    ) -> Result<Claim, Error> {
+        if !handshake {
+            return claim.await;
+        }
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => Err(Error::Draining),
+            claim = claim => claim,
+        }
+    }
+
     /// Ends all of them, spread over `over`, and at once those that still come.
     pub(crate) fn end(&self, over: Duration) {
+        self.draining.cancel();
         self.ends.pace(over);
         self.tracker.close();
     }
@@ -89,7 +118,7 @@ impl Tunnels {
 }
 
 async fn run(tunnel: Tunnel, replica: Told, server: Told) {
-    let Tunnel { client, function, connection, exchange, websocket, limit, mut record } = tunnel;
+    let Tunnel { client, function, connection, exchange, websocket, mut record } = tunnel;
     // The client's side is there once the 101 was written to it, the function's once hyper let go of it.
     let sides = tokio::try_join!(client, function);
     // Its task has ended with the upgrade: there is nothing left to keep.
@@ -107,11 +136,15 @@ async fn run(tunnel: Tunnel, replica: Told, server: Told) {
         return error!("a tunnel between other sockets than ours");
     };
     let ahead = Ahead { of_client: client.read_buf, of_function: function.read_buf };
-    let traffic = exchange.claim().upstream().traffic();
-    let terms = Terms { websocket, limit, traffic, replica, server };
+    let upstream = exchange.claim().upstream();
+    let (limits, tally) = (Limits::of(&upstream.limits()), &upstream.counters().websockets);
+    let terms = Terms { websocket, limits, traffic: upstream.traffic(), tally, replica, server };
     let ended = pump::run(client.io.stream(), function.io.inner_mut(), ahead, terms).await;
     record.sent = ended.to_client;
     record.broken = ended.broken;
+    if let Some((code, by)) = ended.closed {
+        tally.closed(code, by);
+    }
     if let Some(messages) = ended.messages {
         record.messages(messages);
     }
