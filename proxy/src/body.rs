@@ -199,10 +199,9 @@ impl Body for RequestBody {
                 Poll::Ready(frame.map(|frame| frame.map_err(Broken::Client)))
             }
             Poll::Pending => match &this.exchange {
-                Some(exchange) => this
-                    .idle
-                    .poll_expired(cx, || exchange.last_moved())
-                    .map(|expired| Some(Err(expired))),
+                Some(exchange) => {
+                    this.idle.poll_expired(cx, || exchange.last_moved()).map(|expired| Some(Err(expired)))
+                }
                 None => Poll::Pending,
             },
         }

@@ -91,7 +91,9 @@ pub enum Error {
         limit: Duration,
     },
     /// No response head within the limit that begins with the end of the request.
-    #[error("function {function} did not answer within its header limit of {limit:?} once it had the request")]
+    #[error(
+        "function {function} did not answer within its header limit of {limit:?} once it had the request"
+    )]
     HeaderTimeout {
         /// The function.
         function: FunctionKey,
@@ -202,7 +204,9 @@ impl Error {
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::Connect { .. } | Self::NoAnswer { .. } if tunnel => StatusCode::BAD_GATEWAY,
             Self::Connect { .. } | Self::NoAnswer { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::RequestTimeout { .. } | Self::HeaderTimeout { .. } | Self::WaitingTimeout { .. } if tunnel => {
+            Self::RequestTimeout { .. } | Self::HeaderTimeout { .. } | Self::WaitingTimeout { .. }
+                if tunnel =>
+            {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Self::RequestTimeout { .. } | Self::HeaderTimeout { .. } => StatusCode::BAD_GATEWAY,

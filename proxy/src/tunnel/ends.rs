@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::words::CloseFrame;
 
 /// Ends the tunnels that listen to it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Ends(watch::Sender<Orders>);
 
 /// One tunnel's ear.
@@ -60,12 +60,6 @@ enum Round {
     Paced { since: Instant, over: Duration, of: usize, tickets: AtomicUsize },
     /// All end now, and wait for nothing.
     Cut,
-}
-
-impl Default for Ends {
-    fn default() -> Self {
-        Self(watch::Sender::default())
-    }
 }
 
 impl Ends {

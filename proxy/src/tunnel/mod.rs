@@ -162,3 +162,18 @@ impl fmt::Debug for Tunnel {
         f.debug_struct("Tunnel").field("exchange", &self.exchange).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<F>(_: fn(Tunnel, Told, Told) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_tunnel_is_a_task_of_no_more_than_two_kilobytes() {
+        let size = size_of_future(run);
+        assert!(size <= 2048, "{size} bytes");
+    }
+}

@@ -55,12 +55,16 @@ impl KeepAlive {
 
     /// What to do at `now`, when the client was last heard at `heard`.
     pub(super) fn step(&self, heard: Instant, now: Instant) -> Step {
-        let (due, step) = match self.asked {
+        match self.asked {
             // Moments are kept to the millisecond.
-            Some(asked) if heard + Duration::from_millis(1) <= asked => (asked + PONG, Step::Lost),
-            _ => (heard + self.every, Step::Ping),
-        };
-        if now < due { Step::Wait(due) } else { step }
+            Some(asked) if heard + Duration::from_millis(1) <= asked => {
+                // If it answers meanwhile, the next ping may be due before this one is lost.
+                let due = [asked + self.every, asked + PONG].into_iter().filter(|due| now < *due).min();
+                if now < asked + PONG { due.map_or(Step::Lost, Step::Wait) } else { Step::Lost }
+            }
+            _ if now < heard + self.every => Step::Wait(heard + self.every),
+            _ => Step::Ping,
+        }
     }
 
     /// The client is asked at `now`.
@@ -119,6 +123,11 @@ mod tests {
         assert_eq!(keep_alive.ask(asked).rest(), [&[0x89, 8][..], &keep_alive.cookie()].concat());
         assert_eq!(keep_alive.step(heard, asked), Step::Wait(asked + PONG));
         assert_eq!(keep_alive.step(heard, asked + PONG), Step::Lost);
+        let mut often = KeepAlive::new(Duration::from_secs(5));
+        often.ask(asked);
+        assert_eq!(often.step(heard, asked), Step::Wait(asked + often.every), "it may have answered");
+        assert_eq!(often.step(heard, asked + often.every), Step::Wait(asked + PONG));
+        assert_eq!(often.step(heard, asked + PONG), Step::Lost);
         for again in [asked, asked + PONG - MS, asked + PONG + MS] {
             assert_eq!(keep_alive.step(again, again), Step::Wait(again + every), "heard again");
             assert_eq!(keep_alive.step(again, again + every), Step::Ping);

@@ -220,12 +220,18 @@ pub(super) async fn run(
         match due {
             Due::Ending(ending) => break Stop::Ending(ending),
             Due::KeepAlive => {
-                if let Some(ending) = look_at_client(&mut keep_alive, &mut to_client, &mut to_function, &activity) {
+                if let Some(ending) =
+                    look_at_client(&mut keep_alive, &mut to_client, &mut to_function, &activity)
+                {
                     break Stop::Ending(ending);
                 }
             }
         }
     };
+    if stop == Stop::Ending(Ending::Exited) && to_function.ended {
+        // It only does as its client has done, which is gone.
+        stop = Stop::Done;
+    }
     if let Stop::Ending(ending) = &stop {
         // Boxed: a tunnel pays for its end when that comes.
         let closing = Box::pin(async {

@@ -91,7 +91,8 @@ impl Tally {
         let place = |closes: &[(Option<u16>, By, u64)], code| {
             closes.iter().position(|(of, who, _)| (*of, *who) == (code, by))
         };
-        let code = Some(code).filter(|code| place(&closes, Some(*code)).is_some() || closes.len() < MAX_CODES);
+        let code =
+            Some(code).filter(|code| place(&closes, Some(*code)).is_some() || closes.len() < MAX_CODES);
         match place(&closes, code) {
             Some(place) => closes[place].2 += 1,
             None => closes.push((code, by, 1)),
