@@ -172,6 +172,10 @@ impl Upstream {
         **self.limits.load()
     }
 
+    pub(crate) fn shared_limits(&self) -> Arc<UpstreamLimits> {
+        self.limits.load_full()
+    }
+
     /// Replaces the limits, for requests from now on. Where there is more room now, those who wait have it.
     pub fn set_limits(self: &Arc<Self>, limits: UpstreamLimits) {
         self.limits.store(Arc::new(limits));

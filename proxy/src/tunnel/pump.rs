@@ -18,8 +18,8 @@
 //! One timer serves idleness, age, keep-alive and the turn to end. It is set when it fires, not when something moves.
 
 use std::future::pending;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -35,7 +35,7 @@ use super::screen::Screen;
 use super::tally::{By, Tally};
 use super::traffic::Traffic;
 use super::way::{Failed, Way};
-use crate::upstream::UpstreamLimits;
+use crate::upstream::{UpstreamLimits, WebSocketLimits};
 
 /// How long one side may be silent after the other has said all it had to say.
 const HALF_OPEN: Duration = Duration::from_secs(60);
@@ -52,36 +52,12 @@ pub(super) struct Ended {
     pub(super) closed: Option<(u16, By)>,
 }
 
-/// What a function asks of its tunnels.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// How long no byte may move.
-    pub(super) idle: Option<Duration>,
-    /// How old one may become.
-    pub(super) lifetime: Option<Duration>,
-    /// How long a message of a client may be.
-    pub(super) max_message: Option<u64>,
-    /// After so long a silence of a client it is asked whether it still lives.
-    pub(super) keepalive: Option<Duration>,
-}
-
-impl Limits {
-    pub(super) fn of(limits: &UpstreamLimits) -> Self {
-        let UpstreamLimits { timeouts, websocket, .. } = limits;
-        Self {
-            idle: timeouts.tunnel_idle,
-            lifetime: timeouts.lifetime,
-            max_message: websocket.max_message,
-            keepalive: websocket.keepalive,
-        }
-    }
-}
-
 /// What a tunnel goes by.
 pub(super) struct Terms<'a> {
     /// Both sides speak in WebSocket frames.
     pub(super) websocket: bool,
-    pub(super) limits: Limits,
+    /// Of the function, as they were when this opened. Shared by all that did since they were set.
+    pub(super) limits: Arc<UpstreamLimits>,
     /// Of the function: when there last was something other than a sign of life.
     pub(super) traffic: &'a Traffic,
     /// Of the function: what its WebSockets carried.
@@ -98,7 +74,7 @@ pub(super) struct Activity<'a> {
     /// The last byte that was passed on.
     last: Traffic,
     /// The last byte of the client, if it is asked for signs of life.
-    heard: Option<Traffic>,
+    heard: Option<Box<Traffic>>,
     half_open: AtomicBool,
     /// Woken when `half_open` is set: the limit is another one then.
     halved: Notify,
@@ -185,8 +161,8 @@ impl Activity<'_> {
 pub(super) async fn run(
     client: &mut TcpStream,
     function: &mut TcpStream,
-    ahead: Ahead,
-    mut terms: Terms<'_>,
+    ahead: Box<Ahead>,
+    terms: &mut Terms<'_>,
 ) -> Ended {
     let frames = if terms.websocket { Frames::of } else { Frames::opaque };
     let (client_reads, client_writes) = client.split();
@@ -195,26 +171,26 @@ pub(super) async fn run(
     let mut to_client = Way::new(function_reads, client_writes, &ahead.of_function, frames(Sender::Function));
     // The buffers of the handshake.
     drop(ahead);
+    let websocket = if terms.websocket { terms.limits.websocket } else { WebSocketLimits::default() };
     let activity = Activity {
         last: Traffic::default(),
-        heard: terms.limits.keepalive.filter(|_| terms.websocket).map(|_| Traffic::default()),
+        heard: websocket.keepalive.map(|_| Box::default()),
         half_open: AtomicBool::new(false),
         halved: Notify::new(),
         closed: OnceLock::new(),
         traffic: terms.traffic,
         tally: terms.tally,
     };
-    let mut keep_alive = terms.limits.keepalive.filter(|_| terms.websocket).map(KeepAlive::new).map(Box::new);
-    let max_message = terms.limits.max_message.filter(|_| terms.websocket);
-    if keep_alive.is_some() || max_message.is_some() {
-        to_function.screen = Some(Box::new(Screen::new(max_message)));
+    let mut keep_alive = websocket.keepalive.map(|every| Box::new(KeepAlive::new(every)));
+    if websocket != WebSocketLimits::default() {
+        to_function.screen = Some(Box::new(Screen::new(websocket.max_message)));
     }
     let late = terms.replica.already() || terms.server.already();
     let mut turn = late.then(Instant::now);
     let mut stop = loop {
         let due = tokio::select! {
             biased;
-            due = due(&activity, &mut terms, &mut turn, keep_alive.as_deref()) => due,
+            due = due(&activity, terms, &mut turn, keep_alive.as_deref()) => due,
             stop = both(&mut to_client, &mut to_function, &activity) => break stop,
         };
         match due {
@@ -361,7 +337,8 @@ async fn due(
     turn: &mut Option<Instant>,
     keep_alive: Option<&KeepAlive>,
 ) -> Due {
-    let expires = terms.limits.lifetime.and_then(|lifetime| activity.last.began().checked_add(lifetime));
+    let expires =
+        terms.limits.timeouts.lifetime.and_then(|lifetime| activity.last.began().checked_add(lifetime));
     let look = |now| match (keep_alive, &activity.heard) {
         (Some(asks), Some(heard)) => Some(match asks.step(heard.last_or_began(), now) {
             Step::Wait(until) => until,
@@ -370,7 +347,7 @@ async fn due(
         _ => None,
     };
     loop {
-        let idle = activity.due(terms.limits.idle);
+        let idle = activity.due(terms.limits.timeouts.tunnel_idle);
         let next = [*turn, expires, idle, look(Instant::now())].into_iter().flatten().min();
         let fires = async {
             match next {
@@ -392,7 +369,7 @@ async fn due(
                 if passed(expires) {
                     return Due::Ending(Ending::Lifetime);
                 }
-                if passed(activity.due(terms.limits.idle)) {
+                if passed(activity.due(terms.limits.timeouts.tunnel_idle)) {
                     return Due::Ending(Ending::Idle);
                 }
                 if passed(look(now)) {

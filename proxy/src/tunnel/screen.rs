@@ -21,6 +21,8 @@ pub(super) struct Screen {
     cookie: Option<Cookie>,
     /// So long is the message of which the last frame of data was a part.
     message: u64,
+    /// So many of the bytes that come next were looked at and may pass.
+    cleared: usize,
 }
 
 /// What is to become of bytes.
@@ -46,9 +48,25 @@ impl Screen {
         self.cookie = Some(cookie);
     }
 
-    /// Says what is to become of `bytes`, which are not empty and come next behind `frames`. What it lets pass it takes
-    /// for passed: it is to be asked again only for what is behind that.
-    pub(super) fn look(&mut self, mut frames: Frames, bytes: &[u8]) -> Verdict {
+    /// So many of the bytes that may pass have passed.
+    pub(super) fn passed(&mut self, length: usize) {
+        self.cleared = self.cleared.saturating_sub(length);
+    }
+
+    /// Says what is to become of `bytes`, which are not empty and come next behind `frames`. None is looked at twice,
+    /// however slowly they [pass](Self::passed).
+    pub(super) fn look(&mut self, frames: Frames, bytes: &[u8]) -> Verdict {
+        if self.cleared > 0 {
+            return Verdict::Pass(self.cleared.min(bytes.len()));
+        }
+        let verdict = self.look_at_new(frames, bytes);
+        if let Verdict::Pass(length) = verdict {
+            self.cleared = length;
+        }
+        verdict
+    }
+
+    fn look_at_new(&mut self, mut frames: Frames, bytes: &[u8]) -> Verdict {
         if self.max_message.is_none() && self.cookie.is_none() {
             return Verdict::Pass(bytes.len());
         }
@@ -137,6 +155,9 @@ mod tests {
                 match screen.look(frames, &held) {
                     Verdict::Pass(length) => {
                         assert!(length > 0);
+                        // Not all of it is taken at once.
+                        let length = length.div_ceil(2);
+                        screen.passed(length);
                         frames.feed(&held[..length]);
                         through.extend(held.drain(..length));
                     }

@@ -37,8 +37,6 @@ pub(super) struct Way<'a> {
     held: Vec<u8>,
     /// So much of `held` is written.
     written: usize,
-    /// So much of `held` may be written.
-    passed: usize,
     /// Looks at what may be written, where that is asked for.
     pub(super) screen: Option<Box<Screen>>,
     /// Is to be put in at the next boundary.
@@ -68,7 +66,6 @@ impl<'a> Way<'a> {
             refused: false,
             held,
             written: 0,
-            passed: 0,
             screen: None,
             ping: None,
         }
@@ -95,30 +92,11 @@ impl<'a> Way<'a> {
                 // Boxed: it is rare.
                 Box::pin(self.send_ping(activity)).await.map_err(|_| Failed::To)?;
             }
-            if self.written == self.passed {
-                if self.written == self.held.len() {
-                    return Ok(());
-                }
-                let rest = &self.held[self.written..];
-                let verdict = match &mut self.screen {
-                    None => Verdict::Pass(rest.len()),
-                    Some(screen) => screen.look(self.frames, rest),
-                };
-                match verdict {
-                    Verdict::Pass(length) => self.passed += length,
-                    Verdict::Swallow(length) => {
-                        self.written += length;
-                        self.passed = self.written;
-                        continue;
-                    }
-                    Verdict::Wait => return Ok(()),
-                    Verdict::TooLong => {
-                        self.refused = true;
-                        return Err(Failed::TooLong);
-                    }
-                }
+            if self.written == self.held.len() {
+                return Ok(());
             }
-            let mut end = self.passed;
+            let Some(length) = self.may_pass()? else { return Ok(()) };
+            let mut end = self.written + length;
             if self.ping.is_some()
                 && let Some(whole) = self.frames.last_boundary(&self.held[self.written..end])
             {
@@ -126,6 +104,23 @@ impl<'a> Way<'a> {
             }
             while self.written < end {
                 self.write(end, activity).await.map_err(|_| Failed::To)?;
+            }
+        }
+    }
+
+    /// How much of what is held may be written now; `None`: nothing, before more comes.
+    fn may_pass(&mut self) -> Result<Option<usize>, Failed> {
+        let Some(screen) = &mut self.screen else { return Ok(Some(self.held.len() - self.written)) };
+        match screen.look(self.frames, &self.held[self.written..]) {
+            Verdict::Pass(length) => Ok(Some(length)),
+            Verdict::Swallow(length) => {
+                self.written += length;
+                Ok(Some(0))
+            }
+            Verdict::Wait => Ok(None),
+            Verdict::TooLong => {
+                self.refused = true;
+                Err(Failed::TooLong)
             }
         }
     }
@@ -189,7 +184,7 @@ impl<'a> Way<'a> {
     pub(super) fn forget(&mut self) {
         self.frames.feed(&self.held[self.written..]);
         self.held = Vec::new();
-        (self.written, self.passed) = (0, 0);
+        self.written = 0;
     }
 
     /// Reads more, all that was read before being written or held back. `false` at the end.
@@ -216,7 +211,7 @@ impl<'a> Way<'a> {
         } else {
             self.held.clear();
         }
-        (self.written, self.passed) = (0, 0);
+        self.written = 0;
     }
 
     /// Writes some of what is held, up to `end`.
@@ -236,6 +231,9 @@ impl<'a> Way<'a> {
         }
         if self.frames.closed() && !closed {
             activity.closed(self.frames.sender());
+        }
+        if let Some(screen) = &mut self.screen {
+            screen.passed(length);
         }
         self.written += length;
         self.moved += length as u64;
