@@ -260,8 +260,9 @@ fn look_at_client(
     activity: &Activity<'_>,
 ) -> Option<Ending> {
     let asks = keep_alive.as_mut()?;
-    if !activity.may_ping() || !to_client.frames.are_known() || !to_function.frames.are_known() {
-        // Nothing may be put in here any more, or nobody could tell the answer.
+    let known = to_client.frames.are_known() && to_function.frames.are_known();
+    if !activity.may_ping() || !known || to_function.ended {
+        // Nothing may be put in here any more, or nobody could tell the answer, or none can come.
         *keep_alive = None;
         return None;
     }
