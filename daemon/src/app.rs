@@ -437,22 +437,29 @@ fn image_settings(config: &Config) -> image::Settings {
 
 fn limits(config: &Config) -> UpstreamLimits {
     let timeouts = config.timeouts;
-    let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
     UpstreamLimits {
         timeouts: roost_proxy::Timeouts {
             request: limit(timeouts.request),
             idle: limit(timeouts.idle),
             tunnel_idle: limit(timeouts.tunnel_idle),
+            lifetime: limit(timeouts.lifetime),
             connect: timeouts.connect,
             waiting: timeouts.waiting,
+            ..roost_proxy::Timeouts::default()
         },
         ..UpstreamLimits::default()
     }
 }
 
+/// Zero is no limit.
+fn limit(duration: Duration) -> Option<Duration> {
+    Some(duration).filter(|duration| !duration.is_zero())
+}
+
 fn server_settings(config: &Config) -> roost_proxy::Settings {
     roost_proxy::Settings {
         header_timeout: config.timeouts.header,
+        tcp_keepalive: limit(config.timeouts.tcp_keepalive),
         affinity_key: affinity::key(&config.state),
         lanes: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         ..roost_proxy::Settings::default()

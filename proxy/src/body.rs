@@ -24,6 +24,7 @@ use crate::access_log::Record;
 use crate::claim::Claim;
 use crate::client::Busy;
 use crate::pool::Connection;
+use crate::sent::Watched;
 
 /// Any error.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -33,6 +34,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub(crate) enum Broken {
     #[error("no byte moved for {0:?}")]
     Idle(Duration),
+    #[error("the answer was not whole within the request limit")]
+    Request,
     #[error("the client's body broke off")]
     Client(#[source] hyper::Error),
     #[error("the function's body broke off")]
@@ -73,35 +76,44 @@ impl Exchange {
     }
 }
 
-/// Fires when nothing moved for a while. Set anew when it fires, not at each byte.
+/// Fires when nothing moved for a while, or when all is to be over. Set anew when it fires, not at each byte.
 #[derive(Debug)]
 pub(crate) struct IdleTimer {
     limit: Option<Duration>,
+    /// Whatever moves.
+    end: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl IdleTimer {
     /// `sleep` is any timer that is at hand, wherever it is set to.
     pub(crate) fn new(limit: Option<Duration>, sleep: Option<Pin<Box<Sleep>>>) -> Self {
-        Self { limit, sleep }
+        Self { limit, end: None, sleep }
     }
 
-    /// `Ready` with the limit when `last_moved` is that long ago.
-    pub(crate) fn poll_idle(
-        &mut self,
-        cx: &mut Context<'_>,
-        last_moved: impl Fn() -> Instant,
-    ) -> Poll<Duration> {
-        let Some(limit) = self.limit else { return Poll::Pending };
+    /// Fires at `end` as well.
+    pub(crate) fn until(self, end: Option<Instant>) -> Self {
+        Self { end, ..self }
+    }
+
+    /// Is all to be over now?
+    fn is_over(&self) -> bool {
+        self.end.is_some_and(|end| end <= Instant::now())
+    }
+
+    /// `Ready` when `last_moved` is as long ago as the limit, or all is to be over.
+    fn poll_expired(&mut self, cx: &mut Context<'_>, last_moved: impl Fn() -> Instant) -> Poll<Broken> {
         loop {
-            let due = last_moved() + limit;
+            let idle = self.limit.map(|limit| last_moved() + limit);
+            let Some(due) = idle.into_iter().chain(self.end).min() else { return Poll::Pending };
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
             if sleep.deadline() > due {
                 sleep.as_mut().reset(due);
             }
             ready!(sleep.as_mut().poll(cx));
             if Instant::now() >= due {
-                return Poll::Ready(limit);
+                let limit = self.limit.filter(|_| idle == Some(due));
+                return Poll::Ready(limit.map_or(Broken::Request, Broken::Idle));
             }
             sleep.as_mut().reset(due);
         }
@@ -113,6 +125,8 @@ impl IdleTimer {
 pub(crate) enum Payload {
     Client(Incoming),
     Own(Full<Bytes>),
+    /// Either, of which somebody wants to know the end.
+    Watched(Box<Watched>),
 }
 
 impl Body for Payload {
@@ -126,6 +140,7 @@ impl Body for Payload {
         match self.get_mut() {
             Self::Client(body) => Pin::new(body).poll_frame(cx),
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Watched(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -133,6 +148,7 @@ impl Body for Payload {
         match self {
             Self::Client(body) => body.is_end_stream(),
             Self::Own(body) => body.is_end_stream(),
+            Self::Watched(body) => body.is_end_stream(),
         }
     }
 
@@ -140,6 +156,7 @@ impl Body for Payload {
         match self {
             Self::Client(body) => body.size_hint(),
             Self::Own(body) => body.size_hint(),
+            Self::Watched(body) => body.size_hint(),
         }
     }
 }
@@ -182,10 +199,9 @@ impl Body for RequestBody {
                 Poll::Ready(frame.map(|frame| frame.map_err(Broken::Client)))
             }
             Poll::Pending => match &this.exchange {
-                Some(exchange) => this
-                    .idle
-                    .poll_idle(cx, || exchange.last_moved())
-                    .map(|limit| Some(Err(Broken::Idle(limit)))),
+                Some(exchange) => {
+                    this.idle.poll_expired(cx, || exchange.last_moved()).map(|expired| Some(Err(expired)))
+                }
                 None => Poll::Pending,
             },
         }
@@ -244,6 +260,7 @@ impl FunctionBody {
     fn fail(&mut self, broken: Broken) -> Broken {
         self.record.broken = Some(match broken {
             Broken::Idle(_) => "idle",
+            Broken::Request => "request",
             Broken::Client(_) => "client",
             Broken::Function(_) => "function",
         });
@@ -271,6 +288,9 @@ impl FunctionBody {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.poll_inner(cx) {
+            Poll::Ready(Some(Ok(_))) if self.idle.is_over() => {
+                Poll::Ready(Some(Err(self.fail(Broken::Request))))
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(lease) = &self.lease {
                     lease.exchange.touch();
@@ -291,8 +311,8 @@ impl FunctionBody {
             }
             Poll::Pending => {
                 let Some(lease) = &self.lease else { return Poll::Pending };
-                let limit = ready!(self.idle.poll_idle(cx, || lease.exchange.last_moved()));
-                Poll::Ready(Some(Err(self.fail(Broken::Idle(limit)))))
+                let expired = ready!(self.idle.poll_expired(cx, || lease.exchange.last_moved()));
+                Poll::Ready(Some(Err(self.fail(expired))))
             }
         }
     }

@@ -19,6 +19,9 @@ use crate::placement::{InvalidPlacement, KeySource};
 /// Marks an answer of the platform, as opposed to one of the function.
 const X_OPENFAAS_INTERNAL: HeaderName = HeaderName::from_static("x-openfaas-internal");
 
+/// Which limit was reached, where one was.
+const X_ROOST_TIMEOUT: HeaderName = HeaderName::from_static("x-roost-timeout");
+
 /// When a client that was turned away may come again, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
@@ -87,6 +90,16 @@ pub enum Error {
         /// The limit.
         limit: Duration,
     },
+    /// No response head within the limit that begins with the end of the request.
+    #[error(
+        "function {function} did not answer within its header limit of {limit:?} once it had the request"
+    )]
+    HeaderTimeout {
+        /// The function.
+        function: FunctionKey,
+        /// The limit.
+        limit: Duration,
+    },
     /// So many requests are waiting for the function already.
     #[error("function {function} has no ready replica, and {capacity} requests are waiting already")]
     WaitingRoomFull {
@@ -143,6 +156,9 @@ pub enum Error {
         /// Why, in the words of whoever knows.
         reason: Arc<str>,
     },
+    /// This host goes down, and no more connections are made that would last.
+    #[error("this host is about to restart")]
+    Draining,
     /// The client stopped in the middle of its request body.
     #[error("the request body stalled for {limit:?}")]
     ClientStalled {
@@ -164,18 +180,23 @@ impl Error {
             | Self::InvalidKey { .. }
             | Self::ClientStalled { .. }
             | Self::ClientGone => Side::Downstream,
-            Self::Connect { .. } | Self::NoAnswer { .. } | Self::RequestTimeout { .. } => Side::Upstream,
+            Self::Connect { .. }
+            | Self::NoAnswer { .. }
+            | Self::RequestTimeout { .. }
+            | Self::HeaderTimeout { .. } => Side::Upstream,
             Self::UnknownFunction { .. }
             | Self::UnknownCall { .. }
             | Self::WaitingRoomFull { .. }
             | Self::WaitingTimeout { .. }
             | Self::AtCapacity { .. }
             | Self::TooManyKeys { .. }
+            | Self::Draining
             | Self::Unavailable { .. } => Side::Host,
         }
     }
 
-    /// The status for the client. A failed handshake of a tunnel has always been a 502, a failed call a 500.
+    /// The status for the client. A failed handshake of a tunnel has always been a 502, a failed call a 500; what came too
+    /// late is a 504 to a handshake, and what it has always been to a call.
     #[must_use]
     pub fn status(&self, tunnel: bool) -> StatusCode {
         match self {
@@ -183,13 +204,32 @@ impl Error {
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::Connect { .. } | Self::NoAnswer { .. } if tunnel => StatusCode::BAD_GATEWAY,
             Self::Connect { .. } | Self::NoAnswer { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::RequestTimeout { .. } => StatusCode::BAD_GATEWAY,
-            Self::WaitingRoomFull { .. } | Self::WaitingTimeout { .. } | Self::Unavailable { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
+            Self::RequestTimeout { .. } | Self::HeaderTimeout { .. } | Self::WaitingTimeout { .. }
+                if tunnel =>
+            {
+                StatusCode::GATEWAY_TIMEOUT
             }
+            Self::RequestTimeout { .. } | Self::HeaderTimeout { .. } => StatusCode::BAD_GATEWAY,
+            Self::WaitingRoomFull { .. }
+            | Self::WaitingTimeout { .. }
+            | Self::Draining
+            | Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::AtCapacity { .. } | Self::TooManyKeys { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::ClientStalled { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::MissingKey { .. } | Self::InvalidKey { .. } | Self::ClientGone => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The limit that was reached, if that is what went wrong: as the settings call it.
+    #[must_use]
+    pub fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::RequestTimeout { .. } => Some("request"),
+            Self::HeaderTimeout { .. } => Some("header"),
+            Self::ClientStalled { .. } => Some("idle"),
+            Self::WaitingTimeout { .. } => Some("waiting"),
+            Self::Connect { cause, .. } if cause.kind() == io::ErrorKind::TimedOut => Some("connect"),
+            _ => None,
         }
     }
 
@@ -203,6 +243,9 @@ impl Error {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(X_OPENFAAS_INTERNAL, HeaderValue::from_static("proxy"));
+        if let Some(limit) = self.limit() {
+            headers.insert(X_ROOST_TIMEOUT, HeaderValue::from_static(limit));
+        }
         if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
@@ -233,9 +276,11 @@ mod tests {
                 502,
             ),
             (Error::NoAnswer { function: function.clone(), replica, what: "left" }, 500, 502),
-            (Error::RequestTimeout { function: function.clone(), limit }, 502, 502),
+            (Error::RequestTimeout { function: function.clone(), limit }, 502, 504),
+            (Error::HeaderTimeout { function: function.clone(), limit }, 502, 504),
+            (Error::Draining, 503, 503),
             (Error::WaitingRoomFull { function: function.clone(), capacity: 1 }, 503, 503),
-            (Error::WaitingTimeout { function: function.clone(), limit }, 503, 503),
+            (Error::WaitingTimeout { function: function.clone(), limit }, 503, 504),
             (Error::AtCapacity { function: function.clone(), cap: 1 }, 429, 429),
             (Error::TooManyKeys { function: function.clone(), max: 1 }, 429, 429),
             (Error::MissingKey { at: KeySource::Path(1) }, 400, 400),
@@ -250,6 +295,30 @@ mod tests {
             let later = matches!(call, 429 | 503);
             assert_eq!(response.headers().contains_key(RETRY_AFTER), later, "{error}");
             assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), call == 401, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_answer_says_which_limit_was_reached() {
+        let function: FunctionKey = FunctionKey::from_route("echo").unwrap();
+        let limit = Duration::from_secs(1);
+        let connect = |kind: io::ErrorKind| Error::Connect {
+            function: function.clone(),
+            replica: "echo-1".parse().unwrap(),
+            cause: Arc::new(kind.into()),
+        };
+        for (error, name) in [
+            (Error::RequestTimeout { function: function.clone(), limit }, Some("request")),
+            (Error::HeaderTimeout { function: function.clone(), limit }, Some("header")),
+            (Error::WaitingTimeout { function: function.clone(), limit }, Some("waiting")),
+            (Error::ClientStalled { limit }, Some("idle")),
+            (connect(io::ErrorKind::TimedOut), Some("connect")),
+            (connect(io::ErrorKind::ConnectionRefused), None),
+            (Error::Draining, None),
+        ] {
+            let response = error.response(false);
+            let said = response.headers().get(X_ROOST_TIMEOUT).map(|value| value.to_str().unwrap());
+            assert_eq!(said, name, "{error}");
         }
     }
 }

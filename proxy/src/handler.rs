@@ -32,6 +32,7 @@ use crate::headers;
 use crate::intake::{Deferred, Intake};
 use crate::path::{self, FunctionPath, Target};
 use crate::route::{Routes, split};
+use crate::sent::Sent;
 use crate::tunnel::{Tunnel, Tunnels};
 use crate::upstream::{Timeouts, Upstream};
 
@@ -125,7 +126,7 @@ impl Handler {
         let timeouts = upstream.limits().timeouts;
         let reached = async {
             let ask = Ask::of_client(&upstream, &outbound, peer.ip(), &self.cookies, upgrade.is_some())?;
-            let claim = upstream.acquire_for(&ask).await?;
+            let claim = self.tunnels.admit(upgrade.is_some(), upstream.acquire_for(&ask)).await?;
             answer(claim, outbound, &timeouts).await
         };
         match reached.await {
@@ -168,9 +169,8 @@ impl Handler {
         headers::to_client(response.status(), response.headers_mut(), call, asked_with, false);
         *response.version_mut() = Version::HTTP_11;
         record.upgraded();
-        let limit = timeouts.tunnel_idle;
         let websocket = headers::is_websocket(response.headers());
-        self.tunnels.open(Tunnel { client, connection, exchange, websocket, limit, record });
+        self.tunnels.open(Tunnel { client, connection, exchange, websocket, record });
         response.map(|_| ResponseBody::empty())
     }
 
@@ -242,7 +242,8 @@ pub(crate) fn pass_on(
     headers::to_client(status, response.headers_mut(), call, asked_with, has_body);
     // Each side has its own version, which is for hyper to know.
     *response.version_mut() = Version::HTTP_11;
-    let idle = IdleTimer::new(timeouts.idle, timer);
+    let end = timer.as_ref().map(|timer| timer.deadline()).filter(|_| timeouts.request_body);
+    let idle = IdleTimer::new(timeouts.idle, timer).until(end);
     response.map(|body| ResponseBody::function(FunctionBody::new(body, connection, exchange, idle, record)))
 }
 
@@ -306,7 +307,7 @@ fn prepare(
     (Request::from_parts(parts, Payload::Client(body)), upgrade.then_some(on_upgrade))
 }
 
-/// Waits for the head of the answer, within the request limit.
+/// Waits for the head of the answer, within the limits for that.
 pub(crate) async fn answer(
     claim: Claim,
     request: Request<Payload>,
@@ -320,13 +321,39 @@ pub(crate) async fn answer(
             None => pending().await,
         }
     };
+    let answer = async {
+        match timeouts.header {
+            Some(limit) => Box::pin(answer_to_sent(claim, request, timeouts, limit)).await,
+            None => forward::send(claim, request, timeouts).await,
+        }
+    };
     tokio::select! {
         biased;
-        answer = forward::send(claim, request, timeouts) => Ok((answer?, timer)),
+        answer = answer => Ok((answer?, timer)),
         () = expired => {
             let limit = timeouts.request.unwrap_or(Duration::ZERO);
             Err(Error::RequestTimeout { function: upstream.key().clone(), limit })
         }
+    }
+}
+
+/// Waits for the head of the answer, for so long after the request was sent to its end.
+async fn answer_to_sent(
+    claim: Claim,
+    request: Request<Payload>,
+    timeouts: &Timeouts,
+    limit: Duration,
+) -> Result<Answer, Error> {
+    let (function, sent) = (claim.upstream().key().clone(), Sent::default());
+    let request = request.map(|body| sent.watch(body));
+    let expired = async {
+        sent.wait().await;
+        sleep(limit).await;
+    };
+    tokio::select! {
+        biased;
+        answer = forward::send(claim, request, timeouts) => answer,
+        () = expired => Err(Error::HeaderTimeout { function, limit }),
     }
 }
 

@@ -63,7 +63,9 @@ mod path;
 mod placement;
 mod pool;
 mod route;
+mod sent;
 mod server;
+mod tcp;
 mod tunnel;
 mod upstream;
 mod waiting;
@@ -82,7 +84,8 @@ pub use metrics::{BOUNDS, CLIENT_LEFT, Distribution, Histogram, Load, Totals};
 pub use placement::{Affinity, InvalidPlacement, KeySource, MAX_KEY, Placement, ReplicaKey};
 pub use route::{RouteTable, Routes};
 pub use server::{Drained, Server, Settings};
-pub use upstream::{Timeouts, Upstream, UpstreamLimits};
+pub use tunnel::{By, CloseFrame, FRAME_TYPES, WebSockets};
+pub use upstream::{Timeouts, Upstream, UpstreamLimits, WebSocketLimits};
 
 /// How we name ourselves to functions and other servers (`User-Agent`) and to clients (`X-Served-By`).
 pub const PRODUCT: &str = concat!("roost/", env!("CARGO_PKG_VERSION"));

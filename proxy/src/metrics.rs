@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::tunnel::{Tally, WebSockets};
+
 /// The upper bounds of a histogram's buckets, in seconds: Prometheus' defaults. Behind the last there is one more bucket
 /// for all that took longer.
 pub const BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -122,6 +124,7 @@ pub(crate) struct Counters {
     sent_bytes: AtomicU64,
     refused: [AtomicU64; 4],
     cold_starts: Histogram,
+    pub(crate) websockets: Tally,
     outcomes: OnceLock<Box<Outcomes>>,
 }
 
@@ -160,6 +163,8 @@ pub struct Totals {
     /// Requests that were turned away because the replicas had as many as they may have, or as many
     /// keys had replicas as may.
     pub refused_capacity: u64,
+    /// What its WebSockets carried and how they ended.
+    pub websockets: WebSockets,
     /// For each status, in the order in which they first came: how long the requests took from their arrival to the last
     /// byte of the answer, or to the head of a 101. [`CLIENT_LEFT`] is that of requests whose clients left unanswered.
     pub outcomes: Vec<(u16, Distribution)>,
@@ -250,6 +255,7 @@ impl Counters {
             refused_late,
             refused_unavailable,
             refused_capacity,
+            websockets: self.websockets.read(),
             outcomes,
         }
     }

@@ -34,6 +34,7 @@ use tracing::{debug, trace};
 
 use crate::body::RequestBody;
 use crate::lanes;
+use crate::tcp::{self, REPLICA_KEEPALIVE};
 
 /// How long a connection may be idle and still be used. Node closes after 5 s (some frameworks after 4 s) without a
 /// word; staying below means that we hardly ever write into a connection that is being closed.
@@ -163,6 +164,7 @@ impl Connection {
             io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))
         })??;
         stream.set_nodelay(true)?;
+        tcp::keep_alive(&stream, REPLICA_KEEPALIVE);
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         Ok(Self { sender, bytes: Bytes { http: Box::new(connection), ended: false } })
     }

@@ -35,6 +35,7 @@ use crate::handler::{Fallback, Handler};
 use crate::intake::Intake;
 use crate::lanes::{Lanes, Seat};
 use crate::route::Routes;
+use crate::tcp;
 use crate::tunnel::Tunnels;
 
 /// How long to wait after `accept` failed for want of descriptors or memory. There is no event for "some are free".
@@ -59,6 +60,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// How long a client may leave what we send unread.
     pub stall_timeout: Duration,
+    /// How long a connection is silent until the kernel asks whether there still is a client. `None`: it never does.
+    pub tcp_keepalive: Option<Duration>,
     /// The largest request head, in bytes.
     pub max_header_bytes: usize,
     /// The secret of the cookies by which clients come back to their replicas: they do so for as long as it stays the same.
@@ -76,6 +79,7 @@ impl Default for Settings {
             header_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(300),
+            tcp_keepalive: Some(Duration::from_secs(60)),
             max_header_bytes: 1 << 20,
             affinity_key: AffinityKey::random(),
             max_connections: 65_536,
@@ -137,6 +141,9 @@ impl Server {
     /// Accepts connections until [`shutdown`](Self::shutdown). May run for several listeners at once.
     pub async fn serve(&self, listener: TcpListener) {
         let shared = &self.0;
+        if let Some(after) = shared.settings.tcp_keepalive {
+            tcp::keep_alive(&listener, after);
+        }
         loop {
             // The permit first: a connection that cannot be served stays in the backlog.
             let accepted = tokio::select! {

@@ -14,8 +14,8 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -31,7 +31,7 @@ use crate::error::Error;
 use crate::function::FunctionKey;
 use crate::metrics::{Counters, Load, Refused, Totals};
 use crate::placement::{Placement, ReplicaKey};
-use crate::tunnel::Traffic;
+use crate::tunnel::{CloseFrame, Traffic};
 use crate::waiting::{Entry, Place, WaitingRoom};
 
 /// How long each part of a request may take. `None` is no limit.
@@ -43,6 +43,12 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// A tunnel in which no byte moves.
     pub tunnel_idle: Option<Duration>,
+    /// How old a tunnel may become.
+    pub lifetime: Option<Duration>,
+    /// From the end of the request, as far as it was sent to the replica, to the head of the answer.
+    pub header: Option<Duration>,
+    /// Is `request` also the limit of the answer's body, even of one that keeps flowing?
+    pub request_body: bool,
     /// To open a connection to a replica.
     pub connect: Duration,
     /// In the waiting room, while there is no replica.
@@ -55,10 +61,22 @@ impl Default for Timeouts {
             request: Some(Duration::from_secs(300)),
             idle: Some(Duration::from_secs(300)),
             tunnel_idle: Some(Duration::from_secs(3600)),
+            lifetime: None,
+            header: None,
+            request_body: false,
             connect: Duration::from_secs(5),
             waiting: Duration::from_secs(60),
         }
     }
+}
+
+/// What a function asks of its WebSockets. `None` is nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WebSocketLimits {
+    /// How long a message of a client may be, in bytes. One that is longer closes it with 1009.
+    pub max_message: Option<u64>,
+    /// A client that was silent for so long is sent a ping, and closed with 1001 if it does not answer.
+    pub keepalive: Option<Duration>,
 }
 
 /// The limits of one function.
@@ -66,6 +84,8 @@ impl Default for Timeouts {
 pub struct UpstreamLimits {
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// Of its WebSockets.
+    pub websocket: WebSocketLimits,
     /// How many requests may wait at once, for a replica or for room at one.
     pub waiting_capacity: usize,
     /// How many claims, requests in flight and open tunnels together, each replica takes at a time. `None` is no limit.
@@ -79,7 +99,13 @@ pub struct UpstreamLimits {
 
 impl Default for UpstreamLimits {
     fn default() -> Self {
-        Self { timeouts: Timeouts::default(), waiting_capacity: 10_000, cap: None, cap_wait: Duration::ZERO }
+        Self {
+            timeouts: Timeouts::default(),
+            websocket: WebSocketLimits::default(),
+            waiting_capacity: 10_000,
+            cap: None,
+            cap_wait: Duration::ZERO,
+        }
     }
 }
 
@@ -100,6 +126,8 @@ pub struct Upstream {
     /// `None` where any replica will do for each request.
     pub(crate) placement: ArcSwapOption<Placement>,
     pub(crate) endpoints: ArcSwap<Endpoints>,
+    /// Those that take no new work and may still have tunnels.
+    leaving: Mutex<Vec<Weak<Endpoint>>>,
     /// Counts up with each claim, so that choices among endpoints are spread.
     pub(crate) turn: AtomicUsize,
     waiting: WaitingRoom<Claim, Error>,
@@ -122,6 +150,7 @@ impl Upstream {
             access: AtomicU8::new(Access::default().bits()),
             placement: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
+            leaving: Mutex::default(),
             turn: AtomicUsize::new(0),
             waiting: WaitingRoom::new(),
             demand: Notify::new(),
@@ -141,6 +170,10 @@ impl Upstream {
     #[must_use]
     pub fn limits(&self) -> UpstreamLimits {
         **self.limits.load()
+    }
+
+    pub(crate) fn shared_limits(&self) -> Arc<UpstreamLimits> {
+        self.limits.load_full()
     }
 
     /// Replaces the limits, for requests from now on. Where there is more room now, those who wait have it.
@@ -181,6 +214,9 @@ impl Upstream {
             let last = self.endpoints.swap(Arc::clone(&endpoints));
             // After the swap: whoever fails to claim one of these finds the new set when it looks again.
             last.without(&endpoints).for_each(|endpoint| endpoint.close());
+            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            leaving.retain(|one| one.upgrade().is_some_and(|endpoint| endpoint.in_flight() > 0));
+            leaving.extend(last.without(&endpoints).map(Arc::downgrade));
         };
         self.waiting.change(replace, |ask| self.take(ask, &[]));
         if self.retired.load(Ordering::Acquire) {
@@ -201,6 +237,22 @@ impl Upstream {
             }
             None => self.waiting.wait_again(),
         }
+    }
+
+    /// Closes the tunnels that are open now, those of replicas that go included, and tells how many. A WebSocket has
+    /// `frame` sent to both sides, between two frames; anything else ends without a word. Those that open later stay.
+    pub fn close_tunnels(&self, frame: CloseFrame) -> usize {
+        let (frame, now) = (Arc::new(frame), self.endpoints.load());
+        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let here: Vec<&Arc<Endpoint>> = now.iter().collect();
+        let gone = leaving.iter().filter_map(Weak::upgrade);
+        let gone = gone.filter(|endpoint| !here.iter().any(|one| Arc::ptr_eq(one, endpoint)));
+        let mut count = 0;
+        for endpoint in here.iter().map(|endpoint| Arc::clone(endpoint)).chain(gone) {
+            count += endpoint.tunnels();
+            endpoint.ends().close(Arc::clone(&frame));
+        }
+        count
     }
 
     /// The function was deleted: whoever waits or still comes is told that there is none. Final.

@@ -59,12 +59,20 @@ impl Socket {
         self.header("x-replica")
     }
 
+    /// Sends a text.
+    ///
+    /// # Panics
+    /// When the connection has ended.
+    pub async fn says(&mut self, text: &str) {
+        self.stream.send(Message::text(text)).await.unwrap();
+    }
+
     /// Sends a text, which has to come back before anything else does.
     ///
     /// # Panics
     /// When it does not.
     pub async fn echoes(&mut self, text: &str) {
-        self.stream.send(Message::text(text)).await.unwrap();
+        self.says(text).await;
         assert_eq!(self.next().await.unwrap().unwrap(), Message::text(text));
     }
 

@@ -6,6 +6,7 @@
 mod alert;
 mod auth;
 mod calls;
+mod connections;
 mod error;
 mod events;
 mod extract;
@@ -25,7 +26,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use roost_proxy::function::Namespace;
 use roost_proxy::{Fallback, ResponseBody};
 use tokio::runtime::Handle;
@@ -106,6 +107,7 @@ pub fn router(api: Api) -> Router {
             get(functions::list).post(functions::deploy).put(functions::update).delete(functions::remove),
         )
         .route("/function/{name}", get(functions::describe))
+        .route("/function/{name}/connections", delete(connections::close))
         .route("/scale-function/{name}", post(scale::scale))
         .route("/alert", post(alert::alert))
         .route("/logs", get(logs::logs))

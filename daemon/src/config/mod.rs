@@ -148,6 +148,10 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Without a byte on an upgraded connection.
     pub tunnel_idle: Duration,
+    /// The age of an upgraded connection.
+    pub lifetime: Duration,
+    /// Until the kernel asks whether the other end of a silent connection of a client is still there.
+    pub tcp_keepalive: Duration,
     /// Until the head of a client's request is complete.
     pub header: Duration,
     /// Until a replica accepts a connection.

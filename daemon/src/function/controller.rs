@@ -22,6 +22,7 @@ use crate::function::replica::{Cause, Checks, Event, Host, Inherited, Order, Ori
 use crate::function::rollout::{self, Phase, Step, Target, View, Wish};
 use crate::function::shard::Shard;
 use crate::function::status::Status;
+use crate::function::timeouts::Times;
 use crate::image::{Images, PullPolicy, ResolvedImage};
 use crate::memory;
 use crate::queue::Queue;
@@ -189,7 +190,11 @@ impl Controller {
                 Policy::default()
             });
             self.upstream.set_placement(policy.placement.clone());
-            self.upstream.set_limits(self.registry.limits_of(&policy));
+            let times = Times::parse(&record.newest.deployment).unwrap_or_else(|mistakes| {
+                warn!(function = %self.key, "{}: as much time as if nothing was set: {}", self.key, mistakes.join("; "));
+                Times::default()
+            });
+            self.upstream.set_limits(self.registry.limits_of(&policy, &times));
             self.policy = (record.newest.id.clone(), policy);
         }
         let policy = &self.policy.1;

@@ -30,4 +30,5 @@ pub mod shard;
 pub mod spec;
 pub mod status;
 pub mod steps;
+pub mod timeouts;
 pub mod warnings;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::function::access;
 use crate::function::spec::{self, Deployment};
+use crate::function::timeouts::Times;
 use crate::scaling::Policy;
 
 /// One accepted deployment.
@@ -198,8 +199,9 @@ impl FunctionRecord {
 fn only_settings(old: &Deployment, new: &Deployment) -> bool {
     let seen = |deployment: &Deployment| {
         let mut seen = deployment.clone();
-        seen.labels.retain(|name, _| !Policy::is_setting_name(name));
-        seen.annotations.retain(|name, _| !Policy::is_setting_name(name));
+        let unseen = |name: &str| Policy::is_setting_name(name) || Times::is_setting_name(name);
+        seen.labels.retain(|name, _| !unseen(name));
+        seen.annotations.retain(|name, _| !unseen(name));
         seen
     };
     old != new && seen(old) == seen(new)
@@ -273,6 +275,9 @@ mod tests {
             assert_eq!(third.newest.of_replicas(), first.newest.id, "and so on");
         }
         assert_eq!(pinned(&first.updated(with("4", "")), "1").parted().taken_over(), None);
+        let mut timed = with("3", "");
+        timed.deployment.annotations.insert("roost.timeout.request".into(), "1h".into());
+        assert!(pinned(&first.updated(timed), "1").taken_over().is_some(), "replicas see no limits either");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::replica::Inherited;
 use crate::function::spec::{self, FunctionSpec};
 use crate::function::status::Status;
+use crate::function::timeouts::Times;
 use crate::queue::Queue;
 use crate::scaling::Policy;
 use crate::secrets::{SecretError, SecretName};
@@ -315,9 +316,9 @@ impl Registry {
 
     /// The limits of a function with these settings.
     #[must_use]
-    pub fn limits_of(&self, policy: &Policy) -> UpstreamLimits {
+    pub fn limits_of(&self, policy: &Policy, times: &Times) -> UpstreamLimits {
         let cap = policy.cap.per_replica.and_then(|cap| NonZeroUsize::try_from(cap).ok());
-        UpstreamLimits { cap, cap_wait: policy.cap.wait, ..self.limits }
+        times.apply(UpstreamLimits { cap, cap_wait: policy.cap.wait, ..self.limits })
     }
 
     /// How many replicas a function is to have now.

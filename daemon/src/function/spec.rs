@@ -14,6 +14,7 @@ use crate::function::access;
 use crate::function::grants::Wishes;
 use crate::function::liveness::Liveness;
 use crate::function::readiness::Probe;
+use crate::function::timeouts::Times;
 use crate::image::Reference;
 use crate::runtime::Limits;
 use crate::scaling::Policy;
@@ -158,6 +159,9 @@ impl FunctionSpec {
             Access::STRICTEST
         });
         let policy = Policy::parse(&deployment).map_err(|why| mistakes.0.extend(why)).ok();
+        if let Err(why) = Times::parse(&deployment) {
+            mistakes.0.extend(why);
+        }
         check_environment(&mut mistakes, &deployment.env_process, &deployment.env_vars);
         mistakes.0.extend(check_texts("labels", &deployment.labels));
         mistakes.0.extend(check_texts("annotations", &deployment.annotations));

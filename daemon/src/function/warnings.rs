@@ -10,6 +10,7 @@ use crate::function::access::{AUTH, INTERNAL};
 use crate::function::grants::{DEVICE, MOUNT};
 use crate::function::record::Revision;
 use crate::function::spec::Deployment;
+use crate::function::timeouts::{self, Times};
 use crate::scaling::{Policy, labels};
 
 /// The fields of a deployment.
@@ -79,10 +80,12 @@ pub fn of(revision: &Revision) -> Vec<String> {
         }
     }
     warnings.extend(without_effect(&revision.deployment));
+    warnings.extend(timeouts::unreadable(&revision.deployment));
     let known = |name: &str| {
         [AUTH, INTERNAL].contains(&name)
             || [MOUNT, DEVICE].iter().any(|p| name.starts_with(p))
             || Policy::is_setting_name(name)
+            || Times::is_setting_name(name)
     };
     let names = revision.deployment.settings().into_keys();
     let unknown = names.filter(|name| name.starts_with(OURS) && !known(name)).take(MAX_FIELDS);

@@ -1,6 +1,6 @@
 //! The metrics there are: names, labels, and what they say.
 //!
-//! Owns the names. Those that begin with `roost_` are ours, all others are those that dashboards and scalers made for
+//! Owns the names. Those that begin with `roost_` or `ws_` are ours, all others are those that dashboards and scalers made for
 //! OpenFaaS know. `docs/metrics.md` explains each of them, which a test compares.
 
 use super::text::{Family, Kind};
@@ -28,6 +28,18 @@ families! {
         "Requests that began.";
     IN_FLIGHT: Gauge "gateway_function_invocation_inflight" ["function_name"]
         "Requests at a replica now, open tunnels included.";
+    WS_FRAMES: Counter "ws_frames_total" ["function_name", "dir", "type"]
+        "Frames of WebSockets.";
+    WS_MESSAGES: Counter "ws_messages_total" ["function_name", "dir", "type"]
+        "Messages of WebSockets.";
+    WS_CLOSES: Counter "ws_closes_total" ["function_name", "code", "by"]
+        "WebSockets that were closed, by code and by who closed them.";
+    WS_PINGS: Counter "ws_pings_sent_total" ["function_name"]
+        "Pings to clients that were not their function's.";
+    WS_PONG_TIMEOUTS: Counter "ws_pong_timeouts_total" ["function_name"]
+        "Clients that did not answer one.";
+    WS_UNTRACKED: Counter "ws_untracked_total" ["function_name"]
+        "Directions of WebSockets in which something else than frames was found.";
     DESIRED: Gauge "gateway_service_count" ["function_name"]
         "Replicas that are wanted.";
     READY: Gauge "gateway_service_ready_count" ["function_name"]

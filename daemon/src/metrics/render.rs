@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use roost_proxy::Distribution;
+use roost_proxy::{Distribution, FRAME_TYPES};
 
 use super::collect::{Function, Snapshot};
 use super::families as f;
@@ -39,6 +39,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     let functions: Vec<(&str, &Function)> =
         names.iter().map(String::as_str).zip(&snapshot.functions).collect();
     invocations(page, &functions);
+    websockets(page, &functions);
     replicas(page, &functions);
     waiting(page, &functions);
     starts(page, snapshot);
@@ -65,6 +66,49 @@ fn invocations(page: &mut Page, functions: &[(&str, &Function)]) {
     each(page, &f::IN_FLIGHT, functions, |function| function.totals.load.in_flight as u64);
     each(page, &f::TUNNELS, functions, |function| function.totals.tunnels as u64);
     each(page, &f::SENT, functions, |function| function.totals.sent_bytes);
+}
+
+/// What is zero is left out: most functions have no WebSockets, and none all kinds of frames.
+fn websockets(page: &mut Page, functions: &[(&str, &Function)]) {
+    const DIRECTIONS: [&str; 2] = ["in", "out"];
+    let counted = |of: fn(&str) -> bool| {
+        functions.iter().flat_map(move |(name, function)| {
+            let ways = DIRECTIONS.iter().zip(&function.totals.websockets.frames);
+            ways.flat_map(move |(dir, counts)| {
+                let some =
+                    FRAME_TYPES.iter().zip(counts).filter(move |(kind, count)| of(kind) && **count > 0);
+                some.map(move |(kind, count)| ([*name, *dir, *kind], *count))
+            })
+        })
+    };
+    let mut frames = page.family(&f::WS_FRAMES);
+    for (labels, count) in counted(|_| true) {
+        frames.add(&labels, count);
+    }
+    // Each message has exactly one frame of its own kind.
+    let mut messages = page.family(&f::WS_MESSAGES);
+    for (labels, count) in counted(|kind| matches!(kind, "text" | "binary")) {
+        messages.add(&labels, count);
+    }
+    let mut closes = page.family(&f::WS_CLOSES);
+    for (name, function) in functions {
+        for (code, by, count) in &function.totals.websockets.closes {
+            let code = code.map_or_else(|| "other".to_owned(), |code| code.to_string());
+            closes.add(&[name, &code, by.name()], *count);
+        }
+    }
+    let mut some = |family: &'static Family, number: fn(&roost_proxy::WebSockets) -> u64| {
+        let mut samples = page.family(family);
+        for (name, function) in functions {
+            let count = number(&function.totals.websockets);
+            if count > 0 {
+                samples.add(&[name], count);
+            }
+        }
+    };
+    some(&f::WS_PINGS, |of| of.pings);
+    some(&f::WS_PONG_TIMEOUTS, |of| of.unanswered);
+    some(&f::WS_UNTRACKED, |of| of.untracked);
 }
 
 fn replicas(page: &mut Page, functions: &[(&str, &Function)]) {
@@ -220,7 +264,7 @@ mod tests {
     use std::time::Duration;
 
     use roost_proxy::function::{FunctionKey, Namespace};
-    use roost_proxy::{Histogram, Upstream, UpstreamLimits};
+    use roost_proxy::{By, Histogram, Upstream, UpstreamLimits, WebSockets};
 
     use super::*;
     use crate::api::ApiCall;
@@ -240,6 +284,13 @@ mod tests {
         totals.outcomes = vec![(200, took(1)), (503, took(20_000))];
         totals.load.in_flight = 3;
         totals.refused_capacity = 9;
+        totals.websockets = WebSockets {
+            frames: [[0, 8, 0, 0, 0, 2], [1, 0, 6, 0, 0, 0]],
+            closes: vec![(Some(1012), By::Host, 3), (None, By::Client, 4)],
+            pings: 2,
+            unanswered: 1,
+            untracked: 1,
+        };
         let function = Function {
             key,
             totals,
@@ -299,6 +350,11 @@ mod tests {
             r#"gateway_functions_seconds_count{function_name="echo.staging",code="503"} 1"#,
             r#"gateway_function_invocation_total{function_name="echo.staging",code="200"} 1"#,
             r#"gateway_function_invocation_inflight{function_name="echo.staging"} 3"#,
+            r#"ws_frames_total{function_name="echo.staging",dir="in",type="pong"} 2"#,
+            r#"ws_frames_total{function_name="echo.staging",dir="out",type="continuation"} 1"#,
+            r#"ws_messages_total{function_name="echo.staging",dir="out",type="binary"} 6"#,
+            r#"ws_closes_total{function_name="echo.staging",code="1012",by="host"} 3"#,
+            r#"ws_closes_total{function_name="echo.staging",code="other",by="client"} 4"#,
             r#"gateway_service_count{function_name="echo.staging"} 2"#,
             r#"gateway_service_ready_count{function_name="echo.staging"} 1"#,
             r#"roost_replicas{function_name="echo.staging",phase="ready"} 1"#,
@@ -324,6 +380,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+        assert!(!text.contains(r#"ws_messages_total{function_name="echo.staging",dir="in",type="pong"#));
         assert!(!text.contains(r#"provider_http_requests_total{code="404",method="GET",path="/async"#));
     }
 }

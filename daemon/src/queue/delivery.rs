@@ -244,6 +244,7 @@ mod tests {
                 Verdict::Final,
             ),
             (Error::RequestTimeout { function: function.clone(), limit }, Verdict::Final),
+            (Error::HeaderTimeout { function: function.clone(), limit }, Verdict::Final),
             (Error::Connect { function: function.clone(), replica, cause }, Verdict::NotTaken),
             (Error::WaitingTimeout { function: function.clone(), limit }, Verdict::NotTaken),
             (Error::WaitingRoomFull { function: function.clone(), capacity: 1 }, Verdict::NotTaken),

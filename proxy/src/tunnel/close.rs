@@ -9,9 +9,11 @@
 //!      └── nothing can be said ────┴───────────────────────────┘
 //! ```
 
-use std::hash::{BuildHasher, RandomState};
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -20,6 +22,7 @@ use tracing::trace;
 use super::frames::{Frames, Sender};
 use super::pump::Activity;
 use super::way::{self, Way};
+use super::words::CloseFrame;
 
 /// How long a frame that is under way may take to end.
 const BOUNDARY: Duration = Duration::from_secs(1);
@@ -30,75 +33,79 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a side may take to close its socket once we have ended ours.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The longest reason: with the code before it, it fills the payload of a control frame.
-const MAX_REASON: usize = 123;
+/// How long a client has that has not answered a ping either.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// Why a tunnel ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ending {
     /// Its replica is replaced or no longer needed, or the host goes down.
     Restart,
     /// Nothing moved for too long.
     Idle,
+    /// It is as old as it may become.
+    Lifetime,
     /// The function is gone.
     Exited,
+    /// The client does not answer.
+    PingTimeout,
+    /// A message of the client is too long.
+    TooLong,
+    /// Somebody has asked for it, and for these words.
+    Asked(Arc<CloseFrame>),
 }
 
-/// What a Close says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Words {
-    code: u16,
-    reason: &'static str,
-}
+const RESTART: CloseFrame = CloseFrame::of_ours(1012, "service restart");
+const GOING_AWAY: CloseFrame = CloseFrame::of_ours(1001, "going away");
+const IDLE: CloseFrame = CloseFrame::of_ours(1001, "idle");
+const LIFETIME: CloseFrame = CloseFrame::of_ours(1001, "lifetime");
+const EXITED: CloseFrame = CloseFrame::of_ours(1011, "function exited");
+const PING_TIMEOUT: CloseFrame = CloseFrame::of_ours(1001, "ping timeout");
+const TOO_LONG: CloseFrame = CloseFrame::of_ours(1009, "message too big");
 
 impl Ending {
     /// For the log.
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Restart => "restart",
             Self::Idle => "idle",
+            Self::Lifetime => "lifetime",
             Self::Exited => "exited",
+            Self::PingTimeout => "ping timeout",
+            Self::TooLong => "message too big",
+            Self::Asked(_) => "asked",
         }
     }
 
-    fn to_client(self) -> Words {
+    /// May two that are closing it themselves be left to that?
+    pub(super) fn can_wait(&self) -> bool {
+        matches!(self, Self::Restart | Self::Lifetime | Self::Asked(_))
+    }
+
+    pub(super) fn to_client(&self) -> Cow<'_, CloseFrame> {
         match self {
-            Self::Restart => Words::new(1012, "service restart"),
-            Self::Idle => Words::new(1001, "idle"),
-            Self::Exited => Words::new(1011, "function exited"),
+            Self::Restart => Cow::Owned(RESTART),
+            Self::Idle => Cow::Owned(IDLE),
+            Self::Lifetime => Cow::Owned(LIFETIME),
+            Self::Exited => Cow::Owned(EXITED),
+            Self::PingTimeout => Cow::Owned(PING_TIMEOUT),
+            Self::TooLong => Cow::Owned(TOO_LONG),
+            Self::Asked(words) => Cow::Borrowed(words),
         }
     }
 
-    /// `None` if there is nobody to hear it.
-    fn to_function(self) -> Option<Words> {
+    /// `None` if there is nobody to hear it, or nobody in whose name it could be said.
+    fn to_function(&self) -> Option<Cow<'_, CloseFrame>> {
         match self {
-            Self::Restart => Some(Words::new(1001, "going away")),
-            Self::Idle => Some(Words::new(1001, "idle")),
-            Self::Exited => None,
+            Self::Restart | Self::TooLong => Some(Cow::Owned(GOING_AWAY)),
+            Self::Idle | Self::Lifetime | Self::Asked(_) => Some(self.to_client()),
+            Self::Exited | Self::PingTimeout => None,
         }
     }
-}
 
-impl Words {
-    const fn new(code: u16, reason: &'static str) -> Self {
-        assert!(reason.len() <= MAX_REASON, "longer than a control frame");
-        Self { code, reason }
-    }
-
-    /// The frame, as `sender` sends it.
-    fn frame(self, sender: Sender) -> Vec<u8> {
-        let mut payload = self.code.to_be_bytes().to_vec();
-        payload.extend(self.reason.bytes());
-        let length = u8::try_from(payload.len()).unwrap_or(u8::MAX);
-        match sender {
-            Sender::Function => [vec![0x88, length], payload].concat(),
-            Sender::Client => {
-                // There must be a key. It need not be secret: these bytes are nobody's choice.
-                let key = RandomState::new().hash_one(self.code).to_be_bytes();
-                let masked = payload.iter().zip(key[..4].iter().cycle()).map(|(byte, key)| byte ^ key);
-                [0x88, 0x80 | length].into_iter().chain(key[..4].iter().copied()).chain(masked).collect()
-            }
-        }
+    /// How long a side has to take a Close and to answer it.
+    fn handshake(&self) -> Duration {
+        if *self == Self::PingTimeout { LAST_CALL } else { HANDSHAKE }
     }
 }
 
@@ -106,7 +113,7 @@ impl Words {
 pub(super) async fn run(
     to_client: &mut Way<'_>,
     to_function: &mut Way<'_>,
-    ending: Ending,
+    ending: &Ending,
     activity: &Activity<'_>,
 ) {
     if to_client.ended || to_function.ended {
@@ -114,8 +121,8 @@ pub(super) async fn run(
         return;
     }
     // A client that has said goodbye itself needs no reason why nobody answers.
-    let reason = (ending != Ending::Exited || !to_function.frames.closed()).then(|| ending.to_client());
-    let until = Instant::now() + HANDSHAKE;
+    let reason = (*ending != Ending::Exited || !to_function.frames.closed()).then(|| ending.to_client());
+    let until = Instant::now() + ending.handshake();
     let (client, function) = tokio::join!(
         say(to_client, reason, Sender::Function, activity, until),
         say(to_function, ending.to_function(), Sender::Client, activity, until),
@@ -129,19 +136,19 @@ pub(super) async fn run(
 /// Puts a Close into `way`. Has its receiver one now, this or another?
 async fn say(
     way: &mut Way<'_>,
-    words: Option<Words>,
+    words: Option<Cow<'_, CloseFrame>>,
     sender: Sender,
     activity: &Activity<'_>,
     until: Instant,
 ) -> bool {
-    let settled = match words {
+    let settled = match &words {
         Some(_) => matches!(timeout(BOUNDARY, way.settle(activity)).await, Ok(Ok(()))),
         None => false,
     };
     let said = match words {
         _ if way.frames.closed() => true,
         Some(words) if settled && way.frames.at_boundary() => {
-            matches!(timeout_at(until, way.to.write_all(&words.frame(sender))).await, Ok(Ok(())))
+            matches!(timeout_at(until, way.to.write_all(&words.encode(sender))).await, Ok(Ok(())))
         }
         _ => false,
     };
@@ -167,6 +174,11 @@ async fn hear_out(
         // Closing a socket with unread bytes in it resets the connection, and the reset may overtake our Close.
         let gone = timeout(LINGER, way::discard(from, frames, |_| false)).await;
         trace!(?gone, "ended");
+        if gone.is_err()
+            && let Err(error) = SockRef::from(from.as_ref()).set_linger(Some(Duration::ZERO))
+        {
+            trace!(%error, "cannot be reset");
+        }
     }
 }
 
@@ -175,22 +187,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_close_says_its_code_and_reason_and_is_masked_only_to_the_function() {
-        for ending in [Ending::Restart, Ending::Idle, Ending::Exited] {
-            let frame = ending.to_client().frame(Sender::Function);
-            let mut frames = Frames::of(Sender::Function);
-            frames.feed(&frame);
-            assert!(frames.closed() && frames.at_boundary());
-            assert_eq!(frame[2..4], ending.to_client().code.to_be_bytes());
-            assert_eq!(frame[4..], *ending.to_client().reason.as_bytes());
+    fn each_ending_has_its_code_for_either_side() {
+        let asked = Ending::Asked(Arc::new(CloseFrame::new(4001, "own")));
+        for (ending, client, function) in [
+            (Ending::Restart, (1012, "service restart"), Some((1001, "going away"))),
+            (Ending::Idle, (1001, "idle"), Some((1001, "idle"))),
+            (Ending::Lifetime, (1001, "lifetime"), Some((1001, "lifetime"))),
+            (Ending::Exited, (1011, "function exited"), None),
+            (Ending::PingTimeout, (1001, "ping timeout"), None),
+            (Ending::TooLong, (1009, "message too big"), Some((1001, "going away"))),
+            (asked, (4001, "own"), Some((4001, "own"))),
+        ] {
+            let says = |(code, reason)| CloseFrame::new(code, reason);
+            assert_eq!(*ending.to_client(), says(client), "{ending:?}");
+            assert_eq!(ending.to_function().map(Cow::into_owned), function.map(says), "{ending:?}");
         }
-        let words = Words::new(1001, "going away");
-        let frame = words.frame(Sender::Client);
-        let mut frames = Frames::of(Sender::Client);
-        frames.feed(&frame);
-        assert!(frames.closed() && frames.at_boundary());
-        let plain: Vec<u8> =
-            frame[6..].iter().zip(frame[2..6].iter().cycle()).map(|(b, key)| b ^ key).collect();
-        assert_eq!(plain, [&1001_u16.to_be_bytes()[..], b"going away"].concat());
     }
 }

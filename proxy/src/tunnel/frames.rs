@@ -1,8 +1,8 @@
 //! Where the frames of a WebSocket begin and end, seen from outside.
 //!
-//! Owns what is known of one direction: how much of the current frame is still to come, or its header as far as it came.
-//! Reads headers out of the buffers that pass anyway. Never unmasks, copies or changes a byte, and never ends a stream:
-//! one that is no valid framing is let through like any other protocol's.
+//! Owns what is known of one direction: how much of the current frame is still to come, or its header as far as it came,
+//! and the code of a Close. Reads headers out of the buffers that pass anyway. Never unmasks a message, copies or changes
+//! a byte, and never ends a stream: one that is no valid framing is let through like any other protocol's.
 //!
 //! ```text
 //!   boundary ──first byte──► header ──last byte──► payload ──last byte──► boundary
@@ -15,6 +15,15 @@ const MAX_HEADER: usize = 10;
 
 /// The bytes of a masking key. Counted with the payload: nothing is to be known of them either.
 const KEY: u64 = 4;
+
+/// How many bytes of a Close are looked at: the masking key and the code.
+const CLOSE: usize = 6;
+
+/// The kinds of frames that are counted apart: continuation, text, binary, Close, ping and pong.
+pub(super) const KINDS: usize = 6;
+
+/// How many frames of each kind began.
+pub(super) type Counts = [u64; KINDS];
 
 /// Which side of a connection sends the frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +47,8 @@ pub(super) struct Frames {
     kind: Kind,
     sender: Sender,
     closed: bool,
+    /// Of the first Close; 0 if that has none.
+    code: u16,
 }
 
 /// The frame whose payload comes.
@@ -63,6 +74,7 @@ impl Frames {
             kind: Kind::Probe,
             sender,
             closed: false,
+            code: 0,
         }
     }
 
@@ -86,6 +98,16 @@ impl Frames {
         self.closed
     }
 
+    /// The code of the Close that has passed, if that says one.
+    pub(super) fn code(&self) -> Option<u16> {
+        Some(self.code).filter(|code| *code > 0)
+    }
+
+    /// Who sends these.
+    pub(super) fn sender(&self) -> Sender {
+        self.sender
+    }
+
     /// Messages that have begun.
     pub(super) fn messages(&self) -> u64 {
         self.messages
@@ -94,19 +116,52 @@ impl Frames {
     /// Goes on by `bytes`. Was there anything of a message among them, other than pings and pongs? All of an opaque
     /// stream is taken for that.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> bool {
-        self.scan(bytes, |_| {})
+        self.scan(bytes, |_| {}, &mut [0; KINDS])
+    }
+
+    /// The same, and adds the frames that began to `counts`.
+    pub(super) fn count(&mut self, bytes: &[u8], counts: &mut Counts) -> bool {
+        self.scan(bytes, |_| {}, counts)
     }
 
     /// How many of `bytes`, which come next, go up to the last boundary among them. `Some(0)` if the stream stands at
     /// one and they hold no other, `None` if there is none.
     pub(super) fn last_boundary(mut self, bytes: &[u8]) -> Option<usize> {
         let mut last = self.at_boundary().then_some(0);
-        self.scan(bytes, |position| last = Some(position));
+        self.scan(bytes, |position| last = Some(position), &mut [0; KINDS]);
         last
     }
 
+    /// What begins with `bytes`, which come next.
+    pub(super) fn ahead(mut self, bytes: &[u8]) -> Ahead {
+        if !self.at_boundary() {
+            return Ahead::Unknown;
+        }
+        let Some(header) = header_length(bytes).filter(|length| *length <= bytes.len()) else {
+            return Ahead::Part;
+        };
+        self.begin(&bytes[..header], &mut [0; KINDS]);
+        if !self.are_known() {
+            return Ahead::Unknown;
+        }
+        let key = if self.sender == Sender::Client { KEY } else { 0 };
+        Ahead::Frame { opcode: bytes[0] & 0x0f, payload: self.left - key }
+    }
+
+    /// Goes on by what `bytes` hold of the current frame, and says how much that is.
+    pub(super) fn finish(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while taken < bytes.len() && self.are_known() && !self.at_boundary() {
+            let rest = &bytes[taken..];
+            let length = usize::try_from(self.left).unwrap_or(usize::MAX).clamp(1, rest.len());
+            self.feed(&rest[..length]);
+            taken += length;
+        }
+        taken
+    }
+
     /// As [`feed`](Self::feed); also says how many bytes were behind it at each boundary.
-    fn scan(&mut self, bytes: &[u8], mut boundary: impl FnMut(usize)) -> bool {
+    fn scan(&mut self, bytes: &[u8], mut boundary: impl FnMut(usize), counts: &mut Counts) -> bool {
         let mut rest = bytes;
         let mut data = false;
         while !rest.is_empty() {
@@ -114,13 +169,16 @@ impl Frames {
                 return true;
             }
             if self.left == 0 {
-                rest = self.take_header(rest);
+                rest = self.take_header(rest, counts);
                 if self.have > 0 {
                     // The header goes on in the next buffer.
                     return data;
                 }
             }
             let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(rest.len());
+            if self.kind == Kind::Close {
+                self.note_close(&rest[..length]);
+            }
             rest = &rest[length..];
             self.left -= length as u64;
             data |= self.kind == Kind::Data;
@@ -133,12 +191,12 @@ impl Frames {
     }
 
     /// Takes what there is of a header, and gives back what is behind it.
-    fn take_header<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+    fn take_header<'a>(&mut self, bytes: &'a [u8], counts: &mut Counts) -> &'a [u8] {
         if self.have == 0
             && let Some(length) = header_length(bytes).filter(|length| *length <= bytes.len())
         {
             let (header, rest) = bytes.split_at(length);
-            self.begin(header);
+            self.begin(header, counts);
             return rest;
         }
         for (index, byte) in bytes.iter().enumerate() {
@@ -149,7 +207,7 @@ impl Frames {
             let there = usize::from(self.have);
             if header_length(&header[..there]) == Some(there) {
                 self.have = 0;
-                self.begin(&header[..there]);
+                self.begin(&header[..there], counts);
                 return &bytes[index + 1..];
             }
         }
@@ -157,11 +215,36 @@ impl Frames {
     }
 
     /// The header is whole: its frame begins.
-    fn begin(&mut self, header: &[u8]) {
+    fn begin(&mut self, header: &[u8], counts: &mut Counts) {
         match self.read(header) {
-            Some((kind, left)) => (self.kind, self.left) = (kind, left),
+            Some((kind, left)) => {
+                (self.kind, self.left) = (kind, left);
+                let opcode = usize::from(header[0] & 0x0f);
+                counts[if opcode < 3 { opcode } else { opcode - 5 }] += 1;
+                // The header is not needed any more. Behind the place of the key and the code: how long all of it is.
+                self.header[CLOSE] = left.min(u64::from(u8::MAX)) as u8;
+            }
             None => self.kind = Kind::Opaque,
         }
+    }
+
+    /// Takes the code out of the bytes of a Close, which are masked if a client sent them.
+    fn note_close(&mut self, bytes: &[u8]) {
+        let length = u64::from(self.header[CLOSE]);
+        let from = usize::try_from(length.saturating_sub(self.left)).unwrap_or(usize::MAX);
+        for (place, byte) in self.header[..CLOSE].iter_mut().skip(from).zip(bytes) {
+            *place = *byte;
+        }
+        if self.closed || self.left > bytes.len() as u64 {
+            return;
+        }
+        self.code = match (self.sender, self.header) {
+            (Sender::Function, [a, b, ..]) if length >= 2 => u16::from_be_bytes([a, b]),
+            (Sender::Client, [j, k, _, _, a, b, ..]) if length >= CLOSE as u64 => {
+                u16::from_be_bytes([a ^ j, b ^ k])
+            }
+            _ => 0,
+        };
     }
 
     /// What a whole header says: the kind of its frame, and how much comes behind it. `None` if there is no such frame.
@@ -188,6 +271,17 @@ impl Frames {
         self.messages += u64::from(matches!(opcode, 1 | 2));
         Some((kind, payload + if masked { KEY } else { 0 }))
     }
+}
+
+/// What comes next in a direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// A frame, with so long a payload.
+    Frame { opcode: u8, payload: u64 },
+    /// The beginning of a header.
+    Part,
+    /// No frame begins here.
+    Unknown,
 }
 
 /// How long a header is that begins so, without its masking key. `None` if that cannot be said yet.
@@ -252,13 +346,14 @@ mod tests {
             }
             let closes = |at| ends.iter().any(|(end, opcode, _)| *end <= at && *opcode == 8);
             let mut tracked = Frames::of(sender);
+            let mut counts = [0; KINDS];
             let mut at = 0;
             for cut in cuts.into_iter().cycle() {
                 let piece = &bytes[at..bytes.len().min(at + cut)];
                 let (from, to) = (at, at + piece.len());
                 let last = ends.iter().map(|(end, ..)| *end).filter(|end| (from..=to).contains(end)).max();
                 prop_assert_eq!(tracked.last_boundary(piece), last.map(|end| end - from));
-                tracked.feed(piece);
+                tracked.count(piece, &mut counts);
                 at = to;
                 prop_assert_eq!(tracked.at_boundary(), ends.iter().any(|(end, ..)| *end == at));
                 prop_assert_eq!(tracked.closed(), closes(at));
@@ -268,6 +363,13 @@ mod tests {
             }
             let messages = ends.iter().filter(|(_, opcode, frame)| *frame && matches!(opcode, 1 | 2)).count();
             prop_assert_eq!(tracked.messages(), messages as u64);
+            let of = |opcode| ends.iter().filter(|(_, of, frame)| *frame && *of == opcode).count() as u64;
+            prop_assert_eq!(counts, [0, 1, 2, 8, 9, 10].map(of));
+            // All of the filling is the same byte, the masking key included.
+            let first = ends.iter().position(|(_, opcode, _)| *opcode == 8);
+            let long = first.is_some_and(|first| ends[first].0 - ends[first - 1].0 >= if sender == Sender::Client { 8 } else { 4 });
+            let code = if sender == Sender::Client { 0 } else { 0x8888 };
+            prop_assert_eq!(tracked.code(), long.then_some(code).filter(|code| *code > 0));
         }
 
         #[test]
@@ -284,7 +386,9 @@ mod tests {
             parts.feed(second);
             prop_assert!(known || !parts.are_known(), "what was lost is never found again");
             // The scratch of a header is no part of what is known.
-            let says = |frames: &Frames| (frames.kind, frames.left, frames.have, frames.closed, frames.messages);
+            let says = |frames: &Frames| {
+                (frames.kind, frames.left, frames.have, frames.closed, frames.code, frames.messages)
+            };
             prop_assert_eq!(says(&whole), says(&parts));
         }
     }
@@ -324,5 +428,51 @@ mod tests {
         assert!(frames.feed(&[0x80, 0]), "the empty end of a message");
         assert!(!frames.feed(&[0x88, 0]));
         assert!(frames.closed());
+    }
+
+    #[test]
+    fn a_close_tells_its_code_however_it_is_cut_and_only_the_first_one_counts() {
+        let masked = [0x88, 0x84, 1, 2, 3, 4, 0x0f ^ 1, 0xa1 ^ 2, b'x' ^ 3, b'y' ^ 4];
+        let plain = [0x88, 0x04, 0x0f, 0xa1, b'x', b'y'];
+        for (sender, bytes) in [(Sender::Client, &masked[..]), (Sender::Function, &plain[..])] {
+            for cut in 0..bytes.len() {
+                let mut frames = Frames::of(sender);
+                frames.feed(&bytes[..cut]);
+                assert_eq!(frames.code(), None, "{cut}");
+                frames.feed(&bytes[cut..]);
+                assert_eq!(frames.code(), Some(4001), "{cut}");
+            }
+            let mut frames = Frames::of(sender);
+            for byte in bytes {
+                frames.feed(&[*byte]);
+            }
+            let mut other = bytes.to_vec();
+            *other.last_mut().unwrap() ^= 1;
+            other[if sender == Sender::Client { 6 } else { 2 }] ^= 3;
+            frames.feed(&other);
+            assert_eq!(frames.code(), Some(4001));
+        }
+        let mut empty = Frames::of(Sender::Client);
+        empty.feed(&[0x88, 0x80, 1, 2, 3, 4]);
+        assert!(empty.closed() && empty.code().is_none());
+    }
+
+    #[test]
+    fn what_is_known_of_a_direction_takes_32_bytes() {
+        assert!(size_of::<Frames>() <= 32, "{}", size_of::<Frames>());
+    }
+
+    #[test]
+    fn the_next_frame_is_known_once_its_header_is_whole() {
+        let frame = frame(Sender::Client, 0x82, 300);
+        let mut frames = Frames::of(Sender::Client);
+        assert_eq!(frames.ahead(&frame[..1]), Ahead::Part);
+        assert_eq!(frames.ahead(&frame[..3]), Ahead::Part);
+        assert_eq!(frames.ahead(&frame[..4]), Ahead::Frame { opcode: 2, payload: 300 });
+        assert_eq!(frames.ahead(&[0x82, 0]), Ahead::Unknown, "not masked");
+        frames.feed(&frame[..3]);
+        assert_eq!(frames.ahead(&frame), Ahead::Unknown);
+        assert_eq!(frames.finish(&[&frame[3..], &frame[..9]].concat()), frame.len() - 3);
+        assert!(frames.at_boundary());
     }
 }

@@ -1,21 +1,27 @@
 //! Upgraded connections: WebSockets and whatever else a function speaks.
 //!
 //! Owns a tunnel's task from the 101 to its end, and with it the claim. Never changes a byte of what passes; of a
-//! WebSocket it knows where the frames begin and end, so that it can be closed with a word.
+//! WebSocket it knows where the frames begin and end, so that it can be closed with a word, and its client be asked
+//! whether it still lives.
 //!
 //! ```text
 //!   101 ──► pump: two ways, frames counted off ──► close: a Close frame each way ──► claim released
 //!              ▲                                      ▲
-//!              idle, the function is gone, or ────────┘
+//!              idle, too old, no pong, a message too ─┘
+//!              long, the function is gone, or
 //!              ends: the replica's or the server's
 //! ```
 
 mod close;
 mod ends;
 mod frames;
+mod ping;
 mod pump;
+mod screen;
+mod tally;
 mod traffic;
 mod way;
+mod words;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -25,17 +31,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::server::conn::auto::upgrade::downcast;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 use crate::access_log::Record;
 use crate::body::Exchange;
+use crate::claim::Claim;
 use crate::client::ClientSocket;
+use crate::error::Error;
 use crate::pool::Connection;
 pub(crate) use ends::Ends;
 use ends::Told;
 use pump::Terms;
+pub(crate) use tally::Tally;
+pub use tally::{By, FRAME_TYPES, WebSockets};
 pub(crate) use traffic::Traffic;
+pub use words::CloseFrame;
 
 /// Both sides of a tunnel that was agreed upon, and what it holds.
 pub(crate) struct Tunnel {
@@ -45,8 +57,6 @@ pub(crate) struct Tunnel {
     pub(crate) exchange: Arc<Exchange>,
     /// They agreed upon WebSocket, not upon something else.
     pub(crate) websocket: bool,
-    /// How long no byte may move.
-    pub(crate) limit: Option<Duration>,
     pub(crate) record: Record,
 }
 
@@ -55,6 +65,8 @@ pub(crate) struct Tunnel {
 pub(crate) struct Tunnels {
     tracker: TaskTracker,
     ends: Ends,
+    /// No more are to come.
+    draining: CancellationToken,
 }
 
 impl Tunnels {
@@ -63,8 +75,25 @@ impl Tunnels {
         self.tracker.len()
     }
 
+    /// Waits for a claim; for one of a handshake only as long as tunnels may open here.
+    pub(crate) async fn admit(
+        &self,
+        handshake: bool,
+        claim: impl Future<Output = Result<Claim, Error>>,
+    ) -> Result<Claim, Error> {
+        if !handshake {
+            return claim.await;
+        }
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => Err(Error::Draining),
+            claim = claim => claim,
+        }
+    }
+
     /// Ends all of them, spread over `over`, and at once those that still come.
     pub(crate) fn end(&self, over: Duration) {
+        self.draining.cancel();
         self.ends.pace(over);
         self.tracker.close();
     }
@@ -83,12 +112,13 @@ impl Tunnels {
     /// Runs a tunnel until both sides are done, one fails, nothing moves, or it is told to end.
     pub(crate) fn open(&self, tunnel: Tunnel) {
         let replica = tunnel.exchange.claim().endpoint().ends().listen();
-        self.tracker.spawn(run(tunnel, replica, self.ends.listen()));
+        // Boxed: what a task is given stays a part of it for as long as it runs.
+        self.tracker.spawn(run(Box::new(tunnel), replica, self.ends.listen()));
     }
 }
 
-async fn run(tunnel: Tunnel, replica: Told, server: Told) {
-    let Tunnel { client, mut connection, exchange, websocket, limit, mut record } = tunnel;
+async fn run(tunnel: Box<Tunnel>, replica: Told, server: Told) {
+    let Tunnel { client, mut connection, exchange, websocket, mut record } = *tunnel;
     // As HTTP the connection ends with the answer's head.
     poll_fn(|cx| connection.poll(cx)).await;
     let (mut function, of_function) = connection.into_socket();
@@ -103,12 +133,16 @@ async fn run(tunnel: Tunnel, replica: Told, server: Told) {
     let Ok(mut client) = downcast::<ClientSocket>(client) else {
         return error!("a tunnel to another socket than ours");
     };
-    let ahead = Ahead { of_client: client.read_buf, of_function };
-    let traffic = exchange.claim().upstream().traffic();
-    let terms = Terms { websocket, limit, traffic, replica, server };
-    let ended = pump::run(client.io.stream(), &mut function, ahead, terms).await;
+    let ahead = Box::new(Ahead { of_client: client.read_buf, of_function });
+    let upstream = exchange.claim().upstream();
+    let (limits, tally) = (upstream.shared_limits(), &upstream.counters().websockets);
+    let mut terms = Terms { websocket, limits, traffic: upstream.traffic(), tally, replica, server };
+    let ended = pump::run(client.io.stream(), &mut function, ahead, &mut terms).await;
     record.sent = ended.to_client;
     record.broken = ended.broken;
+    if let Some((code, by)) = ended.closed {
+        tally.closed(code, by);
+    }
     if let Some(messages) = ended.messages {
         record.messages(messages);
     }
@@ -124,5 +158,20 @@ pub(crate) struct Ahead {
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tunnel").field("exchange", &self.exchange).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<F>(_: fn(Box<Tunnel>, Told, Told) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_tunnel_is_a_small_task() {
+        let size = size_of_future(run);
+        assert!(size <= 2432, "{size} bytes");
     }
 }

@@ -14,9 +14,12 @@
 //!
 //! A WebSocket whose function ends it without a Close frame is one whose function is gone; of another protocol nobody
 //! knows what its end means.
+//!
+//! One timer serves idleness, age, keep-alive and the turn to end. It is set when it fires, not when something moves.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -25,10 +28,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Ahead;
 use super::close::{self, Ending, HANDSHAKE};
-use super::ends::Told;
-use super::frames::{Frames, Sender};
+use super::ends::{Told, Word};
+use super::frames::{Counts, Frames, Sender};
+use super::ping::{KeepAlive, Step};
+use super::screen::Screen;
+use super::tally::{By, Tally};
 use super::traffic::Traffic;
 use super::way::{Failed, Way};
+use crate::upstream::{UpstreamLimits, WebSocketLimits};
 
 /// How long one side may be silent after the other has said all it had to say.
 const HALF_OPEN: Duration = Duration::from_secs(60);
@@ -41,16 +48,20 @@ pub(super) struct Ended {
     pub(super) broken: Option<&'static str>,
     /// Messages from the client and to it, if that could be seen.
     pub(super) messages: Option<[u64; 2]>,
+    /// The code with which a WebSocket was closed, and who closed it.
+    pub(super) closed: Option<(u16, By)>,
 }
 
 /// What a tunnel goes by.
 pub(super) struct Terms<'a> {
     /// Both sides speak in WebSocket frames.
     pub(super) websocket: bool,
-    /// How long no byte may move.
-    pub(super) limit: Option<Duration>,
+    /// Of the function, as they were when this opened. Shared by all that did since they were set.
+    pub(super) limits: Arc<UpstreamLimits>,
     /// Of the function: when there last was something other than a sign of life.
     pub(super) traffic: &'a Traffic,
+    /// Of the function: what its WebSockets carried.
+    pub(super) tally: &'a Tally,
     /// Speaks for the replica.
     pub(super) replica: Told,
     /// Speaks for the server.
@@ -60,16 +71,21 @@ pub(super) struct Terms<'a> {
 /// What the directions tell the timer, and the function's books.
 #[derive(Debug)]
 pub(super) struct Activity<'a> {
-    /// The last byte.
+    /// The last byte that was passed on.
     last: Traffic,
+    /// The last byte of the client, if it is asked for signs of life.
+    heard: Option<Box<Traffic>>,
     half_open: AtomicBool,
     /// Woken when `half_open` is set: the limit is another one then.
     halved: Notify,
+    /// Who was the first to send a Close.
+    closed: OnceLock<Sender>,
     traffic: &'a Traffic,
+    tally: &'a Tally,
 }
 
 /// Why bytes no longer move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Stop {
     /// Both directions have ended.
     Done,
@@ -79,10 +95,20 @@ enum Stop {
     Ending(Ending),
 }
 
+/// What the time has come for.
+#[derive(Debug)]
+enum Due {
+    Ending(Ending),
+    /// A look at the client.
+    KeepAlive,
+}
+
 impl Activity<'_> {
-    /// A byte came.
-    pub(super) fn touch(&self) {
-        self.last.touch(Instant::now());
+    /// A byte came from this side.
+    pub(super) fn heard(&self, from: Sender) {
+        if let Some(heard) = self.heard.as_ref().filter(|_| from == Sender::Client) {
+            heard.touch(Instant::now());
+        }
     }
 
     /// Bytes went on, something of a message among them if `data`.
@@ -94,7 +120,28 @@ impl Activity<'_> {
         }
     }
 
+    /// Frames of these kinds began.
+    pub(super) fn count(&self, from: Sender, frames: &Counts) {
+        self.tally.frames(from, frames);
+    }
+
+    /// What passes is no framing.
+    pub(super) fn lost_track(&self) {
+        self.tally.lost_track();
+    }
+
+    /// A Close of this side went on.
+    pub(super) fn closed(&self, from: Sender) {
+        self.closed.get_or_init(|| from);
+    }
+
+    /// Has neither side said goodbye?
+    pub(super) fn may_ping(&self) -> bool {
+        self.closed.get().is_none()
+    }
+
     fn halve(&self) {
+        self.last.touch(Instant::now());
         self.half_open.store(true, Ordering::Release);
         self.halved.notify_one();
     }
@@ -114,8 +161,8 @@ impl Activity<'_> {
 pub(super) async fn run(
     client: &mut TcpStream,
     function: &mut TcpStream,
-    ahead: Ahead,
-    mut terms: Terms<'_>,
+    ahead: Box<Ahead>,
+    terms: &mut Terms<'_>,
 ) -> Ended {
     let frames = if terms.websocket { Frames::of } else { Frames::opaque };
     let (client_reads, client_writes) = client.split();
@@ -124,21 +171,47 @@ pub(super) async fn run(
     let mut to_client = Way::new(function_reads, client_writes, &ahead.of_function, frames(Sender::Function));
     // The buffers of the handshake.
     drop(ahead);
+    let websocket = if terms.websocket { terms.limits.websocket } else { WebSocketLimits::default() };
     let activity = Activity {
         last: Traffic::default(),
+        heard: websocket.keepalive.map(|_| Box::default()),
         half_open: AtomicBool::new(false),
         halved: Notify::new(),
+        closed: OnceLock::new(),
         traffic: terms.traffic,
+        tally: terms.tally,
     };
-    let mut stop = tokio::select! {
-        biased;
-        ending = ending(&activity, &mut terms) => Stop::Ending(ending),
-        stop = both(&mut to_client, &mut to_function, &activity) => stop,
+    let mut keep_alive = websocket.keepalive.map(|every| Box::new(KeepAlive::new(every)));
+    if websocket != WebSocketLimits::default() {
+        to_function.screen = Some(Box::new(Screen::new(websocket.max_message)));
+    }
+    let late = terms.replica.already() || terms.server.already();
+    let mut turn = late.then(Instant::now);
+    let mut stop = loop {
+        let due = tokio::select! {
+            biased;
+            due = due(&activity, terms, &mut turn, keep_alive.as_deref()) => due,
+            stop = both(&mut to_client, &mut to_function, &activity) => break stop,
+        };
+        match due {
+            Due::Ending(ending) => break Stop::Ending(ending),
+            Due::KeepAlive => {
+                if let Some(ending) =
+                    look_at_client(&mut keep_alive, &mut to_client, &mut to_function, &activity)
+                {
+                    break Stop::Ending(ending);
+                }
+            }
+        }
     };
-    if let Stop::Ending(ending) = stop {
+    if stop == Stop::Ending(Ending::Exited) && to_function.ended {
+        // It only does as its client has done, which is gone.
+        stop = Stop::Done;
+    }
+    if let Stop::Ending(ending) = &stop {
         // Boxed: a tunnel pays for its end when that comes.
         let closing = Box::pin(async {
-            if ending == Ending::Restart && (to_client.frames.closed() || to_function.frames.closed()) {
+            if ending.can_wait() && (to_client.frames.closed() || to_function.frames.closed()) {
                 // The two are about to close it themselves, and one of them has said why.
                 tokio::select! {
                     biased;
@@ -147,21 +220,73 @@ pub(super) async fn run(
                 }
             }
             close::run(&mut to_client, &mut to_function, ending, &activity).await;
-            stop
+            stop.clone()
         });
-        tokio::select! {
+        let after = tokio::select! {
             biased;
-            () = terms.server.cut() => {}
-            after = closing => stop = after,
-        }
+            () = terms.server.cut() => None,
+            after = closing => Some(after),
+        };
+        stop = after.unwrap_or(stop);
     }
-    let broken = match stop {
+    let closed = terms.websocket.then(|| closed(&activity, &to_client.frames, &to_function.frames, &stop));
+    let broken = match &stop {
         Stop::Done => None,
         Stop::Reset => Some("reset"),
         Stop::Ending(ending) => Some(ending.name()),
     };
     let messages = terms.websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
-    Ended { to_client: to_client.moved, broken, messages }
+    Ended { to_client: to_client.moved, broken, messages, closed }
+}
+
+/// With which code a WebSocket was closed, and by whom. Without a word, that is 1006, and of nobody's doing that is known
+/// here.
+fn closed(activity: &Activity<'_>, to_client: &Frames, to_function: &Frames, stop: &Stop) -> (u16, By) {
+    const NO_CODE: u16 = 1005;
+    const NO_CLOSE: u16 = 1006;
+    match (activity.closed.get(), stop) {
+        (Some(Sender::Client), _) => (to_function.code().unwrap_or(NO_CODE), By::Client),
+        (Some(Sender::Function), _) => (to_client.code().unwrap_or(NO_CODE), By::Function),
+        (None, Stop::Ending(ending)) => (ending.to_client().code().unwrap_or(NO_CODE), By::Host),
+        (None, Stop::Done | Stop::Reset) => (NO_CLOSE, By::Network),
+    }
+}
+
+/// Asks the client whether it lives, if it is time for that; once it does not answer, the tunnel ends.
+fn look_at_client(
+    keep_alive: &mut Option<Box<KeepAlive>>,
+    to_client: &mut Way<'_>,
+    to_function: &mut Way<'_>,
+    activity: &Activity<'_>,
+) -> Option<Ending> {
+    let asks = keep_alive.as_mut()?;
+    let known = to_client.frames.are_known() && to_function.frames.are_known();
+    if !activity.may_ping() || !known || to_function.ended {
+        // Nothing may be put in here any more, or nobody could tell the answer, or none can come.
+        *keep_alive = None;
+        return None;
+    }
+    let (heard, now) = (activity.heard.as_ref()?.last_or_began(), Instant::now());
+    match asks.step(heard, now) {
+        Step::Wait(_) => None,
+        // Between two frames, or as soon as the client takes what is in front of it.
+        _ if to_client.ping.is_some() => {
+            asks.asked_late(now);
+            None
+        }
+        Step::Ping => {
+            to_client.ping = Some(Box::new(asks.ask(now)));
+            if let Some(screen) = &mut to_function.screen {
+                screen.expect(asks.cookie());
+            }
+            activity.tally.pinged();
+            None
+        }
+        Step::Lost => {
+            activity.tally.unanswered();
+            Some(Ending::PingTimeout)
+        }
+    }
 }
 
 /// Moves bytes both ways until they end.
@@ -184,6 +309,7 @@ async fn of_client(way: &mut Way<'_>, activity: &Activity<'_>) -> Result<(), Sto
             activity.halve();
             Ok(())
         }
+        Err(Failed::TooLong) => Err(Stop::Ending(Ending::TooLong)),
         Err(_) => Err(Stop::Reset),
     }
 }
@@ -194,7 +320,7 @@ async fn of_function(way: &mut Way<'_>, activity: &Activity<'_>) -> Result<(), S
         Ok(()) | Err(Failed::From) if way.frames.are_known() && !way.frames.closed() => {
             Err(Stop::Ending(Ending::Exited))
         }
-        Err(Failed::To) => Err(Stop::Reset),
+        Err(Failed::To | Failed::TooLong) => Err(Stop::Reset),
         // Once it has said goodbye, how it closes its socket is all the same.
         Err(Failed::From) if !way.frames.closed() => Err(Stop::Reset),
         Ok(()) | Err(Failed::From) => {
@@ -204,36 +330,58 @@ async fn of_function(way: &mut Way<'_>, activity: &Activity<'_>) -> Result<(), S
     }
 }
 
-/// Resolves once nothing has moved for the limit, or the tunnel's turn to end has come. The timer is set when it fires,
-/// not at each byte.
-async fn ending(activity: &Activity<'_>, terms: &mut Terms<'_>) -> Ending {
-    let late = terms.replica.already() || terms.server.already();
-    let mut turn = late.then(Instant::now);
+/// Resolves once there is something to do: nothing has moved for the limit, the tunnel is too old, its turn to end has
+/// come, or it is time to look at the client.
+async fn due(
+    activity: &Activity<'_>,
+    terms: &mut Terms<'_>,
+    turn: &mut Option<Instant>,
+    keep_alive: Option<&KeepAlive>,
+) -> Due {
+    let expires =
+        terms.limits.timeouts.lifetime.and_then(|lifetime| activity.last.began().checked_add(lifetime));
+    let look = |now| match (keep_alive, &activity.heard) {
+        (Some(asks), Some(heard)) => Some(match asks.step(heard.last_or_began(), now) {
+            Step::Wait(until) => until,
+            Step::Ping | Step::Lost => now,
+        }),
+        _ => None,
+    };
     loop {
-        let idle = activity.due(terms.limit);
-        let due = turn.into_iter().chain(idle).min();
+        let idle = activity.due(terms.limits.timeouts.tunnel_idle);
+        let next = [*turn, expires, idle, look(Instant::now())].into_iter().flatten().min();
         let fires = async {
-            match due {
-                Some(due) => sleep_until(due).await,
+            match next {
+                Some(next) => sleep_until(next).await,
                 None => pending().await,
             }
         };
         let told = tokio::select! {
             biased;
-            told = terms.replica.turn() => told,
-            told = terms.server.turn() => told,
+            told = terms.replica.word() => told,
+            told = terms.server.word() => told,
             () = activity.halved.notified() => continue,
             () = fires => {
                 let now = Instant::now();
-                if turn.is_some_and(|turn| turn <= now) {
-                    return Ending::Restart;
+                let passed = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+                if passed(*turn) {
+                    return Due::Ending(Ending::Restart);
                 }
-                if activity.due(terms.limit).is_some_and(|due| due <= now) {
-                    return Ending::Idle;
+                if passed(expires) {
+                    return Due::Ending(Ending::Lifetime);
+                }
+                if passed(activity.due(terms.limits.timeouts.tunnel_idle)) {
+                    return Due::Ending(Ending::Idle);
+                }
+                if passed(look(now)) {
+                    return Due::KeepAlive;
                 }
                 continue;
             }
         };
-        turn = turn.into_iter().chain([told]).min();
+        match told {
+            Word::Turn(at) => *turn = turn.iter().copied().chain([at]).min(),
+            Word::Close(frame) => return Due::Ending(Ending::Asked(frame)),
+        }
     }
 }

@@ -35,6 +35,11 @@ impl Traffic {
         Some(self.began + Duration::from_millis(moved))
     }
 
+    /// When this began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// When something last moved; as long as nothing has, when this began.
     pub(crate) fn last_or_began(&self) -> Instant {
         self.last().unwrap_or(self.began)

@@ -1,7 +1,8 @@
 //! One direction of a tunnel.
 //!
 //! Owns the bytes between two sockets that were read and not yet written, and where they stand among the frames. Any
-//! future of it may be dropped: nothing is lost, and another one goes on where it was. Never decides when to stop.
+//! future of it may be dropped: nothing is lost, and another one goes on where it was. Never decides when to stop, but for
+//! a message that is too long.
 
 use std::io;
 
@@ -10,8 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tracing::debug;
 
-use super::frames::Frames;
+use super::frames::{Frames, KINDS};
+use super::ping::Ping;
 use super::pump::Activity;
+use super::screen::{Screen, Verdict};
 
 /// The most that is read at once.
 const BUFFER: usize = 16 * 1024;
@@ -27,11 +30,17 @@ pub(super) struct Way<'a> {
     pub(super) moved: u64,
     /// The end of `from` was passed on to `to`.
     pub(super) ended: bool,
+    /// What comes next is not to be passed on.
+    refused: bool,
     /// What was read. A quiet direction has no buffer: one is taken when there is something to read, and given back
     /// when that is written.
     held: Vec<u8>,
     /// So much of `held` is written.
     written: usize,
+    /// Looks at what may be written, where that is asked for.
+    pub(super) screen: Option<Box<Screen>>,
+    /// Is to be put in at the next boundary.
+    pub(super) ping: Option<Box<Ping>>,
 }
 
 /// Which socket failed.
@@ -39,25 +48,100 @@ pub(super) struct Way<'a> {
 pub(super) enum Failed {
     From,
     To,
+    /// None: what comes next is not to go on.
+    TooLong,
 }
 
 impl<'a> Way<'a> {
     /// `ahead` is what was read before.
     pub(super) fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, ahead: &Bytes, frames: Frames) -> Self {
         // A copy, as a rule of nothing: `ahead` is part of the buffer in which the handshake was.
-        Self { from, to, frames, moved: 0, ended: false, held: ahead.to_vec(), written: 0 }
+        let held = ahead.to_vec();
+        Self {
+            from,
+            to,
+            frames,
+            moved: 0,
+            ended: false,
+            refused: false,
+            held,
+            written: 0,
+            screen: None,
+            ping: None,
+        }
     }
 
     /// Moves bytes until `from` ends.
     pub(super) async fn pump(&mut self, activity: &Activity<'_>) -> Result<(), Failed> {
         loop {
-            while self.written < self.held.len() {
-                self.write(self.held.len(), activity).await.map_err(|_| Failed::To)?;
-            }
+            self.pass(activity).await?;
             if !self.read(activity).await.map_err(|_| Failed::From)? {
+                // What was held back will not become more.
+                while self.written < self.held.len() {
+                    self.write(self.held.len(), activity).await.map_err(|_| Failed::To)?;
+                }
                 return Ok(());
             }
         }
+    }
+
+    /// Writes what may be written of what was read, and what is to be put in.
+    async fn pass(&mut self, activity: &Activity<'_>) -> Result<(), Failed> {
+        loop {
+            if self.ping.is_some() && self.frames.at_boundary() {
+                // Boxed: it is rare.
+                Box::pin(self.send_ping(activity)).await.map_err(|_| Failed::To)?;
+            }
+            if self.written == self.held.len() {
+                return Ok(());
+            }
+            let Some(length) = self.may_pass()? else { return Ok(()) };
+            let mut end = self.written + length;
+            if self.ping.is_some()
+                && let Some(whole) = self.frames.last_boundary(&self.held[self.written..end])
+            {
+                end = self.written + whole;
+            }
+            while self.written < end {
+                self.write(end, activity).await.map_err(|_| Failed::To)?;
+            }
+        }
+    }
+
+    /// How much of what is held may be written now; `None`: nothing, before more comes.
+    fn may_pass(&mut self) -> Result<Option<usize>, Failed> {
+        let Some(screen) = &mut self.screen else { return Ok(Some(self.held.len() - self.written)) };
+        match screen.look(self.frames, &self.held[self.written..]) {
+            Verdict::Pass(length) => Ok(Some(length)),
+            Verdict::Swallow(length) => {
+                self.written += length;
+                Ok(Some(0))
+            }
+            Verdict::Wait => Ok(None),
+            Verdict::TooLong => {
+                self.refused = true;
+                Err(Failed::TooLong)
+            }
+        }
+    }
+
+    /// Puts the ping in. This stands at a boundary.
+    async fn send_ping(&mut self, activity: &Activity<'_>) -> io::Result<()> {
+        // None is begun behind a Close, in either direction.
+        if self.ping.as_ref().is_some_and(|ping| !ping.has_begun()) && !activity.may_ping() {
+            self.ping = None;
+        }
+        while let Some(ping) = self.ping.as_deref_mut() {
+            let length = self.to.write(ping.rest()).await?;
+            if length == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            ping.advance(length);
+            if ping.rest().is_empty() {
+                self.ping = None;
+            }
+        }
+        Ok(())
     }
 
     /// Passes the end on. A side that has already gone needs no telling: what the other direction finds there is the
@@ -71,9 +155,13 @@ impl<'a> Way<'a> {
     /// boundary that was already passed on, all of that frame. Stops there. At the end of `from`, or in an opaque
     /// stream, no such place may come, and it stops where it is.
     pub(super) async fn settle(&mut self, activity: &Activity<'_>) -> Result<(), Failed> {
-        if !self.frames.are_known() {
+        if !self.frames.are_known() || self.refused {
             return Ok(());
         }
+        if self.ping.as_ref().is_some_and(|ping| ping.has_begun()) {
+            self.send_ping(activity).await.map_err(|_| Failed::To)?;
+        }
+        self.ping = None;
         if self.held.len() == self.written {
             self.clear();
             self.held.reserve_exact(BUFFER);
@@ -99,26 +187,30 @@ impl<'a> Way<'a> {
         self.written = 0;
     }
 
-    /// Reads more, all that was read before being written. `false` at the end.
+    /// Reads more, all that was read before being written or held back. `false` at the end.
     async fn read(&mut self, activity: &Activity<'_>) -> io::Result<bool> {
         self.clear();
-        if self.held.capacity() == 0 {
+        if self.held.capacity() < BUFFER {
             // Nothing is held while nothing comes.
             self.from.readable().await?;
             self.held.reserve_exact(BUFFER);
         }
         // `try_read_buf` would do, but this one also knows that a short read has emptied the socket.
         let length = self.from.read_buf(&mut self.held).await?;
-        activity.touch();
+        activity.heard(self.frames.sender());
         Ok(length > 0)
     }
 
-    /// Gives the buffer back, unless more is to be expected at once.
+    /// Gives the buffer back, unless more is to be expected at once. What is held back is kept: part of a header or of a
+    /// pong.
     fn clear(&mut self) {
-        if self.held.len() < BUFFER {
+        if self.written < self.held.len() {
+            self.held = self.held[self.written..].to_vec();
+        } else if self.held.len() < BUFFER {
             self.held = Vec::new();
+        } else {
+            self.held.clear();
         }
-        self.held.clear();
         self.written = 0;
     }
 
@@ -128,10 +220,20 @@ impl<'a> Way<'a> {
         if length == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        let known = self.frames.are_known();
-        let data = self.frames.feed(&self.held[self.written..self.written + length]);
+        let (known, closed, mut counts) = (self.frames.are_known(), self.frames.closed(), [0; KINDS]);
+        let data = self.frames.count(&self.held[self.written..self.written + length], &mut counts);
+        if known {
+            activity.count(self.frames.sender(), &counts);
+        }
         if known && !self.frames.are_known() {
             debug!("what passes through a tunnel are no WebSocket frames");
+            activity.lost_track();
+        }
+        if self.frames.closed() && !closed {
+            activity.closed(self.frames.sender());
+        }
+        if let Some(screen) = &mut self.screen {
+            screen.passed(length);
         }
         self.written += length;
         self.moved += length as u64;

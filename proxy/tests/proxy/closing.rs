@@ -12,49 +12,13 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::*;
-
-const UPGRADE: &str = "GET /function/f HTTP/1.1\r\nhost: h\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-                       sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\n\r\n";
-
-/// A Close of the client, masked with zeros.
-const CLIENTS_CLOSE: &[u8] = &[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
-
-/// Both ends of an open WebSocket, by hand.
-async fn open(proxy: &Proxy, function: &Function) -> (Wire, Wire) {
-    let mut client = proxy.ask(UPGRADE).await;
-    let mut wire = function.accept().await;
-    wire.head().await;
-    wire.send(SWITCH).await;
-    assert_eq!(client.head().await.status(), 101);
-    (client, wire)
-}
+use crate::websocket::*;
 
 /// What a function would see of a client's message, the key being zeros.
 fn masked(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).unwrap();
     assert!(length < 126);
     [&[0x81, 0x80 | length, 0, 0, 0, 0][..], text.as_bytes()].concat()
-}
-
-fn plain(first: u8, payload: &[u8]) -> Vec<u8> {
-    [&[first, u8::try_from(payload.len()).unwrap()][..], payload].concat()
-}
-
-fn close(code: u16, reason: &str) -> Vec<u8> {
-    plain(0x88, &[&code.to_be_bytes()[..], reason.as_bytes()].concat())
-}
-
-/// Reads a masked Close and gives back its payload.
-async fn hear_close(wire: &mut Wire) -> Vec<u8> {
-    let head = wire.bytes(6).await;
-    assert_eq!((head[0], head[1] & 0x80), (0x88, 0x80));
-    let payload = wire.bytes(usize::from(head[1] & 0x7f)).await;
-    payload.iter().zip(head[2..].iter().cycle()).map(|(byte, key)| byte ^ key).collect()
-}
-
-async fn expect(wire: &mut Wire, bytes: &[u8]) {
-    assert_eq!(wire.bytes(bytes.len()).await, bytes);
 }
 
 /// A function made with a library: sends back what comes, and tells with what each of its sockets ended.

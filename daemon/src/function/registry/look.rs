@@ -1,10 +1,11 @@
 //! What others see of functions: snapshots, and waiting for what becomes of one.
 //!
-//! Owns nothing and changes nothing.
+//! Owns nothing, and changes nothing but which connections are open.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use roost_proxy::CloseFrame;
 use roost_proxy::function::{FunctionKey, Namespace};
 
 use super::{Entry, Registry};
@@ -45,6 +46,13 @@ impl Registry {
     #[must_use]
     pub fn keys(&self) -> HashSet<FunctionKey> {
         self.lock().keys().cloned().collect()
+    }
+
+    /// Closes the connections of a function that are open now, if there is such a function, and tells how many.
+    pub fn close_connections(&self, key: &FunctionKey, frame: CloseFrame) -> Option<usize> {
+        let functions = self.lock();
+        let entry = functions.get(key).filter(|entry| entry.wanted.borrow().is_some())?;
+        Some(entry.upstream.close_tunnels(frame))
     }
 
     /// Is there such a function?

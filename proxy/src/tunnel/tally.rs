@@ -1,0 +1,141 @@
+//! What the WebSockets of a function carried and how they ended.
+//!
+//! Owns plain counters. They are added to while frames pass, not when a tunnel ends: some are open for days.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::frames::{Counts, KINDS, Sender};
+
+/// The kinds of frames, in the order in which they are counted.
+pub const FRAME_TYPES: [&str; KINDS] = ["continuation", "text", "binary", "close", "ping", "pong"];
+
+/// Whoever ends a connection chooses the code. Of one function so many codes are counted apart, and all others together.
+const MAX_CODES: usize = 64;
+
+/// Who closed a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum By {
+    /// The client.
+    Client,
+    /// The function.
+    Function,
+    /// This host.
+    Host,
+    /// Nobody has said why.
+    Network,
+}
+
+impl By {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Function => "function",
+            Self::Host => "host",
+            Self::Network => "network",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// From clients, and to them.
+    frames: [[AtomicU64; KINDS]; 2],
+    closes: Mutex<Vec<(Option<u16>, By, u64)>>,
+    pings: AtomicU64,
+    unanswered: AtomicU64,
+    untracked: AtomicU64,
+}
+
+/// What the WebSockets of a function carried since this process began, and how they ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WebSockets {
+    /// Frames from clients and frames to them, each by [`FRAME_TYPES`]. A message has one frame of text or binary, and
+    /// none or some continuations.
+    pub frames: [[u64; KINDS]; 2],
+    /// How many were closed with which code, and by whom. No code stands for all that are not counted apart.
+    pub closes: Vec<(Option<u16>, By, u64)>,
+    /// Pings to clients that came from here.
+    pub pings: u64,
+    /// Clients that did not answer one.
+    pub unanswered: u64,
+    /// Directions of WebSockets in which something else than frames was found: they went on as they were.
+    pub untracked: u64,
+}
+
+impl Tally {
+    /// Frames of these kinds began.
+    pub(super) fn frames(&self, from: Sender, counts: &Counts) {
+        let frames = &self.frames[usize::from(from == Sender::Function)];
+        for (total, count) in frames.iter().zip(counts).filter(|(_, count)| **count > 0) {
+            total.fetch_add(*count, Relaxed);
+        }
+    }
+
+    pub(super) fn pinged(&self) {
+        self.pings.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn unanswered(&self) {
+        self.unanswered.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn lost_track(&self) {
+        self.untracked.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn closed(&self, code: u16, by: By) {
+        let mut closes = self.lock();
+        let place = |closes: &[(Option<u16>, By, u64)], code| {
+            closes.iter().position(|(of, who, _)| (*of, *who) == (code, by))
+        };
+        let code =
+            Some(code).filter(|code| place(&closes, Some(*code)).is_some() || closes.len() < MAX_CODES);
+        match place(&closes, code) {
+            Some(place) => closes[place].2 += 1,
+            None => closes.push((code, by, 1)),
+        }
+    }
+
+    pub(crate) fn read(&self) -> WebSockets {
+        let frames = self.frames.each_ref().map(|way| way.each_ref().map(|count| count.load(Relaxed)));
+        let [pings, unanswered, untracked] =
+            [&self.pings, &self.unanswered, &self.untracked].map(|count| count.load(Relaxed));
+        WebSockets { frames, closes: self.lock().clone(), pings, unanswered, untracked }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Option<u16>, By, u64)>> {
+        // Nothing happens under the lock that could leave it half done.
+        self.closes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_counted_by_direction_and_kind() {
+        let tally = Tally::default();
+        tally.frames(Sender::Client, &[0, 1, 0, 0, 2, 0]);
+        tally.frames(Sender::Client, &[0, 1, 0, 0, 0, 0]);
+        tally.frames(Sender::Function, &[3, 0, 0, 1, 0, 0]);
+        assert_eq!(tally.read().frames, [[0, 2, 0, 0, 2, 0], [3, 0, 0, 1, 0, 0]]);
+    }
+
+    #[test]
+    fn whatever_codes_clients_choose_so_many_are_counted_apart_and_the_others_together() {
+        let tally = Tally::default();
+        for code in 4000..4100 {
+            tally.closed(code, By::Client);
+        }
+        tally.closed(4000, By::Client);
+        tally.closed(1012, By::Host);
+        let closes = tally.read().closes;
+        assert_eq!(closes.len(), MAX_CODES + 2);
+        assert!(closes.contains(&(Some(4000), By::Client, 2)));
+        assert!(closes.contains(&(None, By::Client, 36)) && closes.contains(&(None, By::Host, 1)));
+    }
+}
