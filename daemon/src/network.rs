@@ -250,7 +250,11 @@ impl HostNetwork {
             return Ok(slot);
         }
         if let Some(slot) = self.slots.give_up(namespace) {
-            self.cni.detach(&slot.id).await?;
+            if let Err(error) = self.cni.detach(&slot.id).await {
+                // What is left of it is tried again in the background.
+                self.slots.discard(namespace, slot.id);
+                return Err(error.into());
+            }
         }
         Ok(self.cni.attach_to(conflist, id.as_str()).await?)
     }

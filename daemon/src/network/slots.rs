@@ -299,6 +299,14 @@ impl Slots {
         self.state().pools.get_mut(namespace)?.doubtful.pop()
     }
 
+    /// One that was given up and could not be taken apart: it is to be tried again.
+    pub(super) fn discard(&self, namespace: &Namespace, slot: String) {
+        if let Some(pool) = self.state().pools.get_mut(namespace) {
+            pool.waste.push(slot);
+        }
+        self.changed.notify_one();
+    }
+
     /// An address came back, or rules changed: worth a new look.
     pub(super) fn look_again(&self) {
         let now = Instant::now();

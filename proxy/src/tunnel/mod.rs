@@ -107,7 +107,7 @@ async fn run(tunnel: Tunnel, replica: Told, server: Told) {
         return error!("a tunnel between other sockets than ours");
     };
     let ahead = Ahead { of_client: client.read_buf, of_function: function.read_buf };
-    let traffic = exchange.claim().upstream().traffic();
+    let traffic = exchange.claim().traffic();
     let terms = Terms { websocket, limit, traffic, replica, server };
     let ended = pump::run(client.io.stream(), function.io.inner_mut(), ahead, terms).await;
     record.sent = ended.to_client;
