@@ -86,7 +86,8 @@ mod tests {
     #[test]
     fn an_alert_adds_a_part_of_the_most_and_its_end_leads_back_to_the_least() {
         let labelled = |pairs: &[(&str, &str)]| {
-            let label = |(key, value): &(&str, &str)| (format!("com.openfaas.scale.{key}"), (*value).to_owned());
+            let label =
+                |(key, value): &(&str, &str)| (format!("com.openfaas.scale.{key}"), (*value).to_owned());
             Deployment { labels: pairs.iter().map(label).collect(), ..Deployment::default() }
         };
         for (firing, replicas, pairs, expected) in [

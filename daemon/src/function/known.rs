@@ -133,8 +133,10 @@ impl Known {
         ready_since: Option<Instant>,
         now: Instant,
     ) {
-        let tries =
-            self.replicas.entry(key.clone()).or_insert_with(|| Backoff::new(RESTART_PAUSE.0, RESTART_PAUSE.1));
+        let tries = self
+            .replicas
+            .entry(key.clone())
+            .or_insert_with(|| Backoff::new(RESTART_PAUSE.0, RESTART_PAUSE.1));
         match ready_since {
             Some(since) if now.duration_since(since) >= GOOD_TIME => tries.reset(),
             Some(_) if tries.failures() == 0 => tries.forgive(),
@@ -222,7 +224,8 @@ mod tests {
 
     #[test]
     fn what_fails_for_one_key_holds_up_no_other() {
-        let revision = Revision::new(Deployment { service: "f".into(), image: "a".into(), ..Deployment::default() });
+        let revision =
+            Revision::new(Deployment { service: "f".into(), image: "a".into(), ..Deployment::default() });
         let mut known = Known::new(&revision);
         let (a, b) = (Some("a".parse().unwrap()), Some("b".parse().unwrap()));
         let (now, ended) = (Instant::now(), Cause::Ended("exited with 1".to_owned()));

@@ -262,8 +262,11 @@ mod tests {
                 pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
             };
             let (labels, annotations) = (texts(labels), texts(annotations));
-            let record =
-                FunctionRecord::new(Revision::new(Deployment { labels, annotations, ..Deployment::default() }));
+            let record = FunctionRecord::new(Revision::new(Deployment {
+                labels,
+                annotations,
+                ..Deployment::default()
+            }));
             record.wanted(&record.newest)
         };
         let min = |count| ("com.openfaas.scale.min", count);

@@ -68,6 +68,11 @@ impl Phase {
         !matches!(self, Self::Draining | Self::Stopping)
     }
 
+    /// Was it ready, and does it work on what it has?
+    fn works(self) -> bool {
+        matches!(self, Self::Ready | Self::Busy)
+    }
+
     /// How much is lost with it: the least first.
     fn worth(self) -> u8 {
         match self {
@@ -153,7 +158,7 @@ fn start_first(wish: &Wish<'_>, replicas: &[View]) -> Plan {
             // One that was overtaken before it was complete may be all that answers for now.
             Some(_) => other.phase == Phase::Ready && !answered,
             // Without a revision that was ever complete, whatever answers is better than nothing until the newest is.
-            None => other.phase == Phase::Ready,
+            None => other.phase.works(),
         };
         if !stays {
             plan.end(other);
@@ -172,7 +177,7 @@ fn recreate(wish: &Wish<'_>, replicas: &[View]) -> Plan {
     let others: Vec<&View> = replicas.iter().filter(|r| r.revision != current.revision).collect();
     if !(current.startable || begun || wish.serving.is_some()) {
         // Nothing can take over yet: what answers goes on.
-        others.iter().filter(|r| r.phase.is_live() && r.phase != Phase::Ready).for_each(|r| plan.end(r));
+        others.iter().filter(|r| r.phase.is_live() && !r.phase.works()).for_each(|r| plan.end(r));
         return plan;
     }
     others.iter().filter(|r| r.phase.is_live()).for_each(|r| plan.end(r));
