@@ -220,13 +220,15 @@ async fn what_cannot_be_kept_ready_is_not_tried_again_and_again_while_nobody_ask
 
 #[tokio::test]
 async fn a_socket_of_a_replica_that_is_to_be_paused_has_the_time_to_drain_and_then_gets_its_close() {
-    let annotations = json!({ "roost.idle.state": "paused", "roost.drain": "2s" });
+    let annotations = json!({ "roost.idle.state": "paused", "roost.drain": "10s" });
     let host = Host::with_echo(Config::default()).await;
     host.deployed(&json!({ "service": "echo", "image": ECHO, "annotations": annotations })).await;
     let mut socket = Socket::open(&host, "/function/echo").await;
     let replica = host.process_at("echo", socket.replica()).await;
     host.scale("echo", 0).await;
     assert_eq!(socket.closed().await.0, 1012);
+    // The Close is answered by reading on.
+    while socket.next().await.is_some_and(|message| message.is_ok()) {}
     assert_eq!(host.process_that_is("echo", "paused").await, replica);
     assert!(frozen(replica.1.pid));
     assert_eq!(running(&host, "echo").await, replica);

@@ -18,6 +18,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -170,6 +171,11 @@ impl Slots {
     /// How many are ready, by namespace.
     pub(super) fn ready(&self) -> BTreeMap<Namespace, usize> {
         self.state().pools.iter().map(|(namespace, pool)| (namespace.clone(), pool.ready.len())).collect()
+    }
+
+    /// The addresses of those that are ready.
+    pub(super) fn ready_addresses(&self) -> Vec<IpAddr> {
+        self.state().pools.values().flat_map(|pool| &pool.ready).map(|slot| slot.address).collect()
     }
 
     pub(super) fn has_ready(&self, namespace: &Namespace) -> bool {
