@@ -265,12 +265,12 @@ impl HostNetwork {
         if let Some(slot) = self.slots.take(namespace, id)? {
             return Ok(slot);
         }
-        if let Some(slot) = self.slots.give_up(namespace) {
-            if let Err(error) = self.cni.detach(&slot.id).await {
-                // What is left of it is tried again in the background.
-                self.slots.discard(namespace, slot.id);
-                return Err(error.into());
-            }
+        if let Some(slot) = self.slots.give_up(namespace)
+            && let Err(error) = self.cni.detach(&slot.id).await
+        {
+            // What is left of it is tried again in the background.
+            self.slots.discard(namespace, slot.id);
+            return Err(error.into());
         }
         Ok(self.cni.attach_to(conflist, id.as_str()).await?)
     }

@@ -240,7 +240,7 @@ mod tests {
         known.rest(&a);
         assert!(!known.refuses(&a) && !failed(&known, &a));
         known.replica_failed(&a, &ended, None, now);
-        known.keep(|key| key.is_none());
+        known.keep(Option::is_none);
         assert!(!failed(&known, &a) && known.due(now).is_none());
     }
 }
