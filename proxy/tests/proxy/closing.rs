@@ -449,7 +449,7 @@ async fn the_traffic_of_a_key_is_counted_by_its_own_replica() {
     upstream.publish(endpoints.to_vec());
     let mut sides = Vec::new();
     for (key, function) in &functions {
-        let mut client = proxy.ask(UPGRADE.replacen("/f ", &format!("/f?k={key} "), 1)).await;
+        let mut client = proxy.ask(&UPGRADE.replacen("/f ", &format!("/f?k={key} "), 1)).await;
         let mut wire = function.accept().await;
         wire.head().await;
         wire.send(SWITCH).await;
