@@ -104,7 +104,7 @@ async fn run(tunnel: Tunnel, replica: Told, server: Told) {
         return error!("a tunnel to another socket than ours");
     };
     let ahead = Ahead { of_client: client.read_buf, of_function };
-    let traffic = exchange.claim().upstream().traffic();
+    let traffic = exchange.claim().traffic();
     let terms = Terms { websocket, limit, traffic, replica, server };
     let ended = pump::run(client.io.stream(), &mut function, ahead, terms).await;
     record.sent = ended.to_client;
