@@ -760,17 +760,31 @@ our_replicas() {
   done
 }
 
-# TERM to all, a common grace, KILL to the rest. What functions are deployed stays in the state directory.
+# TERM to all, a common grace, KILL to the rest. One that is frozen hears it when it is thawed. What functions are
+# deployed stays in the state directory.
 remove_functions() {
   local namespace id end=$((SECONDS + GRACE_SECONDS))
   containerd_answers || { warn 'containerd does not run: what it keeps of functions stays'; return; }
   our_replicas >"$WORK/replicas"
   while read -r namespace id; do ctr -n "$namespace" tasks kill -s SIGTERM "$id" >/dev/null 2>&1 || true; done <"$WORK/replicas"
+  thaw_functions
   while ((SECONDS < end)) && replicas_run; do sleep 0.2; done
   while read -r namespace id; do
     ctr -n "$namespace" tasks rm -f "$id" >/dev/null 2>&1 || true
     ctr -n "$namespace" containers rm "$id" >/dev/null || warn "the container $id of $namespace could not be removed"
   done <"$WORK/replicas"
+}
+
+# roostd freezes by the files of control groups, of which containerd knows nothing.
+thaw_functions() {
+  local file
+  while read -r file; do
+    case $file in
+      *.freeze) printf 0 ;;
+      *) printf THAWED ;;
+    esac >"$file" || warn "$file cannot be written: what is frozen there is killed"
+  done < <(find /sys/fs/cgroup"$CGROUP" /sys/fs/cgroup/freezer"$CGROUP" \
+    \( -name cgroup.freeze -o -name freezer.state \) 2>/dev/null)
 }
 
 replicas_run() {

@@ -166,6 +166,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// The rules that let attached addresses through cannot be read.
+    #[error("cannot read the rules of the firewall: {program}: {problem}")]
+    Accepts {
+        /// The program that failed.
+        program: &'static str,
+        /// What it said.
+        problem: String,
+    },
+
     /// What a failed teardown left behind of an attachment's masquerading cannot be removed. It can be tried again.
     #[error("{id}: the rules left of its masquerading cannot be removed: {program}: {problem}")]
     Sweep {

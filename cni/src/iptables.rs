@@ -33,6 +33,11 @@ pub(crate) async fn are_nftables() -> Result<bool, Failure> {
     Ok(run("iptables-save", &["--version"], "").await?.contains("nf_tables"))
 }
 
+/// What `iptables-save` prints of a table.
+pub(crate) async fn read(table: &str) -> Result<String, Failure> {
+    run("iptables-save", &["-t", table], "").await
+}
+
 /// Does to a table what `decide` finds to be done, if anything, when it sees what `iptables-save` prints of it: all of it or nothing.
 /// Tells whether there was anything.
 pub(crate) async fn change(table: &str, decide: impl Fn(&str) -> Option<String>) -> Result<bool, Failure> {
@@ -50,7 +55,7 @@ pub(crate) async fn change(table: &str, decide: impl Fn(&str) -> Option<String>)
 }
 
 async fn try_change(table: &str, decide: impl Fn(&str) -> Option<String>) -> Result<bool, Failure> {
-    let present = run("iptables-save", &["-t", table], "").await?;
+    let present = read(table).await?;
     match decide(&present) {
         Some(script) => run("iptables-restore", &["-w", "--noflush"], &script).await.map(|_| true),
         None => Ok(false),

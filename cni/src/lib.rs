@@ -20,6 +20,7 @@
 //!
 //! [`Network`] reads top to bottom as that life. [`Conflist`] is the configuration; everything else is private.
 
+mod accepts;
 mod cache;
 mod chain;
 mod conflist;
@@ -40,6 +41,7 @@ mod ruleset;
 mod sweep;
 mod turns;
 
+pub use accepts::Accepts;
 pub use conflist::{Conflist, Overrides, Version};
 pub use error::{Error, PluginError};
 pub use isolation::{Isolation, Segments};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use roost_cni::{Attachment, Conflist, Held, Isolation, Masquerade, Network, Segments};
+use roost_cni::{Accepts, Attachment, Conflist, Held, Isolation, Masquerade, Network, Segments};
 use roost_proxy::function::{FunctionKey, Namespace, ReplicaId};
 
 use self::files::Files;
@@ -63,6 +63,7 @@ struct Parts {
     further: Mutex<BTreeMap<Namespace, Conflist>>,
     isolation: Isolation,
     masquerade: Masquerade,
+    accepts: Accepts,
     /// Held by whoever changes what the rules are to be, from the look at what there is on: what is set last is what there is.
     ruled: tokio::sync::Mutex<()>,
 }
@@ -87,6 +88,7 @@ impl HostNetwork {
             further: Mutex::default(),
             isolation: Isolation::new(bridge),
             masquerade: Masquerade::new(bridge),
+            accepts: Accepts::default(),
             default: conflist.clone(),
             ruled: tokio::sync::Mutex::default(),
         };
@@ -161,13 +163,27 @@ impl HostNetwork {
 
     /// Sees to it that the rules are still there. If they were not, rules that plugins made for slots may be gone too.
     async fn hold(&self) -> Result<Held, NetworkError> {
-        let (apart, out) = tokio::join!(self.parts.isolation.hold(), self.parts.masquerade.hold());
-        let restored = [&apart, &out].into_iter().any(|held| matches!(held, Ok(Held::Restored)));
+        let (apart, out, lost) = tokio::join!(
+            self.parts.isolation.hold(),
+            self.parts.masquerade.hold(),
+            self.are_rules_lost(None)
+        );
+        let restored = lost || [&apart, &out].into_iter().any(|held| matches!(held, Ok(Held::Restored)));
         if restored {
             self.slots.doubt();
         }
         apart.and(out)?;
         Ok(if restored { Held::Restored } else { Held::Intact })
+    }
+
+    /// Have slots that are ready, or are about to be, lost the rules that let them through?
+    async fn are_rules_lost(&self, further: Option<IpAddr>) -> bool {
+        let addresses: Vec<IpAddr> = self.slots.ready_addresses().into_iter().chain(further).collect();
+        self.parts.accepts.are_lost(&addresses).await.unwrap_or_else(|error| {
+            // A host on which no rule is wanted may have no programs for them.
+            tracing::debug!("networks that are ready are taken as they are: {error}");
+            false
+        })
     }
 
     /// The address at which functions of a namespace reach this host.
@@ -249,8 +265,12 @@ impl HostNetwork {
         if let Some(slot) = self.slots.take(namespace, id)? {
             return Ok(slot);
         }
-        if let Some(slot) = self.slots.give_up(namespace) {
-            self.cni.detach(&slot.id).await?;
+        if let Some(slot) = self.slots.give_up(namespace)
+            && let Err(error) = self.cni.detach(&slot.id).await
+        {
+            // What is left of it is tried again in the background.
+            self.slots.discard(namespace, slot.id);
+            return Err(error.into());
         }
         Ok(self.cni.attach_to(conflist, id.as_str()).await?)
     }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use crate::ask::{Ask, Lack, Wish, weight};
 use crate::balance::{heaviest, least_loaded, less_loaded_of_two};
 use crate::endpoint::{Endpoint, Occupancy, Vacancy};
+use crate::tunnel::Traffic;
 use crate::upstream::Upstream;
 
 /// An endpoint, and one in its count of claims. Dropping it releases the claim.
@@ -116,6 +117,11 @@ impl Claim {
     #[must_use]
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// Where it is noted that something moves on a tunnel: each key is idle by itself.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        if self.endpoint.key().is_some() { self.endpoint.traffic() } else { self.upstream.traffic() }
     }
 
     pub(crate) fn ask(&self) -> &Ask {

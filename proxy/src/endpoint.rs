@@ -24,7 +24,7 @@ use crate::affinity::Tag;
 use crate::function::ReplicaId;
 use crate::placement::ReplicaKey;
 use crate::pool::{Connection, Pool};
-use crate::tunnel::Ends;
+use crate::tunnel::{Ends, Traffic};
 
 /// The bit of the state that refuses new claims.
 const CLOSED: u64 = 1 << 63;
@@ -86,6 +86,8 @@ pub struct Endpoint {
     pool: Arc<Pool>,
     /// Speaks to the tunnels.
     ends: Ends,
+    /// On them, if it has a key.
+    traffic: Traffic,
 }
 
 impl Endpoint {
@@ -110,6 +112,7 @@ impl Endpoint {
             idle: Notify::new(),
             pool: Arc::default(),
             ends: Ends::default(),
+            traffic: Traffic::default(),
         })
     }
 
@@ -152,6 +155,17 @@ impl Endpoint {
     #[must_use]
     pub fn claims_total(&self) -> u64 {
         self.claims.load(Ordering::Relaxed)
+    }
+
+    /// How long ago something of a message last moved on a tunnel of this replica. Noted for the replicas of keys alone: of
+    /// others [`Upstream::last_traffic`](crate::Upstream::last_traffic) tells.
+    #[must_use]
+    pub fn last_traffic(&self) -> Option<Duration> {
+        self.traffic.last().map(|last| last.elapsed())
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Resolves when no claim is left. After [`close`](Self::close), or after the endpoint was published no more, none

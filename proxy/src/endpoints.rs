@@ -48,12 +48,8 @@ impl Endpoints {
             .filter(|endpoint| !other.of(endpoint.key()).iter().any(|there| Arc::ptr_eq(there, endpoint)))
     }
 
-    /// How many keys have an endpoint.
-    pub(crate) fn keys(&self) -> usize {
-        self.by_key.len()
-    }
-
-    pub(crate) fn has(&self, key: &ReplicaKey) -> bool {
-        self.by_key.contains_key(key)
+    /// The keys that have an endpoint.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &ReplicaKey> {
+        self.by_key.keys()
     }
 }

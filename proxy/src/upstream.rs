@@ -29,6 +29,7 @@ use crate::endpoint::{Endpoint, Vacancy};
 use crate::endpoints::Endpoints;
 use crate::error::Error;
 use crate::function::FunctionKey;
+use crate::keys::{self, Admission, HeldKeys};
 use crate::metrics::{Counters, Load, Refused, Totals};
 use crate::placement::{Placement, ReplicaKey};
 use crate::tunnel::{CloseFrame, Traffic};
@@ -128,6 +129,8 @@ pub struct Upstream {
     pub(crate) endpoints: ArcSwap<Endpoints>,
     /// Those that take no new work and may still have tunnels.
     leaving: Mutex<Vec<Weak<Endpoint>>>,
+    /// `None` where none is held.
+    held_keys: ArcSwapOption<HeldKeys>,
     /// Counts up with each claim, so that choices among endpoints are spread.
     pub(crate) turn: AtomicUsize,
     waiting: WaitingRoom<Claim, Error>,
@@ -151,6 +154,7 @@ impl Upstream {
             placement: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
             leaving: Mutex::default(),
+            held_keys: ArcSwapOption::empty(),
             turn: AtomicUsize::new(0),
             waiting: WaitingRoom::new(),
             demand: Notify::new(),
@@ -232,8 +236,7 @@ impl Upstream {
         }
         match reason {
             Some(reason) => {
-                let reason = reason.into();
-                self.waiting.refuse(&Error::Unavailable { function: self.key.clone(), reason });
+                self.waiting.refuse(&self.unavailable(reason.into()));
             }
             None => self.waiting.wait_again(),
         }
@@ -253,6 +256,22 @@ impl Upstream {
             endpoint.ends().close(Arc::clone(&frame));
         }
         count
+    }
+
+    /// Says for which keys there is a replica in whatever phase, or is to be one: they count against
+    /// [`Placement::max_keys`], and their requests may wait, whatever that is. Those who wait for a key with a reason, or
+    /// come and could not be served, are told that.
+    pub fn hold_keys(&self, keys: HeldKeys) {
+        if keys.is_empty() && self.held_keys.load().is_none() {
+            return;
+        }
+        let keys = Arc::new(keys);
+        self.held_keys.store((!keys.is_empty()).then(|| Arc::clone(&keys)));
+        for (key, reason) in &*keys {
+            if let Some(reason) = reason {
+                self.waiting.refuse_key(key, &self.unavailable(Arc::clone(reason)));
+            }
+        }
     }
 
     /// The function was deleted: whoever waits or still comes is told that there is none. Final.
@@ -375,7 +394,8 @@ impl Upstream {
     }
 
     /// How long ago something of a message last moved on a tunnel of this function, either way; a ping or a pong is
-    /// none. Of protocols other than WebSocket each byte counts. `None` as long as there was nothing.
+    /// none. Of protocols other than WebSocket each byte counts. `None` as long as there was nothing. Where replicas have
+    /// keys, each of them tells: [`Endpoint::last_traffic`].
     #[must_use]
     pub fn last_traffic(&self) -> Option<Duration> {
         self.traffic.last().map(|last| last.elapsed())
@@ -409,18 +429,16 @@ impl Upstream {
         waiting: &mut dyn Iterator<Item = &ReplicaKey>,
     ) -> Result<(), Error> {
         let max = self.placement.load().as_ref().map_or(0, |placement| placement.max_keys);
-        let endpoints = self.endpoints.load();
-        if endpoints.has(key) {
-            return Ok(());
+        let (endpoints, held) = (self.endpoints.load(), self.held_keys.load());
+        match keys::admit(key, held.as_deref(), endpoints.keys(), waiting, max) {
+            Admission::Waits => Ok(()),
+            Admission::Refused(reason) => Err(self.unavailable(reason)),
+            Admission::TooMany => Err(Error::TooManyKeys { function: self.key.clone(), max }),
         }
-        let mut keys = endpoints.keys();
-        for other in waiting.filter(|other| !endpoints.has(other)) {
-            if other == key {
-                return Ok(());
-            }
-            keys += 1;
-        }
-        if keys < max { Ok(()) } else { Err(Error::TooManyKeys { function: self.key.clone(), max }) }
+    }
+
+    fn unavailable(&self, reason: Arc<str>) -> Error {
+        Error::Unavailable { function: self.key.clone(), reason }
     }
 
     fn refused(&self, error: Error) -> Error {

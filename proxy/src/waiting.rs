@@ -189,6 +189,17 @@ impl<T, E: Clone> WaitingRoom<T, E> {
         }
     }
 
+    /// Turns away those who wait in the line of `key`. Newcomers are not.
+    pub(crate) fn refuse_key(&self, key: &ReplicaKey, refusal: &E) {
+        let mut held = self.0.lock();
+        let line = held.lines.remove(&Some(key.clone())).unwrap_or_default();
+        held.len -= line.len();
+        for waiter in line.into_values() {
+            // One that went away needs no answer.
+            drop(waiter.caller.send(Err(refusal.clone())));
+        }
+    }
+
     /// Lets newcomers wait again.
     pub(crate) fn wait_again(&self) {
         self.0.lock().refusal = None;

@@ -322,6 +322,16 @@ impl Host {
         running.filter_map(|(id, pid)| Some((id, started(pid?)?))).collect()
     }
 
+    /// The first process of this replica.
+    ///
+    /// # Panics
+    /// When it has none.
+    #[must_use]
+    pub fn process(&self, replica: &str) -> (String, Started) {
+        let found = self.processes().into_iter().find(|(id, _)| id == replica);
+        found.unwrap_or_else(|| panic!("{replica} has no process"))
+    }
+
     /// The only running replica of the function. Its id begins with the function's name.
     ///
     /// # Panics

@@ -4,7 +4,7 @@
 
 use hyper::body::Incoming;
 use hyper::{Method, StatusCode};
-use roost_tests::{Api, Config, ECHO, Host, Socket, body_of, eventually, next_piece};
+use roost_tests::{Api, Config, ECHO, Host, PATIENCE, Socket, body_of, eventually, next_piece};
 use serde_json::{Value, json};
 
 /// A watch on `/system/events`.
@@ -24,6 +24,11 @@ impl Watch {
 
     /// The next event: its id and its data. `None` at the end.
     async fn next(&mut self) -> Option<(u64, Value)> {
+        // Heartbeats come all the time.
+        tokio::time::timeout(PATIENCE, self.event()).await.expect("an event, or the end")
+    }
+
+    async fn event(&mut self) -> Option<(u64, Value)> {
         loop {
             while let Some((event, rest)) = self.text.split_once("\n\n") {
                 let (event, rest) = (event.to_owned(), rest.to_owned());
@@ -78,9 +83,11 @@ async fn decisions_are_told_as_they_are_made_with_their_reason_to_whoever_may_lo
     host.post_function(&idles("other")).await;
     let of_other = all.next().await.unwrap();
     assert_eq!(of_other.1["function"], "other");
-    host.post_function(&idles("echo")).await;
+    // Nothing is decided of it before it is watched, and a function that is not there cannot be.
+    host.deployed(&json!({ "service": "echo", "image": ECHO })).await;
     let mut one = Watch::open(&host.api, "?function=echo").await;
     let mut of_namespace = Watch::open(&host.api, "?namespace=openfaas-fn").await;
+    host.put_function(&idles("echo")).await;
 
     let (first, idle) = one.next().await.unwrap();
     assert!(first > of_other.0);

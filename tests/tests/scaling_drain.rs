@@ -113,6 +113,8 @@ async fn a_replica_that_says_it_has_enough_is_left_alone_until_it_has_not() {
             "com.openfaas.ready.http.path": "/cgi-bin/ready",
             "com.openfaas.ready.http.periodSeconds": "200ms",
             "com.openfaas.ready.http.failureThreshold": "1",
+            // An answer that is late is no answer, and a script may take long where other work shares the machine.
+            "com.openfaas.ready.http.timeoutSeconds": "30s",
         },
     });
     host.deployed(&body).await;

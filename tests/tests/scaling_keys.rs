@@ -4,23 +4,22 @@
 
 use futures_util::future::join_all;
 use hyper::StatusCode;
-use roost_tests::{Config, ECHO, Host, Socket, eventually};
+use roost_tests::{Config, ECHO, Host, Image, Socket, eventually};
 use serde_json::json;
 
-/// An echo with a replica for each key, two at most, that go when they were idle for two seconds.
-async fn keyed(by: &str) -> Host {
+/// An echo with a replica for each key, two at most, that go when they were idle for so long.
+async fn keyed(by: &str, idle: &str) -> Host {
     let host = Host::with_echo(Config::default()).await;
     let labels = json!({
         "com.openfaas.scale.max": "2",
         "com.openfaas.scale.zero": "true",
-        "com.openfaas.scale.zero-duration": "2s",
+        "com.openfaas.scale.zero-duration": idle,
     });
     let annotations = json!({ "roost.scale.key": by, "roost.idle.state": "stopped", "roost.drain": "1s" });
     let body = json!({ "service": "echo", "image": ECHO, "labels": labels, "annotations": annotations });
     host.post_function(&body).await;
     // It has no replica until somebody says a key.
-    host.status("echo", "Ready or Idle", |status| status["phase"] == "Ready" || status["phase"] == "Idle")
-        .await;
+    host.was_up("echo").await;
     host
 }
 
@@ -32,7 +31,7 @@ async fn replica_of(host: &Host, path: &str) -> String {
 
 #[tokio::test]
 async fn each_key_has_a_replica_that_knows_it_and_goes_by_itself() {
-    let host = keyed("query:customer").await;
+    let host = keyed("query:customer", "2s").await;
     assert_eq!(host.processes(), []);
 
     // Sockets, so that neither goes while it is looked at.
@@ -50,8 +49,9 @@ async fn each_key_has_a_replica_that_knows_it_and_goes_by_itself() {
     assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS, "{}", third.text());
     assert!(third.header("retry-after").parse::<u32>().is_ok());
     grace.leave().await;
-    eventually("the end of an idle key's replica", || async { (host.processes().len() == 1).then_some(()) })
-        .await;
+    // As long as anything is left of its replica it counts.
+    let one = |status: &serde_json::Value| status["replicas"].as_array().is_some_and(|all| all.len() == 1);
+    host.status("echo", "the end of an idle key's replica", one).await;
     let mary = Socket::open(&host, "/function/echo?customer=mary").await;
     assert_eq!(mary.header("x-replica-key"), "mary");
     assert_eq!(replica_of(&host, "/headers?customer=ada").await, ada.replica());
@@ -68,8 +68,7 @@ async fn many_that_come_with_a_new_key_at_once_are_one_start() {
         "annotations": { "roost.scale.key": "path[1]", "roost.idle.state": "stopped" },
     });
     host.post_function(&body).await;
-    host.status("echo", "Ready or Idle", |status| status["phase"] == "Ready" || status["phase"] == "Idle")
-        .await;
+    host.was_up("echo").await;
     let paths = (0..200).map(|n| if n % 2 == 0 { "/a/headers" } else { "/b" });
     let mut replicas = join_all(paths.map(|path| replica_of(&host, path))).await;
     replicas.sort();
@@ -80,7 +79,7 @@ async fn many_that_come_with_a_new_key_at_once_are_one_start() {
 
 #[tokio::test]
 async fn the_replicas_of_keys_are_found_again_by_a_daemon_that_was_restarted() {
-    let mut host = keyed("header:X-Room").await;
+    let mut host = keyed("header:X-Room", "1h").await;
     let room = [("x-room", "attic")];
     let socket = Socket::try_open(&host, "/function/echo", &room).await.unwrap();
     let process = host.process_of("echo");
@@ -105,8 +104,7 @@ async fn an_update_leaves_at_most_one_replica_of_a_key() {
         })
     };
     host.post_function(&body(0)).await;
-    host.status("echo", "Ready or Idle", |status| status["phase"] == "Ready" || status["phase"] == "Idle")
-        .await;
+    host.was_up("echo").await;
     replica_of(&host, "/headers?k=only").await;
     for n in 1..=3 {
         host.put_function(&body(n)).await;
@@ -119,4 +117,83 @@ async fn an_update_leaves_at_most_one_replica_of_a_key() {
     }
     let seen = watch.seen();
     assert_eq!(seen.most_running, 1, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_key_whose_caller_has_left_counts_as_long_as_it_has_a_replica_that_comes_up() {
+    let host = keyed("path[1]", "1h").await;
+    let events = host.watch("echo").await;
+    for (n, key) in ["a", "b"].into_iter().enumerate() {
+        let path = format!("/function/echo/{key}");
+        let made = async {
+            eventually("its container", || async { (events.seen().made > n).then_some(()) }).await;
+        };
+        tokio::select! { _ = host.api.get(&path) => {} () = made => {} }
+    }
+    let third = host.api.get("/function/echo/c").await;
+    assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS, "{}", third.text());
+    replica_of(&host, "/a/headers").await;
+    replica_of(&host, "/b/headers").await;
+    assert_eq!(events.seen().made, 2);
+}
+
+/// An echo that ends at once where its environment says so, for all keys or for one.
+fn crashing() -> Image {
+    Image::script(
+        "case \"$CRASH\" in all) exit 1 ;; \"$ROOST_KEY\") exit 1 ;; esac
+         busybox mkdir -p /www && echo \"$N\" >/www/index.html && exec busybox httpd -f -p 8080 -h /www",
+    )
+}
+
+fn crashes(n: u32, for_key: &str) -> serde_json::Value {
+    json!({
+        "service": "fragile",
+        "image": "fragile:1",
+        "envVars": { "CRASH": for_key, "N": n.to_string() },
+        "annotations": { "roost.scale.key": "query:k", "roost.drain": "0", "roost.idle.state": "stopped" },
+    })
+}
+
+#[tokio::test]
+async fn a_key_that_crashes_holds_up_no_other_and_is_told_why() {
+    let host = Host::start().await;
+    host.import(&crashing(), "fragile:1").await;
+    host.post_function(&crashes(0, "bad")).await;
+    host.was_up("fragile").await;
+    eventually("a refusal of the bad key", || async {
+        let answer = host.api.get("/function/fragile/?k=bad").await;
+        let told =
+            answer.status == StatusCode::SERVICE_UNAVAILABLE && answer.text().contains("before it was ready");
+        told.then_some(())
+    })
+    .await;
+    for key in ["good", "better"] {
+        let answer = host.api.get(&format!("/function/fragile/?k={key}")).await;
+        assert_eq!((answer.status, answer.text().trim()), (StatusCode::OK, "0"), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn an_update_that_crashes_leaves_the_keys_with_what_served() {
+    let host = Host::start().await;
+    host.import(&crashing(), "fragile:1").await;
+    host.post_function(&crashes(0, "none")).await;
+    host.was_up("fragile").await;
+    let answer = |key: &'static str| {
+        let host = &host;
+        async move { host.api.get(&format!("/function/fragile/?k={key}")).await.text().trim().to_owned() }
+    };
+    assert_eq!(answer("a").await, "0");
+    let before = host.function("fragile").await["status"]["revision"].clone();
+    host.put_function(&crashes(1, "all")).await;
+    host.status("fragile", "Failed", |status| status["phase"] == "Failed" && status["revision"] != before)
+        .await;
+    // The key that was there, and one that comes now.
+    for key in ["a", "b"] {
+        eventually("the old revision", || async { (answer(key).await == "0").then_some(()) }).await;
+    }
+    host.put_function(&crashes(2, "none")).await;
+    for key in ["a", "b"] {
+        eventually("the new revision", || async { (answer(key).await == "2").then_some(()) }).await;
+    }
 }

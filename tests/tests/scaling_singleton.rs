@@ -99,6 +99,20 @@ async fn more_than_one_of_a_singleton_is_refused() {
 }
 
 #[tokio::test]
+async fn one_that_was_scaled_to_more_and_becomes_a_singleton_has_one_also_behind_a_restart() {
+    let mut host = Host::with_echo(Config::default()).await;
+    host.deployed(&body(&json!({}), 0)).await;
+    host.scale("echo", 3).await;
+    host.has_ready("echo", 3).await;
+    update(&host, &body(&json!({ "roost.scale.singleton": "true", "roost.drain": "0" }), 1)).await;
+    host.has_ready("echo", 1).await;
+    assert_eq!(host.function("echo").await["replicas"], 1);
+    host.restart().await;
+    host.has_ready("echo", 1).await;
+    assert_eq!(host.function("echo").await["replicas"], 1);
+}
+
+#[tokio::test]
 async fn without_a_word_of_it_the_new_one_begins_before_the_old_one_goes() {
     let (host, events) = deployed(&json!({})).await;
     update(&host, &body(&json!({}), 1)).await;

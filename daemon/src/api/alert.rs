@@ -1,7 +1,5 @@
 //! `/system/alert`: AlertManager's webhook, as the gateway of OpenFaaS takes it. Replicas by a step, up or back.
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use roost_proxy::function::FunctionKey;
@@ -11,7 +9,8 @@ use serde_json::Value;
 use super::extract::Body;
 use super::functions::json;
 use super::{Api, ApiError};
-use crate::function::spec::{self, MAX_REPLICAS};
+use crate::function::spec::{Deployment, MAX_REPLICAS};
+use crate::scaling::Policy;
 
 /// The label with the most replicas that alerts lead to, and what holds without it.
 const MAX: (&str, u32) = ("com.openfaas.scale.max", 20);
@@ -63,7 +62,7 @@ async fn scale(api: &Api, alert: Value) -> Result<(), ApiError> {
     let name = alert.labels.function_name;
     let key = FunctionKey::from_route(&name).map_err(|_| ApiError::unknown_function(name))?;
     let firing = alert.status == "firing";
-    let step = move |replicas, labels: &BTreeMap<_, _>| next(firing, replicas, labels);
+    let step = move |replicas, deployment: &Deployment| next(firing, replicas, deployment);
     Ok(api.registry.scale(key, step).await?)
 }
 
@@ -76,16 +75,17 @@ fn read(alert: Value) -> Result<Alert, ApiError> {
 }
 
 /// How many replicas there are to be after an alert.
-fn next(firing: bool, replicas: u32, labels: &BTreeMap<String, String>) -> u32 {
+fn next(firing: bool, replicas: u32, deployment: &Deployment) -> u32 {
+    let settings = deployment.settings();
     let number = |(label, default): (&str, u32)| {
-        labels.get(label).and_then(|text| text.parse().ok()).unwrap_or(default)
+        settings.get(label).and_then(|text| text.parse().ok()).unwrap_or(default)
     };
     let (max, factor) = (number(MAX).min(MAX_REPLICAS), number(FACTOR).min(100));
     match (firing, factor) {
         (_, 0) => replicas,
         // What was scaled beyond the label by hand stays.
         (true, _) => replicas.saturating_add((max * factor).div_ceil(100)).min(max.max(replicas)),
-        (false, _) => spec::replicas(labels).unwrap_or(1),
+        (false, _) => Policy::parse(deployment).unwrap_or_default().min,
     }
 }
 
@@ -95,11 +95,10 @@ mod tests {
 
     #[test]
     fn an_alert_adds_a_part_of_the_most_and_its_end_leads_back_to_the_least() {
-        let labels = |pairs: &[(&str, &str)]| {
-            pairs
-                .iter()
-                .map(|(key, value)| (format!("com.openfaas.scale.{key}"), (*value).to_owned()))
-                .collect()
+        let labelled = |pairs: &[(&str, &str)]| {
+            let label =
+                |(key, value): &(&str, &str)| (format!("com.openfaas.scale.{key}"), (*value).to_owned());
+            Deployment { labels: pairs.iter().map(label).collect(), ..Deployment::default() }
         };
         for (firing, replicas, pairs, expected) in [
             (true, 1, &[][..], 5),
@@ -114,7 +113,7 @@ mod tests {
             (false, 7, &[("min", "3")][..], 3),
             (false, 7, &[("factor", "0")][..], 7),
         ] {
-            assert_eq!(next(firing, replicas, &labels(pairs)), expected, "{firing} {replicas} {pairs:?}");
+            assert_eq!(next(firing, replicas, &labelled(pairs)), expected, "{firing} {replicas} {pairs:?}");
         }
     }
 }

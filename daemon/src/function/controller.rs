@@ -19,7 +19,7 @@ use crate::function::known::{ImageState, Known};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::registry::Registry;
 use crate::function::replica::{Cause, Checks, Event, Host, Inherited, Order, Origin, Replica};
-use crate::function::rollout::{self, Phase, Step, Target, View, Wish};
+use crate::function::rollout::{self, Phase, Plan, Step, Target, View, Wish};
 use crate::function::shard::Shard;
 use crate::function::status::Status;
 use crate::function::timeouts::Times;
@@ -34,6 +34,7 @@ use crate::usage::Sampler;
 /// What has happened and the controller has not looked at; those who tell it wait when it is full.
 const HAPPENINGS: usize = 64;
 
+mod keys;
 mod load;
 mod tell;
 
@@ -198,6 +199,9 @@ impl Controller {
             self.policy = (record.newest.id.clone(), policy);
         }
         let policy = &self.policy.1;
+        if record.complete {
+            self.shards.values_mut().for_each(Shard::updated);
+        }
         if policy.placement.key.is_some() {
             self.shards.remove(&None);
             return;
@@ -217,7 +221,7 @@ impl Controller {
                 None => record.wanted(&record.newest).max(1),
             };
             if desired != shard.desired() {
-                shard.tell(desired, now);
+                shard.update(desired, now);
             }
         }
     }
@@ -231,28 +235,20 @@ impl Controller {
             let known = self.revisions.entry(id).or_insert_with(|| Known::new(revision));
             known.seek_image(revision, &self.tools, &self.happenings.0, now);
         }
-        if self.is_idle() {
-            self.revisions.values_mut().for_each(Known::rest);
+        for (key, shard) in &mut self.shards {
+            if shard.has_fallen_idle() {
+                self.revisions.values_mut().for_each(|known| known.rest(key));
+            }
         }
-        let target = |revision: &Revision| {
-            let known = self.revisions.get(revision.of_replicas())?;
-            // Nothing is started of one that may turn out to need nothing of its own.
-            let undecided = revision.only_settings && matches!(known.image, ImageState::Here(_));
-            Some(known.target(revision.of_replicas(), now)).filter(|_| !undecided)
+        self.revisions.values_mut().for_each(|known| known.keep(|key| self.shards.contains_key(key)));
+        let Some(newest) = self.target(&record.newest, &None, now) else { return };
+        let mut complete = self.is_good_for_keys(&newest);
+        let plan = |(key, shard): (&Option<ReplicaKey>, &Shard)| {
+            Some((key.clone(), self.plan(record, key, shard, now)?))
         };
-        let Some(newest) = target(&record.newest) else { return };
-        let serving: Option<Target> = record.serving.as_ref().and_then(target);
-        // With keys there may be nothing to start: it is good when it could be.
-        let mut complete = self.policy.1.placement.key.is_some() && newest.startable;
-        let wish = |(key, shard): (&Option<ReplicaKey>, &Shard)| {
-            let (policy, replicas) = (&self.policy.1, shard.desired() as usize);
-            let (recreate, rest) = (policy.recreate, shard.rung(policy, now).0);
-            (key.clone(), Wish { newest: &newest, serving: serving.as_ref(), replicas, recreate, rest })
-        };
-        let wishes: Vec<_> = self.shards.iter().map(wish).collect();
+        let plans: Vec<_> = self.shards.iter().filter_map(plan).collect();
         let mut leaving = Vec::new();
-        for (key, wish) in wishes {
-            let plan = rollout::plan(&wish, &self.views(key.as_ref()));
+        for (key, plan) in plans {
             complete |= plan.complete && key.is_none();
             for start in &plan.start {
                 self.start(&start.revision, key.clone(), start.stand);
@@ -279,14 +275,44 @@ impl Controller {
         }
     }
 
+    /// A revision as the plan for a key is to see it; `None` if nothing is to be started of it, since it may turn out to
+    /// need nothing of its own.
+    fn target(&self, revision: &Revision, key: &Option<ReplicaKey>, now: Instant) -> Option<Target> {
+        let known = self.revisions.get(revision.of_replicas())?;
+        let undecided = revision.only_settings && matches!(known.image, ImageState::Here(_));
+        (!undecided).then(|| known.target(revision.of_replicas(), key, now))
+    }
+
+    fn plan(
+        &self,
+        record: &FunctionRecord,
+        key: &Option<ReplicaKey>,
+        shard: &Shard,
+        now: Instant,
+    ) -> Option<Plan> {
+        let policy = &self.policy.1;
+        let newest = self.target(&record.newest, key, now)?;
+        let serving = record.serving.as_ref().and_then(|serving| self.target(serving, key, now));
+        let wish = Wish {
+            newest: &newest,
+            serving: serving.as_ref(),
+            replicas: shard.desired() as usize,
+            recreate: policy.recreate,
+            asleep: shard.is_unasked(),
+            rest: shard.rung(policy, now).0,
+        };
+        Some(rollout::plan(&wish, &self.views(key.as_ref())))
+    }
+
     /// Nothing is wanted any more.
     fn wind_up(&mut self) {
+        // What the settings say of it holds to the end, though they are gone then.
+        let drain = self.drain();
         self.revisions.clear();
         self.shards.clear();
         self.policy = Default::default();
         (self.restarts, self.oom_kills, self.last_exit, self.last_scaled) = (0, 0, None, None);
         self.upstream.publish(Vec::new());
-        let drain = self.drain();
         self.replicas.iter_mut().for_each(|replica| replica.tell(Step::End, drain));
     }
 
@@ -351,7 +377,7 @@ impl Controller {
         info!(function = %self.key, replica = %id, "{}: {what} replica {id}", self.key);
         let order = match phase {
             Phase::Created => Order::Stand,
-            Phase::Paused => Order::Pause,
+            Phase::Paused => Order::Pause(self.drain()),
             _ => Order::Run,
         };
         let orders = watch::Sender::new(order);
@@ -445,7 +471,7 @@ impl Controller {
     }
 
     fn replica_failed(&mut self, index: usize, cause: &Cause) {
-        let Kept { id, revision, ready_since, .. } = &self.replicas[index];
+        let Kept { id, key, revision, ready_since, .. } = &self.replicas[index];
         let (Cause::NotStarted(why) | Cause::Ended(why) | Cause::OutOfMemory(why)) = cause;
         warn!(function = %self.key, replica = %id, "{}: replica {id}: {why}", self.key);
         self.restarts += 1;
@@ -454,7 +480,7 @@ impl Controller {
             self.last_exit = Some((revision.clone(), how.clone()));
         }
         if let Some(known) = self.revisions.get_mut(revision) {
-            known.replica_failed(cause, *ready_since, Instant::now());
+            known.replica_failed(key, cause, *ready_since, Instant::now());
         }
     }
 

@@ -63,14 +63,14 @@ impl Kept {
         self.rests = matches!(self.phase, Phase::Created | Phase::Paused);
     }
 
-    /// Tells it to take a step, if that is another one than it takes. One that is to end has `drain` for what it has, and
-    /// hears nothing more.
+    /// Tells it to take a step, if that is another one than it takes. One that is to be frozen or to end has
+    /// `drain` for what it has; one that is to end hears nothing more.
     pub fn tell(&mut self, step: Step, drain: Duration) {
         let (order, phase) = match (step, self.phase) {
             (_, Phase::Draining | Phase::Stopping) => return,
             (Step::Run, Phase::Created | Phase::Paused) => (Order::Run, Phase::Starting),
             (Step::Run, phase) => (Order::Run, phase),
-            (Step::Pause, _) => (Order::Pause, Phase::Paused),
+            (Step::Pause, _) => (Order::Pause(drain), Phase::Paused),
             (Step::End, _) => (Order::End(drain), Phase::Draining),
         };
         self.rests &= phase == self.phase;

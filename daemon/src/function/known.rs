@@ -2,8 +2,10 @@
 //!
 //! Owns no replica. Its controller asks and tells.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use roost_proxy::ReplicaKey;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -47,7 +49,8 @@ pub struct Known {
     pub image: ImageState,
     /// The last thing that went wrong, until it is right.
     pub failure: Option<Failure>,
-    replicas: Backoff,
+    /// Of replicas that failed, by what they were for: what is wrong with one key is not the others' matter.
+    replicas: BTreeMap<Option<ReplicaKey>, Backoff>,
     fetches: Backoff,
 }
 
@@ -75,7 +78,7 @@ impl Known {
             spec,
             image: ImageState::Absent,
             failure,
-            replicas: Backoff::new(RESTART_PAUSE.0, RESTART_PAUSE.1),
+            replicas: BTreeMap::new(),
             fetches: Backoff::new(IMAGE_PAUSE.0, IMAGE_PAUSE.1),
         }
     }
@@ -121,13 +124,23 @@ impl Known {
         self.failure = Some(Failure { outside: "its image cannot be fetched".to_owned(), inside: why });
     }
 
-    /// A replica ended that should not have. The next one is started at once, or behind a pause if this is not the
-    /// first time, or it never was ready.
-    pub fn replica_failed(&mut self, cause: &Cause, ready_since: Option<Instant>, now: Instant) {
+    /// A replica ended that should not have. The next one for the same key is started at once, or behind a pause if this
+    /// is not the first time, or it never was ready.
+    pub fn replica_failed(
+        &mut self,
+        key: &Option<ReplicaKey>,
+        cause: &Cause,
+        ready_since: Option<Instant>,
+        now: Instant,
+    ) {
+        let tries = self
+            .replicas
+            .entry(key.clone())
+            .or_insert_with(|| Backoff::new(RESTART_PAUSE.0, RESTART_PAUSE.1));
         match ready_since {
-            Some(since) if now.duration_since(since) >= GOOD_TIME => self.replicas.reset(),
-            Some(_) if self.replicas.failures() == 0 => self.replicas.forgive(),
-            _ => self.replicas.fail(now),
+            Some(since) if now.duration_since(since) >= GOOD_TIME => tries.reset(),
+            Some(_) if tries.failures() == 0 => tries.forgive(),
+            _ => tries.fail(now),
         }
         self.failure = Some(match cause {
             Cause::Ended(how) | Cause::OutOfMemory(how) => {
@@ -141,33 +154,46 @@ impl Known {
         });
     }
 
-    /// No replica of it is wanted: the next one is a new beginning.
-    pub fn rest(&mut self) {
-        self.replicas.reset();
-        if matches!(self.image, ImageState::Here(_)) {
+    /// No replica of it is wanted for this key any more: the next one is a new beginning. To be told once each time: what
+    /// is kept ready meanwhile and fails is not tried again.
+    pub fn rest(&mut self, key: &Option<ReplicaKey>) {
+        self.replicas.remove(key);
+        if self.replicas.is_empty() && matches!(self.image, ImageState::Here(_)) {
             self.failure = None;
         }
     }
 
-    /// What the plan is to know of it.
+    /// Forgets all keys but those that count.
+    pub fn keep(&mut self, counts: impl Fn(&Option<ReplicaKey>) -> bool) {
+        self.replicas.retain(|key, _| counts(key));
+    }
+
+    /// What the plan for a key is to know of it.
     #[must_use]
-    pub fn target(&self, revision: &str, now: Instant) -> Target {
-        let startable = matches!(self.image, ImageState::Here(_)) && self.replicas.until(now).is_none();
-        Target { revision: revision.to_owned(), startable, failed: self.replicas.failures() > 0 }
+    pub fn target(&self, revision: &str, key: &Option<ReplicaKey>, now: Instant) -> Target {
+        let tries = self.replicas.get(key);
+        let startable =
+            matches!(self.image, ImageState::Here(_)) && tries.is_none_or(|tries| tries.until(now).is_none());
+        Target { revision: revision.to_owned(), startable, failed: failures(tries) > 0 }
     }
 
     /// When something is due that is not now.
     #[must_use]
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let fetch = self.fetches.until(now).filter(|_| matches!(self.image, ImageState::Absent));
-        fetch.into_iter().chain(self.replicas.until(now)).min()
+        fetch.into_iter().chain(self.replicas.values().filter_map(|tries| tries.until(now))).min()
     }
 
-    /// Is a request better refused than held, as far as this revision goes?
+    /// Is a request for this key better refused than held, as far as this revision goes?
     #[must_use]
-    pub fn refuses(&self) -> bool {
-        self.spec.is_err() || self.replicas.failures() >= REFUSE_BEHIND || self.fetches.failures() > 0
+    pub fn refuses(&self, key: &Option<ReplicaKey>) -> bool {
+        let tries = self.replicas.get(key);
+        self.spec.is_err() || failures(tries) >= REFUSE_BEHIND || self.fetches.failures() > 0
     }
+}
+
+fn failures(tries: Option<&Backoff>) -> u32 {
+    tries.map_or(0, Backoff::failures)
 }
 
 /// The image of a revision: the one it was pinned to if that is still here, else what its reference stands for now.
@@ -189,4 +215,32 @@ async fn fetch(
     }
     tools.host.runtime.ensure_namespace(namespace).await.map_err(|e| e.to_string())?;
     tools.images.ensure(namespace, &spec.image, tools.policy, progress).await.map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::function::spec::Deployment;
+
+    #[test]
+    fn what_fails_for_one_key_holds_up_no_other() {
+        let revision =
+            Revision::new(Deployment { service: "f".into(), image: "a".into(), ..Deployment::default() });
+        let mut known = Known::new(&revision);
+        let (a, b) = (Some("a".parse().unwrap()), Some("b".parse().unwrap()));
+        let (now, ended) = (Instant::now(), Cause::Ended("exited with 1".to_owned()));
+        known.replica_failed(&a, &ended, None, now);
+        let failed = |known: &Known, key| known.target("r", key, now).failed;
+        assert!(failed(&known, &a) && !failed(&known, &b) && !failed(&known, &None));
+        assert_eq!(known.due(now), Some(now + RESTART_PAUSE.0));
+        known.replica_failed(&a, &ended, None, now + RESTART_PAUSE.0);
+        assert!(known.refuses(&a) && !known.refuses(&b) && !known.refuses(&None));
+        known.rest(&b);
+        assert!(known.refuses(&a), "b's rest is not a's");
+        known.rest(&a);
+        assert!(!known.refuses(&a) && !failed(&known, &a));
+        known.replica_failed(&a, &ended, None, now);
+        known.keep(Option::is_none);
+        assert!(!failed(&known, &a) && known.due(now).is_none());
+    }
 }

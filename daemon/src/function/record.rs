@@ -7,7 +7,7 @@ use roost_proxy::Access;
 use serde::{Deserialize, Serialize};
 
 use crate::function::access;
-use crate::function::spec::{self, Deployment};
+use crate::function::spec::Deployment;
 use crate::function::timeouts::Times;
 use crate::scaling::Policy;
 
@@ -159,10 +159,11 @@ impl FunctionRecord {
         Self { replicas: self.replicas.filter(|replicas| *replicas > 0), ..self.clone() }
     }
 
-    /// How many replicas are wanted of a revision.
+    /// How many replicas are wanted of a revision. What was scaled before it became a singleton counts for one at most.
     #[must_use]
     pub fn wanted(&self, revision: &Revision) -> u32 {
-        self.replicas.unwrap_or_else(|| minimum(revision))
+        let policy = policy(revision);
+        policy.allowed(self.replicas.unwrap_or(policy.min))
     }
 
     /// The same function, its newest revision being up.
@@ -207,9 +208,15 @@ fn only_settings(old: &Deployment, new: &Deployment) -> bool {
     old != new && seen(old) == seen(new)
 }
 
-/// What the labels of a revision ask for: at least 1. They were checked when they were sent.
+/// How many replicas the settings of a revision ask for: at least 1, but with keys none.
 fn minimum(revision: &Revision) -> u32 {
-    spec::replicas(&revision.deployment.labels).unwrap_or(1)
+    policy(revision).min
+}
+
+/// What the settings of a revision say. They were checked when they were sent; those that an earlier daemon took and this
+/// one does not are left aside.
+fn policy(revision: &Revision) -> Policy {
+    Policy::parse(&revision.deployment).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -248,6 +255,45 @@ mod tests {
         assert_eq!(asleep.woken().wanted(&asleep.newest), 2);
         let awake = asleep.scaled(1);
         assert_eq!(awake.woken(), awake);
+    }
+
+    #[test]
+    fn the_least_is_read_from_annotations_before_labels() {
+        let of = |labels: &[(&str, &str)], annotations: &[(&str, &str)]| {
+            let texts = |pairs: &[(&str, &str)]| {
+                pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+            };
+            let (labels, annotations) = (texts(labels), texts(annotations));
+            let record = FunctionRecord::new(Revision::new(Deployment {
+                labels,
+                annotations,
+                ..Deployment::default()
+            }));
+            record.wanted(&record.newest)
+        };
+        let min = |count| ("com.openfaas.scale.min", count);
+        assert_eq!(of(&[], &[min("3")]), 3);
+        assert_eq!(of(&[min("2")], &[min("3")]), 3);
+        assert_eq!(of(&[min("2")], &[]), 2);
+        assert_eq!(of(&[], &[("roost.scale.key", "path[1]")]), 0);
+    }
+
+    #[test]
+    fn what_was_scaled_by_hand_and_becomes_a_singleton_wants_one() {
+        let with = |name: &str, value: &str| {
+            let annotations = [(name.to_owned(), value.to_owned())].into();
+            Revision::new(Deployment { annotations, ..Deployment::default() })
+        };
+        let many = FunctionRecord::new(revision("a")).scaled(3);
+        for (name, value, wanted) in [
+            ("roost.scale.singleton", "true", 1),
+            ("roost.rollout", "recreate", 1),
+            ("roost.rollout", "start-first", 3),
+        ] {
+            let record = many.updated(with(name, value));
+            assert_eq!(record.wanted(&record.newest), wanted, "{name}");
+            assert_eq!(record.scaled(0).wanted(&record.newest), 0, "{name}");
+        }
     }
 
     #[test]

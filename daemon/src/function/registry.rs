@@ -18,11 +18,11 @@ use crate::function::controller::{Controller, Tools};
 use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::replica::Inherited;
-use crate::function::spec::{self, FunctionSpec};
+use crate::function::spec::{self, Deployment, FunctionSpec};
 use crate::function::status::Status;
 use crate::function::timeouts::Times;
 use crate::queue::Queue;
-use crate::scaling::Policy;
+use crate::scaling::{Policy, labels};
 use crate::secrets::{SecretError, SecretName};
 use crate::store::{Store, StoreError, path_of};
 use crate::usage::UsageRecord;
@@ -199,20 +199,20 @@ impl Registry {
         .await
     }
 
-    /// As many replicas of a function as `decide` makes of what there are to be now and its labels, from now on.
+    /// As many replicas of a function as `decide` makes of what there are to be now and its deployment, from now on.
     ///
     /// # Errors
     /// When there is no such function, its network has no room for so many, or the store fails.
     pub async fn scale(
         self: &Arc<Self>,
         key: FunctionKey,
-        decide: impl FnOnce(u32, &BTreeMap<String, String>) -> u32 + Send + 'static,
+        decide: impl FnOnce(u32, &Deployment) -> u32 + Send + 'static,
     ) -> Result<(), RegistryError> {
         let registry = Arc::clone(self);
         whole(async move {
             let _writer = registry.writer.lock().await;
             let old = registry.record(&key).ok_or_else(|| RegistryError::Unknown(key.clone()))?;
-            let replicas = decide(registry.desired(&key, &old), &old.newest.deployment.labels);
+            let replicas = decide(registry.desired(&key, &old), &old.newest.deployment);
             registry.require_room("replicas", &key.namespace, replicas)?;
             let policy = Policy::parse(&old.newest.deployment).unwrap_or_default();
             if policy.placement.key.is_some() {
@@ -240,9 +240,9 @@ impl Registry {
                 "roost.auth: this host has no users that could log in: auth.enabled is false in its settings";
             return Err(RegistryError::Refused(why.to_owned()));
         }
-        // That it is a number was seen to when it was read.
-        let least = spec::replicas(&spec.deployment.labels).unwrap_or(1);
-        self.require_room("labels.com.openfaas.scale.min", &spec.key.namespace, least)?;
+        let annotated = spec.deployment.annotations.contains_key(labels::MIN);
+        let field = format!("{}.{}", if annotated { "annotations" } else { "labels" }, labels::MIN);
+        self.require_room(&field, &spec.key.namespace, spec.policy.min)?;
         let secrets = &self.tools.host.secrets;
         let missing = |name: &&String| !secrets.contains(&spec.key.namespace, name);
         match spec.deployment.secrets.iter().find(missing) {

@@ -101,9 +101,10 @@ pub enum Order {
     /// To run, and to take requests when it is ready. It answers each such order with [`Event::Ready`], or with
     /// [`Event::Busy`], also if it runs already.
     Run,
-    /// To finish what it has, and then to be frozen: once it is ready, if it is not yet. Its endpoint is withdrawn by
-    /// whoever orders this, before. Changes nothing for one that was not started.
-    Pause,
+    /// To finish what it has within this time, and then to be frozen: once it is ready, if it is not yet. Where requests
+    /// are left then, it ends with them: nobody would answer them. Its endpoint is withdrawn by whoever orders this,
+    /// before. Changes nothing for one that was not started.
+    Pause(Duration),
     /// To take nothing new, to finish what it has within this time, and to end. There is no order behind this one.
     End(Duration),
 }

@@ -2,7 +2,7 @@
 //!
 //! Start-first: replicas of the newest revision are started beside those that serve, and these go when as many of
 //! the new ones are ready as are wanted. Until then the revision that serves is kept whole, so a revision that
-//! never comes up takes nothing away.
+//! never comes up takes nothing away. One that slept sleeps on, as long as nobody asks for it.
 //!
 //! Recreate: whatever is of another revision is gone before anything starts, and there are never more replicas than are
 //! wanted, in whatever phase. A newest revision that failed gives way to the one that served, and is not tried again.
@@ -35,6 +35,8 @@ pub struct Wish<'a> {
     pub replicas: usize,
     /// Do old ones end before new ones start?
     pub recreate: bool,
+    /// Is what served asleep, and nobody asks for it? Then it is left as it is: the newest comes up to be known to be good.
+    pub asleep: bool,
     /// What is kept when there are to be no replicas.
     pub rest: Rung,
 }
@@ -66,6 +68,11 @@ impl Phase {
         !matches!(self, Self::Draining | Self::Stopping)
     }
 
+    /// Was it ready, and does it work on what it has?
+    fn works(self) -> bool {
+        matches!(self, Self::Ready | Self::Busy)
+    }
+
     /// How much is lost with it: the least first.
     fn worth(self) -> u8 {
         match self {
@@ -73,8 +80,7 @@ impl Phase {
             Self::Created => 1,
             Self::Paused => 2,
             Self::Starting => 3,
-            Self::Busy => 4,
-            Self::Ready => 5,
+            Self::Busy | Self::Ready => 4,
         }
     }
 }
@@ -136,7 +142,7 @@ pub fn plan(wish: &Wish<'_>, replicas: &[View]) -> Plan {
 fn start_first(wish: &Wish<'_>, replicas: &[View]) -> Plan {
     let mut plan = Plan { complete: is_complete(wish, replicas), ..Plan::default() };
     plan.fill(wish.newest, wish.replicas, replicas, 0);
-    let kept = wish.serving.filter(|_| !plan.complete);
+    let kept = wish.serving.filter(|_| !plan.complete && !wish.asleep);
     if let Some(serving) = kept {
         plan.fill(serving, wish.replicas, replicas, 0);
     }
@@ -152,7 +158,7 @@ fn start_first(wish: &Wish<'_>, replicas: &[View]) -> Plan {
             // One that was overtaken before it was complete may be all that answers for now.
             Some(_) => other.phase == Phase::Ready && !answered,
             // Without a revision that was ever complete, whatever answers is better than nothing until the newest is.
-            None => other.phase == Phase::Ready,
+            None => other.phase.works(),
         };
         if !stays {
             plan.end(other);
@@ -171,10 +177,13 @@ fn recreate(wish: &Wish<'_>, replicas: &[View]) -> Plan {
     let others: Vec<&View> = replicas.iter().filter(|r| r.revision != current.revision).collect();
     if !(current.startable || begun || wish.serving.is_some()) {
         // Nothing can take over yet: what answers goes on.
-        others.iter().filter(|r| r.phase.is_live() && r.phase != Phase::Ready).for_each(|r| plan.end(r));
+        others.iter().filter(|r| r.phase.is_live() && !r.phase.works()).for_each(|r| plan.end(r));
         return plan;
     }
     others.iter().filter(|r| r.phase.is_live()).for_each(|r| plan.end(r));
+    if wish.asleep && current.revision != wish.newest.revision {
+        return plan;
+    }
     let ending = replicas.iter().filter(|r| r.revision == current.revision && !r.phase.is_live()).count();
     // As long as any other is there, nothing is started.
     let room_taken = if others.is_empty() { ending } else { wish.replicas };
@@ -223,8 +232,9 @@ impl Plan {
     /// stay, and run.
     fn fill(&mut self, target: &Target, wanted: usize, replicas: &[View], taken: usize) {
         let mut own: Vec<&View> = live(replicas).filter(|r| r.revision == target.revision).collect();
-        // Behind each other: what is worth most, has the most connections, and is the oldest (the sort is stable).
-        own.sort_by_key(|r| std::cmp::Reverse((r.phase.worth(), r.connections)));
+        // Behind each other: what is worth most, has the most connections, takes requests, and is the oldest (the sort is
+        // stable).
+        own.sort_by_key(|r| std::cmp::Reverse((r.phase.worth(), r.connections, r.phase == Phase::Ready)));
         let (stay, go) = own.split_at(own.len().min(wanted));
         let asleep = |r: &&&View| matches!(r.phase, Phase::Created | Phase::Paused);
         self.steps.extend(stay.iter().filter(asleep).map(|r| (r.id.clone(), Step::Run)));

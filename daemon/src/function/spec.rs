@@ -269,18 +269,6 @@ fn not_texts(field: &str, resources: Option<&Resources>) -> Vec<String> {
     odd.map(|(name, _)| format!("{field}.{name}: expected a text, such as \"1\"")).collect()
 }
 
-/// How many replicas the labels ask for, at least.
-///
-/// # Errors
-/// When the value is not a count.
-pub fn replicas(labels: &BTreeMap<String, String>) -> Result<u32, String> {
-    let Some(text) = labels.get("com.openfaas.scale.min") else { return Ok(1) };
-    match text.parse() {
-        Ok(replicas @ 1..=MAX_REPLICAS) => Ok(replicas),
-        _ => Err(format!("{text:?}: expected a number of replicas from 1 to {MAX_REPLICAS}")),
-    }
-}
-
 /// What is wrong with the labels or annotations of a function or a namespace.
 pub(super) fn check_texts(field: &str, texts: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
     let wrong =

@@ -59,7 +59,7 @@ impl HostNetwork {
             return Outcome::Failed(None, no_network(namespace));
         };
         match self.cni.attach_to(&conflist, &slot).await {
-            Ok(attachment) => Outcome::Ready(attachment),
+            Ok(attachment) => self.ready(attachment).await,
             // It undoes itself what it made, but for what failed again.
             Err(error) => {
                 let left = self.cni.detach(&slot).await.is_err();
@@ -68,9 +68,17 @@ impl HostNetwork {
         }
     }
 
+    /// A slot is seen with its rules before anybody can have it: so it is noticed when they go.
+    async fn ready(&self, slot: Attachment) -> Outcome {
+        if self.are_rules_lost(Some(slot.address)).await {
+            self.slots.doubt();
+        }
+        Outcome::Ready(slot)
+    }
+
     async fn check_slot(&self, slot: Attachment) -> Outcome {
         match self.cni.check(&slot.id).await {
-            Ok(()) => Outcome::Ready(slot),
+            Ok(()) => self.ready(slot).await,
             Err(error) => {
                 debug!("{}: a network that was ready is no good any more: {error}", slot.id);
                 Outcome::Waste(slot.id)

@@ -18,6 +18,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -172,6 +173,11 @@ impl Slots {
         self.state().pools.iter().map(|(namespace, pool)| (namespace.clone(), pool.ready.len())).collect()
     }
 
+    /// The addresses of those that are ready.
+    pub(super) fn ready_addresses(&self) -> Vec<IpAddr> {
+        self.state().pools.values().flat_map(|pool| &pool.ready).map(|slot| slot.address).collect()
+    }
+
     pub(super) fn has_ready(&self, namespace: &Namespace) -> bool {
         self.state().pools.get(namespace).is_some_and(|pool| !pool.ready.is_empty())
     }
@@ -297,6 +303,14 @@ impl Slots {
     /// A slot that is not needed more than its address is. It is the caller's to take apart.
     pub(super) fn give_up(&self, namespace: &Namespace) -> Option<Attachment> {
         self.state().pools.get_mut(namespace)?.doubtful.pop()
+    }
+
+    /// One that was given up and could not be taken apart: it is to be tried again.
+    pub(super) fn discard(&self, namespace: &Namespace, slot: String) {
+        if let Some(pool) = self.state().pools.get_mut(namespace) {
+            pool.waste.push(slot);
+        }
+        self.changed.notify_one();
     }
 
     /// An address came back, or rules changed: worth a new look.

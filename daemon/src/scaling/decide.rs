@@ -161,6 +161,11 @@ impl Scaler {
         self.busy = self.busy.max(now);
     }
 
+    /// What the schedule says now was heeded before this began, and whoever runs the host has decided otherwise since.
+    pub fn heed(&mut self, policy: &Policy, clock: &Zoned) {
+        self.heeded = Bounds::of(policy, clock).heeded();
+    }
+
     /// Decides; `None` if there are to be as many as there are. `clock` is the time on the host's wall.
     ///
     /// May be called as often as there is reason to: what is measured over time stays right.
@@ -175,7 +180,7 @@ impl Scaler {
         let bounds = Bounds::of(policy, clock);
         let times_up = bounds.since != self.heeded.map(|(since, _)| since);
         let was_least = self.heeded.map(|(_, least)| least);
-        self.heeded = bounds.since.map(|since| (since, bounds.least));
+        self.heeded = bounds.heeded();
 
         let decision = if seen.desired == 0 {
             from_none(seen, &bounds, times_up)
@@ -324,6 +329,10 @@ impl Bounds {
             by_schedule: scheduled > policy.min,
             since: in_force.map(|(since, _)| since),
         }
+    }
+
+    fn heeded(&self) -> Option<(Timestamp, u32)> {
+        self.since.map(|since| (since, self.least))
     }
 
     fn why_least(&self) -> Reason {

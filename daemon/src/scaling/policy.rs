@@ -147,6 +147,12 @@ impl Policy {
         self.recreate && self.max == 1 && self.placement.key.is_none()
     }
 
+    /// As many of `replicas` as there may be, whoever asks for them: of a singleton one, of any other all.
+    #[must_use]
+    pub fn allowed(&self, replicas: u32) -> u32 {
+        if self.is_singleton() { replicas.min(1) } else { replicas }
+    }
+
     /// Reads the labels and annotations of a deployment, and `max_inflight` of its environment.
     ///
     /// # Errors

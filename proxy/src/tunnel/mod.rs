@@ -134,9 +134,9 @@ async fn run(tunnel: Box<Tunnel>, replica: Told, server: Told) {
         return error!("a tunnel to another socket than ours");
     };
     let ahead = Box::new(Ahead { of_client: client.read_buf, of_function });
-    let upstream = exchange.claim().upstream();
+    let (upstream, traffic) = (exchange.claim().upstream(), exchange.claim().traffic());
     let (limits, tally) = (upstream.shared_limits(), &upstream.counters().websockets);
-    let mut terms = Terms { websocket, limits, traffic: upstream.traffic(), tally, replica, server };
+    let mut terms = Terms { websocket, limits, traffic, tally, replica, server };
     let ended = pump::run(client.io.stream(), &mut function, ahead, &mut terms).await;
     record.sent = ended.to_client;
     record.broken = ended.broken;

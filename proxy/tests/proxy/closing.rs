@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
-use roost_proxy::{Drained, Endpoint, Timeouts};
+use roost_proxy::{Drained, Endpoint, Placement, Timeouts};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
@@ -397,4 +397,32 @@ async fn messages_are_traffic_and_signs_of_life_are_none() {
     wire.send(plain(0x8a, b"")).await;
     expect(&mut client, &plain(0x8a, b"")).await;
     assert!(upstream.last_traffic().unwrap() >= ago + Duration::from_millis(18));
+}
+
+#[tokio::test]
+async fn the_traffic_of_a_key_is_counted_by_its_own_replica() {
+    let proxy = Proxy::start().await;
+    let upstream = proxy.function("f", &[]);
+    let key = Some("query:k".parse().unwrap());
+    upstream.set_placement(Placement { key, max_keys: 2, ..Placement::default() });
+    let functions = [("a", Function::start().await), ("b", Function::start().await)];
+    let endpoints = functions.each_ref().map(|(key, function)| {
+        let id = format!("f-{key}").parse().unwrap();
+        Endpoint::of_key(id, function.endpoint.address(), Some(key.parse().unwrap()))
+    });
+    upstream.publish(endpoints.to_vec());
+    let mut sides = Vec::new();
+    for (key, function) in &functions {
+        let mut client = proxy.ask(&UPGRADE.replacen("/f ", &format!("/f?k={key} "), 1)).await;
+        let mut wire = function.accept().await;
+        wire.head().await;
+        wire.send(SWITCH).await;
+        assert_eq!(client.head().await.status(), 101);
+        sides.push((client, wire));
+    }
+    let (client, wire) = &mut sides[0];
+    client.send(masked("hi")).await;
+    expect(wire, &masked("hi")).await;
+    until(|| endpoints[0].last_traffic().is_some()).await;
+    assert_eq!((endpoints[1].last_traffic(), upstream.last_traffic()), (None, None));
 }

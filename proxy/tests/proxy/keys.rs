@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use roost_proxy::function::FunctionKey;
-use roost_proxy::{Ask, Caller, Endpoint, Error, Placement, Timeouts, Upstream, UpstreamLimits};
+use roost_proxy::{Ask, Caller, Endpoint, Error, HeldKeys, Placement, Timeouts, Upstream, UpstreamLimits};
 use tokio::sync::Semaphore;
 
 use crate::support::*;
@@ -113,6 +113,35 @@ async fn only_so_many_keys_have_replicas_or_wait_for_them() {
     function.set_placement(keyed("path[1]", 0));
     let answer = proxy.get("/function/f/a").await;
     assert_eq!((answer.head.status(), answer.head.value("retry-after")), (429, Some("1")));
+}
+
+#[tokio::test]
+async fn keys_that_are_held_count_though_nobody_waits_and_are_let_in_though_nobody_answers() {
+    let upstream = upstream(keyed("path[1]", 2));
+    let (a, b, c) = (of_key("a"), of_key("b"), of_key("c"));
+    let keys = |keys: &[(&str, Option<&str>)]| -> HeldKeys {
+        keys.iter().map(|(key, reason)| (key.parse().unwrap(), reason.map(Arc::from))).collect()
+    };
+    // Their replicas come up, are busy, or are paused: none of them is published.
+    upstream.hold_keys(keys(&[("a", None), ("b", None)]));
+    assert!(matches!(within(upstream.acquire_for(&c)).await, Err(Error::TooManyKeys { max: 2, .. })));
+    let mut place_a = Box::pin(upstream.acquire_for(&a));
+    let mut place_b = Box::pin(upstream.acquire_for(&b));
+    assert!(futures_util::poll!(&mut place_a).is_pending() && futures_util::poll!(&mut place_b).is_pending());
+    // What is wrong with one key is told to its callers and to nobody else.
+    upstream.hold_keys(keys(&[("a", Some("it ends")), ("b", None)]));
+    for refused in [within(place_a).await, within(upstream.acquire_for(&a)).await] {
+        let error = refused.unwrap_err();
+        assert!(error.to_string().contains("it ends") && error.status(false).as_u16() == 503, "{error}");
+    }
+    assert!(futures_util::poll!(&mut place_b).is_pending());
+    upstream.publish(vec![endpoint("f-b", "b"), endpoint("f-a", "a")]);
+    assert_eq!(within(place_b).await.unwrap().endpoint().id().as_str(), "f-b");
+    assert_eq!(within(upstream.acquire_for(&a)).await.unwrap().endpoint().id().as_str(), "f-a");
+    upstream.publish(Vec::new());
+    upstream.hold_keys(keys(&[("b", None)]));
+    assert!(futures_util::poll!(Box::pin(upstream.acquire_for(&c))).is_pending(), "there is room again");
+    assert_eq!(upstream.load().waiting, 0);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use super::{Config, Host};
 use crate::client::{Answer, Api};
 use crate::command_line::{self, Output};
 use crate::image::Image;
+use crate::process::Started;
 use crate::{PATIENCE, eventually};
 
 /// The image of the echo example, where it was imported by [`Host::with_echo`].
@@ -75,6 +76,25 @@ impl Host {
         function
     }
 
+    /// Waits until the newest revision of the function was up. It may have no replicas any more.
+    pub async fn was_up(&self, name: &str) -> Value {
+        let up = |status: &Value| status["phase"] == "Ready" || status["phase"] == "Idle";
+        self.status(name, "Ready or Idle", up).await
+    }
+
+    /// The process of the replica of the function that answers at this address, as the echo example tells it. It has to be
+    /// kept from going: by an open connection.
+    pub async fn process_at(&self, name: &str, address: &str) -> (String, Started) {
+        let function = self.function(name).await;
+        let of_port = format!("{address}:");
+        let is_there = |replica: &&Value| {
+            replica["address"].as_str().is_some_and(|at| at == address || at.starts_with(&of_port))
+        };
+        let replica = function["status"]["replicas"].as_array().unwrap().iter().find(is_there);
+        let replica = replica.unwrap_or_else(|| panic!("no replica at {address}: {function:#}"));
+        self.process(replica["id"].as_str().unwrap())
+    }
+
     /// Deploys the function and waits until it is ready.
     pub async fn deployed(&self, deployment: &Value) -> Value {
         self.post_function(deployment).await;
@@ -101,6 +121,15 @@ impl Host {
             phases(status).iter().any(|other| other == phase)
         })
         .await
+    }
+
+    /// Waits until a replica of the function is in this phase, and returns its process.
+    pub async fn process_that_is(&self, name: &str, phase: &str) -> (String, Started) {
+        let function = self.has_replica(name, phase).await;
+        let mut replicas = function["status"]["replicas"].as_array().unwrap().iter();
+        let id =
+            replicas.find(|replica| replica["phase"] == phase).unwrap()["id"].as_str().unwrap().to_owned();
+        self.process(&id)
     }
 
     /// Says how many replicas the function is to have.

@@ -34,7 +34,14 @@ impl Controller {
             return;
         }
         let desired = match up(None) {
-            _ if record.replicas == Some(0) || !record.complete => return,
+            _ if record.replicas == Some(0) => {
+                // Whoever runs the host said so, after the schedule's last time.
+                if let Some(shard) = self.shards.get_mut(&None) {
+                    shard.heed(policy, &Zoned::now());
+                }
+                return;
+            }
+            _ if !record.complete => return,
             0 if policy.zero.is_some() => 0,
             count if policy.load.is_some() => count.clamp(policy.min.max(1), policy.max),
             _ => return,
@@ -47,9 +54,7 @@ impl Controller {
         let (now, clock) = (Instant::now(), Zoned::now());
         let waiting: HashMap<ReplicaKey, usize> = self.upstream.waiting_keys().into_iter().collect();
         if self.policy.1.placement.key.is_some() {
-            for key in waiting.keys() {
-                self.shards.entry(Some(key.clone())).or_insert_with(|| Shard::new(0, now));
-            }
+            self.take_up(record, &waiting, now);
         }
         let cpu_millis = self.cpu().await;
         let keys: Vec<Option<ReplicaKey>> = self.shards.keys().cloned().collect();
@@ -130,7 +135,7 @@ impl Controller {
                     started: claims,
                     finished: claims,
                     cpu_millis: None,
-                    quiet: self.upstream.last_traffic(),
+                    quiet: endpoints().filter_map(|endpoint| endpoint.last_traffic()).min(),
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use super::Controller;
 use crate::function::kept::Kept;
-use crate::function::known::{ImageState, Known};
+use crate::function::known::ImageState;
 use crate::function::record::FunctionRecord;
 use crate::function::rollout::Phase;
 use crate::function::shard::Shard;
@@ -14,9 +14,10 @@ impl Controller {
         let endpoints = self.endpoints(|_| true);
         let nobody = endpoints.is_empty();
         self.upstream.publish(endpoints);
+        self.hold_keys(wanted);
         let phase = wanted.map_or(FunctionPhase::Removing, |record| self.phase(record));
         let newest = wanted.and_then(|record| self.revisions.get(record.newest.of_replicas()));
-        let hopeless = self.revisions.values().all(Known::refuses);
+        let hopeless = self.is_hopeless(&None);
         let reason = match newest {
             None => Some("the function was deleted".to_owned()),
             // A request for an idle function is what wakes it: it has to wait.

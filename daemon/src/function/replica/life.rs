@@ -85,8 +85,8 @@ impl<'a> Life<'a> {
         }
         self.was_ready = true;
         loop {
-            self.serve().await?;
-            if self.pause().await? {
+            let limit = self.serve().await?;
+            if self.pause(limit).await? {
                 self.rest().await?;
             }
         }
@@ -105,7 +105,7 @@ impl<'a> Life<'a> {
 
     /// Is it neither to run nor to end, as far as was heard?
     fn is_to_wait(&self) -> bool {
-        matches!(*self.orders.borrow(), Order::Stand | Order::Pause)
+        matches!(*self.orders.borrow(), Order::Stand | Order::Pause(_))
     }
 
     /// Starts the program, and waits until it is ready.
@@ -149,8 +149,8 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// Takes requests, until it is told to pause.
-    async fn serve(&mut self) -> Result<(), End> {
+    /// Takes requests, until it is told to pause: how long it may go on with what it has.
+    async fn serve(&mut self) -> Result<Duration, End> {
         let Checks { probe, liveness } = &self.checks;
         let address = self.found.address;
         let lost = async {
@@ -169,7 +169,7 @@ impl<'a> Life<'a> {
         loop {
             let order = *self.orders.borrow_and_update();
             match order {
-                Order::Pause => return Ok(()),
+                Order::Pause(limit) => return Ok(limit),
                 Order::End(limit) => tokio::select! {
                     () = drain(self.replica, &self.endpoint, limit) => return Err(None),
                     how = &mut lost => return Err(Some(Cause::Ended(how))),
@@ -190,13 +190,17 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// Finishes what it has, and freezes; `false` if it is told to run (on) meanwhile.
-    async fn pause(&mut self) -> Result<bool, End> {
-        let Replica { host, key, id, .. } = self.replica;
+    /// Finishes what it has within this time, and freezes; `false` if it is told to run (on) meanwhile.
+    async fn pause(&mut self, limit: Duration) -> Result<bool, End> {
+        let replica = self.replica;
+        let Replica { host, key, id, .. } = replica;
         let endpoint = Arc::clone(&self.endpoint);
         // It was withdrawn, and is only opened again by whoever publishes it: closing it here could come too late.
-        if let Some(order) = self.ordered_before(endpoint.drained()).await {
+        if let Some(order) = self.ordered_before(finish(replica, &endpoint, limit)).await {
             return self.leave_pause(order).await;
+        }
+        if endpoint.in_flight() > 0 {
+            return if self.is_to_wait() { Err(None) } else { Ok(false) };
         }
         let mut pauses = Pauses::new(FREEZE_PAUSE);
         // Never cut off: a freeze that came behind a thaw would stay.
@@ -250,7 +254,7 @@ impl<'a> Life<'a> {
             match order {
                 Order::Run => break,
                 Order::End(_) => return Err(None),
-                Order::Stand | Order::Pause => changed(&mut self.orders).await,
+                Order::Stand | Order::Pause(_) => changed(&mut self.orders).await,
             }
         }
         self.steps = Steps::begin();
@@ -275,6 +279,11 @@ async fn changed(orders: &mut watch::Receiver<Order>) {
 /// Takes nothing new, and resolves when nothing is left of what there was, or its time is over.
 async fn drain(replica: &Replica, endpoint: &Endpoint, limit: Duration) {
     endpoint.close();
+    finish(replica, endpoint, limit).await;
+}
+
+/// Resolves when nothing is left of what there was, or its time is over. Nothing new comes.
+async fn finish(replica: &Replica, endpoint: &Endpoint, limit: Duration) {
     let last = limit.min(FAREWELL);
     if timeout(limit - last, endpoint.drained()).await.is_ok() {
         return;

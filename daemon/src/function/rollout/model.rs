@@ -1,9 +1,16 @@
 //! A model of a function on a host where anything may happen between two decisions: what holds at every step.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::function::spec::Deployment;
+use crate::scaling::Policy;
+
+/// How long a replica that is to end may go on with its connections.
+const DRAIN: usize = 3;
 
 /// What may happen between two decisions.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +28,14 @@ enum Happens {
     Deploys,
     Arrives,
     Fails,
-    /// Another number of replicas is wanted.
-    Wants(usize),
+    /// Another number of replicas is asked for.
+    Wants(u32),
+    /// Settings change: it is a singleton from now on, or is none any more.
+    Turns,
+    /// Somebody asks for a function that sleeps, or nobody does any more.
+    Asks(bool),
+    /// Time passes.
+    Passes(usize),
     /// The daemon dies, and another one finds what runs.
     Restarts,
 }
@@ -37,7 +50,10 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => Just(Happens::Deploys),
         2 => Just(Happens::Arrives),
         1 => Just(Happens::Fails),
-        2 => (0_usize..=4).prop_map(Happens::Wants),
+        2 => (0_u32..=4).prop_map(Happens::Wants),
+        1 => Just(Happens::Turns),
+        1 => any::<bool>().prop_map(Happens::Asks),
+        2 => (1..=DRAIN).prop_map(Happens::Passes),
         1 => Just(Happens::Restarts),
     ]
 }
@@ -48,10 +64,15 @@ struct World {
     newest: Target,
     serving: Option<Target>,
     complete: bool,
-    wanted: usize,
+    /// So many were asked for.
+    scaled: u32,
     recreate: bool,
+    asleep: bool,
     rest: Rung,
     made: usize,
+    clock: usize,
+    /// When those that were told to end have had their time.
+    deadlines: BTreeMap<ReplicaId, usize>,
 }
 
 impl World {
@@ -62,10 +83,45 @@ impl World {
             newest,
             serving: None,
             complete: false,
-            wanted: 1,
+            scaled: 1,
             recreate,
+            asleep: false,
             rest,
             made: 0,
+            clock: 0,
+            deadlines: BTreeMap::new(),
+        }
+    }
+
+    /// What the policy makes of what was asked for.
+    fn wanted(&self) -> usize {
+        let rollout = if self.recreate { "recreate" } else { "start-first" };
+        let annotations = [("roost.rollout".to_owned(), rollout.to_owned())].into();
+        let policy = Policy::parse(&Deployment { annotations, ..Deployment::default() }).unwrap();
+        policy.allowed(self.scaled) as usize
+    }
+
+    /// Those that hold connections and were not cut off.
+    fn holding(&self) -> BTreeSet<ReplicaId> {
+        let holds = |r: &&View| r.connections > 0 && r.phase != Phase::Stopping;
+        self.replicas.iter().filter(holds).map(|r| r.id.clone()).collect()
+    }
+
+    /// One step, and what holds of every one: connections are cut by a crash, or when their replica has had its time.
+    fn step(&mut self, what: Happens) {
+        let mut cut = self.holding();
+        self.happen(what);
+        let held = self.holding();
+        cut.retain(|id| !held.contains(id));
+        if matches!(what, Happens::Crashes(_) | Happens::Fails | Happens::Closes(_)) {
+            return;
+        }
+        for id in &cut {
+            let deadline = self.deadlines.get(id);
+            assert!(
+                deadline.is_some_and(|at| *at <= self.clock),
+                "{id} is cut off too early: {what:?} {self:?}"
+            );
         }
     }
 
@@ -77,9 +133,13 @@ impl World {
             Happens::Moves(number) => {
                 let Some(index) = pick(number) else { return };
                 let replica = &mut self.replicas[index];
+                let late = self.deadlines.get(&replica.id).is_some_and(|at| *at <= self.clock);
                 match replica.phase {
                     Phase::Starting | Phase::Busy => replica.phase = Phase::Ready,
-                    Phase::Draining if replica.connections == 0 => replica.phase = Phase::Stopping,
+                    Phase::Ready if number % 3 == 0 => replica.phase = Phase::Busy,
+                    Phase::Draining if replica.connections == 0 || late => {
+                        (replica.phase, replica.connections) = (Phase::Stopping, 0);
+                    }
                     Phase::Stopping => drop(self.replicas.remove(index)),
                     _ => {}
                 }
@@ -119,9 +179,14 @@ impl World {
                 }
                 self.newest.failed = true;
             }
-            Happens::Wants(wanted) => self.wanted = if self.recreate { wanted.min(1) } else { wanted },
+            Happens::Wants(scaled) => self.scaled = scaled,
+            Happens::Turns => self.recreate = !self.recreate,
+            Happens::Asks(asks) => self.asleep = !asks,
+            Happens::Passes(time) => self.clock += time,
             // What started is cleared away or taken on, whatever it was told.
             Happens::Restarts => {
+                self.deadlines.clear();
+                self.asleep = false;
                 for replica in &mut self.replicas {
                     replica.phase = match replica.phase {
                         Phase::Draining | Phase::Busy => Phase::Ready,
@@ -136,8 +201,9 @@ impl World {
         let wish = Wish {
             newest: &self.newest,
             serving: self.serving.as_ref(),
-            replicas: self.wanted,
+            replicas: self.wanted(),
             recreate: self.recreate,
+            asleep: self.asleep,
             rest: self.rest,
         };
         let plan = plan(&wish, &self.replicas);
@@ -145,6 +211,10 @@ impl World {
         for (id, step) in &plan.steps {
             let replica =
                 self.replicas.iter_mut().find(|r| r.id == *id).expect("steps are for those that are there");
+            if *step == Step::End {
+                let told = self.deadlines.insert(id.clone(), self.clock + DRAIN);
+                assert_eq!(told, None, "its time would begin anew: {id}");
+            }
             replica.phase = match step {
                 Step::Run => Phase::Starting,
                 Step::Pause => Phase::Paused,
@@ -167,11 +237,17 @@ impl World {
 
     /// What holds of a decision.
     fn check(&self, plan: &Plan) {
+        if self.recreate && !plan.start.is_empty() {
+            assert!(
+                self.replicas.is_empty() && plan.start.len() == 1,
+                "one that is not alone is started: {self:?} {plan:?}"
+            );
+        }
         let ended = |id: &ReplicaId| plan.steps.contains(&(id.clone(), Step::End));
         for one in self.replicas.iter().filter(|r| r.phase.is_live() && ended(&r.id)) {
             for other in self.replicas.iter().filter(|r| r.phase.is_live() && !ended(&r.id)) {
-                let comparable =
-                    one.revision == other.revision && one.phase == other.phase && self.wanted > 0;
+                let alike = one.phase == other.phase || one.phase.works() && other.phase.works();
+                let comparable = one.revision == other.revision && alike && self.wanted() > 0;
                 assert!(
                     !comparable || one.connections <= other.connections,
                     "{one:?} goes and {other:?} stays"
@@ -180,9 +256,9 @@ impl World {
         }
         let answers = |r: &&View| r.phase == Phase::Ready && !ended(&r.id);
         let before = self.replicas.iter().filter(|r| r.phase == Phase::Ready).count();
-        if !self.recreate && self.wanted > 0 && before > 0 {
+        if !self.recreate && self.wanted() > 0 && before > 0 {
             assert!(
-                self.replicas.iter().any(|r| answers(&r)),
+                self.replicas.iter().any(|r| answers(&r) || r.phase == Phase::Busy && !ended(&r.id)),
                 "the last one that answers goes: {self:?} {plan:?}"
             );
         }
@@ -203,8 +279,8 @@ proptest! {
     #[test]
     fn a_singleton_is_never_there_twice(rest in rests(), story in vec(happens(), 1..80)) {
         let mut world = World::new(true, rest);
-        for what in story {
-            world.happen(what);
+        for what in story.into_iter().filter(|what| !matches!(what, Happens::Turns)) {
+            world.step(what);
             prop_assert!(world.replicas.len() <= 1, "{what:?}: {world:?}");
         }
     }
@@ -215,28 +291,27 @@ proptest! {
     ) {
         let mut world = World::new(recreate, rest);
         for what in story {
-            world.happen(what);
+            world.step(what);
         }
-        world.newest.startable = true;
+        (world.newest.startable, world.asleep) = (true, false);
         if let Some(serving) = &mut world.serving {
             (serving.startable, serving.failed) = (true, false);
         }
-        for round in 0..40 {
-            world.happen(Happens::Look);
+        for _ in 0..40 {
+            world.step(Happens::Look);
+            world.step(Happens::Passes(1));
             for number in 0..world.replicas.len() {
-                world.happen(Happens::Closes(number));
-                world.happen(Happens::Moves(number));
-            }
-            if round < 8 {
-                for number in 0..world.replicas.len() {
-                    (0..80).for_each(|_| world.happen(Happens::Closes(number)));
+                // Whoever has not had enough takes requests: nobody has in the end.
+                if world.replicas.get(number).is_some_and(|r| r.phase != Phase::Ready) {
+                    world.step(Happens::Moves(number));
                 }
             }
         }
         let ready = world.replicas.iter().filter(|r| r.phase == Phase::Ready).count();
         let others = world.replicas.len() - ready;
-        prop_assert_eq!(ready, world.wanted, "{:?}", world);
-        let kept = usize::from(world.wanted == 0 && world.rest != Rung::Stopped && !world.newest.failed);
-        prop_assert!(others <= kept.max(usize::from(world.wanted == 0)), "{:?}", world);
+        let wanted = world.wanted();
+        prop_assert_eq!(ready, wanted, "{:?}", world);
+        let kept = usize::from(wanted == 0 && world.rest != Rung::Stopped && !world.newest.failed);
+        prop_assert!(others <= kept.max(usize::from(wanted == 0)), "{:?}", world);
     }
 }

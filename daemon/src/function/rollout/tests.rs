@@ -22,7 +22,7 @@ fn views(list: &[(&str, &str, Phase)]) -> Vec<View> {
 }
 
 fn wish<'a>(newest: &'a Target, serving: Option<&'a Target>, replicas: usize) -> Wish<'a> {
-    Wish { newest, serving, replicas, recreate: false, rest: Rung::Stopped }
+    Wish { newest, serving, replicas, recreate: false, asleep: false, rest: Rung::Stopped }
 }
 
 fn recreated<'a>(newest: &'a Target, serving: Option<&'a Target>) -> Wish<'a> {
@@ -132,6 +132,50 @@ fn fewer_replicas_are_those_with_the_fewest_connections_and_of_these_the_younges
     }
     assert_eq!(steps(&plan(&wish(&newest, None, 2), &replicas)), ["end n2", "end n4"]);
     assert_eq!(steps(&plan(&wish(&newest, None, 1), &replicas)), ["end n1", "end n2", "end n4"]);
+}
+
+#[test]
+fn a_busy_replica_with_connections_stays_rather_than_a_ready_one_without() {
+    let newest = target("b", true);
+    let mut replicas = views(&[("n1", "b", Ready), ("n2", "b", Busy)]);
+    assert_eq!(steps(&plan(&wish(&newest, None, 1), &replicas)), ["end n2"], "neither has any");
+    replicas[1].connections = 12;
+    assert_eq!(steps(&plan(&wish(&newest, None, 1), &replicas)), ["end n1"]);
+}
+
+#[test]
+fn what_sleeps_sleeps_on_while_the_newest_comes_up_unless_somebody_asks_for_it() {
+    let serving = target("a", true);
+    for recreate in [false, true] {
+        for (image_is_here, phase) in [(false, Created), (false, Paused), (true, Created)] {
+            let newest = target("b", image_is_here);
+            let replicas = views(&[("o1", "a", phase)]);
+            let asked = Wish { recreate, ..wish(&newest, Some(&serving), 1) };
+            let unasked = Wish { asleep: true, ..asked.clone() };
+            let (starts, steps) = told(&plan(&unasked, &replicas));
+            let expected = match (image_is_here, recreate) {
+                (false, _) => (vec![], vec![]),
+                (true, false) => (vec!["b".to_owned()], vec![]),
+                (true, true) => (vec![], vec!["end o1".to_owned()]),
+            };
+            assert_eq!((starts, steps), expected, "{recreate} {image_is_here} {phase:?}");
+            if !image_is_here {
+                assert_eq!(told(&plan(&asked, &replicas)), (vec![], vec!["run o1".to_owned()]));
+                assert_eq!(told(&plan(&unasked, &[])), (vec![], vec![]));
+            }
+        }
+    }
+    // It came up, and what slept is needed no more.
+    let newest = target("b", true);
+    let unasked = Wish { asleep: true, ..wish(&newest, Some(&serving), 1) };
+    let next = plan(&unasked, &views(&[("o1", "a", Created), ("n1", "b", Ready)]));
+    assert_eq!((told(&next), next.complete), ((vec![], vec!["end o1".to_owned()]), true));
+    // It does not come up: what slept is not ended for it.
+    let failing = failed("b");
+    for recreate in [false, true] {
+        let unasked = Wish { asleep: true, recreate, ..wish(&failing, Some(&serving), 1) };
+        assert_eq!(told(&plan(&unasked, &views(&[("o1", "a", Paused)]))), (vec![], vec![]));
+    }
 }
 
 #[test]

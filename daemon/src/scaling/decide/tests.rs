@@ -317,6 +317,17 @@ fn a_schedule_raises_and_lowers_at_its_times() {
 }
 
 #[test]
+fn what_was_put_to_none_by_hand_is_not_raised_by_a_time_that_was_heeded_before() {
+    let schedule = ("roost.scale.schedule", "0 5 * * *=3; 0 8 * * *=2");
+    let mut f = Function::new(policy(&[("max", "3"), schedule]), 0);
+    let mut other = Function::new(policy(&[("max", "3"), schedule]), 0);
+    // It begins at 6:00, an hour behind the first time.
+    f.scaler.heed(&f.policy, &f.clock());
+    assert_eq!((f.look(), other.looks(1)), (None, vec!["3: schedule".to_owned()]));
+    assert_eq!(f.until_decided(), (2 * 3600, "2: schedule".into()));
+}
+
+#[test]
 fn a_clock_that_is_set_is_noticed_within_a_minute() {
     let f = Function::new(policy(&[("max", "3"), ("roost.scale.schedule", "0 8 1 * *=3")]), 0);
     let next = f.scaler.next_look(&f.policy, 0, f.now(), &f.clock());
