@@ -17,12 +17,14 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
 use crate::access_log::Record;
 use crate::claim::Claim;
 use crate::client::Busy;
+use crate::compress::Compressed;
 use crate::pool::Connection;
 
 /// Any error.
@@ -48,11 +50,13 @@ pub(crate) struct Exchange {
     began: Instant,
     /// Milliseconds from `began` to the last byte.
     moved: AtomicU64,
+    /// Bytes of the request's body that have come.
+    received: AtomicU64,
 }
 
 impl Exchange {
     pub(crate) fn new(claim: Claim) -> Self {
-        Self { claim, began: Instant::now(), moved: AtomicU64::new(0) }
+        Self { claim, began: Instant::now(), moved: AtomicU64::new(0), received: AtomicU64::new(0) }
     }
 
     pub(crate) fn claim(&self) -> &Claim {
@@ -178,6 +182,11 @@ impl Body for RequestBody {
             Poll::Ready(frame) => {
                 if let Some(exchange) = &this.exchange {
                     exchange.touch();
+                    if let Some(Ok(frame)) = &frame
+                        && let Some(data) = frame.data_ref()
+                    {
+                        exchange.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    }
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Broken::Client)))
             }
@@ -235,6 +244,7 @@ impl FunctionBody {
     /// The last byte was read: the connection can serve another request.
     fn end(&mut self) {
         if let Some(Lease { connection, exchange }) = self.lease.take() {
+            self.record.received = exchange.received.load(Ordering::Relaxed);
             connection.rest();
             drop(exchange);
         }
@@ -248,6 +258,7 @@ impl FunctionBody {
             Broken::Function(_) => "function",
         });
         if let Some(lease) = self.lease.take() {
+            self.record.received = lease.exchange.received.load(Ordering::Relaxed);
             let claim = lease.exchange.claim();
             debug!(function = %claim.upstream().key(), replica = %claim.endpoint().id(), %broken, "an answer broke off");
         }
@@ -256,7 +267,12 @@ impl FunctionBody {
 }
 
 impl FunctionBody {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    /// What was sent to the client is not what was read, but so many bytes.
+    pub(crate) fn sent_as(&mut self, bytes: u64) {
+        self.record.sent = bytes;
+    }
+
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(lease) = &self.lease {
@@ -287,7 +303,8 @@ impl FunctionBody {
 
 impl Drop for FunctionBody {
     fn drop(&mut self) {
-        if self.lease.is_some() {
+        if let Some(lease) = &self.lease {
+            self.record.received = lease.exchange.received.load(Ordering::Relaxed);
             self.record.broken.get_or_insert("client");
         }
     }
@@ -304,6 +321,7 @@ enum Kind {
     Full(Full<Bytes>),
     Function(FunctionBody),
     Boxed(UnsyncBoxBody<Bytes, BoxError>),
+    Compressed(Box<Compressed>),
 }
 
 impl ResponseBody {
@@ -333,6 +351,16 @@ impl ResponseBody {
         Self { kind: Kind::Function(body), busy: None }
     }
 
+    /// A function's body, compressed as long as `place` is held; another one is as it was.
+    pub(crate) fn compressed(self, place: OwnedSemaphorePermit) -> Result<Self, Self> {
+        match self {
+            Self { kind: Kind::Function(body), busy } => {
+                Ok(Self { kind: Kind::Compressed(Box::new(Compressed::new(body, place))), busy })
+            }
+            other => Err(other),
+        }
+    }
+
     /// Keeps the client's connection busy until this body is done.
     pub(crate) fn while_busy(mut self, busy: Busy) -> Self {
         self.busy = Some(busy);
@@ -352,6 +380,7 @@ impl Body for ResponseBody {
             Kind::Full(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Function(body) => body.poll_frame(cx).map_err(Into::into),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
+            Kind::Compressed(body) => body.poll_frame(cx),
         });
         if let (Some(Err(_)), Some(busy)) = (&frame, &self.busy) {
             busy.broke_off();
@@ -364,6 +393,7 @@ impl Body for ResponseBody {
             Kind::Full(body) => body.is_end_stream(),
             Kind::Function(body) => body.inner.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
+            Kind::Compressed(body) => body.is_end_stream(),
         }
     }
 
@@ -372,6 +402,7 @@ impl Body for ResponseBody {
             Kind::Full(body) => body.size_hint(),
             Kind::Function(body) => body.inner.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
+            Kind::Compressed(body) => body.size_hint(),
         }
     }
 }
@@ -382,6 +413,7 @@ impl fmt::Debug for Kind {
             Self::Full(_) => "Full",
             Self::Function(_) => "Function",
             Self::Boxed(_) => "Boxed",
+            Self::Compressed(_) => "Compressed",
         })
     }
 }

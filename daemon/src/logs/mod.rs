@@ -21,6 +21,7 @@ mod output;
 mod read;
 mod record;
 mod replica;
+pub(crate) mod rotated;
 mod split;
 mod store;
 

@@ -20,6 +20,7 @@ use tracing::trace;
 use super::frames::{Frames, Sender};
 use super::pump::Activity;
 use super::way::{self, Way};
+use crate::access_log::TunnelClose;
 
 /// How long a frame that is under way may take to end.
 const BOUNDARY: Duration = Duration::from_secs(1);
@@ -44,6 +45,11 @@ pub(super) enum Ending {
     Exited,
 }
 
+/// Of a tunnel that ended before it began.
+pub(super) fn of_no_tunnel() -> TunnelClose {
+    TunnelClose { by: Some("network"), category: "network", failed: true, ..TunnelClose::default() }
+}
+
 /// What a Close says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Words {
@@ -58,6 +64,23 @@ impl Ending {
             Self::Restart => "restart",
             Self::Idle => "idle",
             Self::Exited => "exited",
+        }
+    }
+
+    /// For the access log. Without a Close, where the protocol has none.
+    pub(super) fn told(self, websocket: bool) -> TunnelClose {
+        let words = websocket.then(|| self.to_client());
+        let (by, category) = match self {
+            Self::Restart => ("host", "restart"),
+            Self::Idle => ("host", "idle"),
+            Self::Exited => ("function", "function_exit"),
+        };
+        TunnelClose {
+            code: words.map(|words| words.code),
+            reason: words.map(|words| words.reason),
+            by: Some(by),
+            category,
+            failed: self == Self::Exited,
         }
     }
 

@@ -98,6 +98,7 @@ async fn run(tunnel: Tunnel, replica: Told, server: Told) {
         Ok(sides) => sides,
         Err(failed) => {
             record.broken = Some("upgrade");
+            record.closed(None, close::of_no_tunnel());
             return debug!(%failed, "a tunnel ended before it began");
         }
     };
@@ -110,11 +111,9 @@ async fn run(tunnel: Tunnel, replica: Told, server: Told) {
     let traffic = exchange.claim().upstream().traffic();
     let terms = Terms { websocket, limit, traffic, replica, server };
     let ended = pump::run(client.io.stream(), function.io.inner_mut(), ahead, terms).await;
-    record.sent = ended.to_client;
+    (record.received, record.sent) = (ended.of_client, ended.to_client);
     record.broken = ended.broken;
-    if let Some(messages) = ended.messages {
-        record.messages(messages);
-    }
+    record.closed(ended.messages, ended.close);
     drop(exchange);
 }
 

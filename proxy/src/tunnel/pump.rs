@@ -29,18 +29,23 @@ use super::ends::Told;
 use super::frames::{Frames, Sender};
 use super::traffic::Traffic;
 use super::way::{Failed, Way};
+use crate::access_log::TunnelClose;
 
 /// How long one side may be silent after the other has said all it had to say.
 const HALF_OPEN: Duration = Duration::from_secs(60);
 
 /// How a tunnel ended.
 pub(super) struct Ended {
+    /// Bytes from the client.
+    pub(super) of_client: u64,
     /// Bytes to the client.
     pub(super) to_client: u64,
     /// `None` if both sides ended as they should.
     pub(super) broken: Option<&'static str>,
     /// Messages from the client and to it, if that could be seen.
     pub(super) messages: Option<[u64; 2]>,
+    /// For the access log.
+    pub(super) close: TunnelClose,
 }
 
 /// What a tunnel goes by.
@@ -161,7 +166,14 @@ pub(super) async fn run(
         Stop::Ending(ending) => Some(ending.name()),
     };
     let messages = terms.websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
-    Ended { to_client: to_client.moved, broken, messages }
+    let close = match stop {
+        Stop::Done => TunnelClose { category: "normal", ..TunnelClose::default() },
+        Stop::Reset => {
+            TunnelClose { by: Some("network"), category: "network", failed: true, ..TunnelClose::default() }
+        }
+        Stop::Ending(ending) => ending.told(terms.websocket),
+    };
+    Ended { of_client: to_function.moved, to_client: to_client.moved, broken, messages, close }
 }
 
 /// Moves bytes both ways until they end.
