@@ -351,14 +351,18 @@ impl ResponseBody {
         Self { kind: Kind::Function(body), busy: None }
     }
 
-    /// A function's body, compressed as long as `place` is held; another one is as it was.
-    pub(crate) fn compressed(self, place: OwnedSemaphorePermit) -> Result<Self, Self> {
-        match self {
-            Self { kind: Kind::Function(body), busy } => {
-                Ok(Self { kind: Kind::Compressed(Box::new(Compressed::new(body, place))), busy })
-            }
-            other => Err(other),
-        }
+    /// Are these the bytes of a function, as they come?
+    pub(crate) fn is_of_function(&self) -> bool {
+        matches!(self.kind, Kind::Function(_))
+    }
+
+    /// The bytes of a function, compressed as long as `place` is held. Others stay as they are.
+    pub(crate) fn compressed(self, place: OwnedSemaphorePermit) -> Self {
+        let kind = match self.kind {
+            Kind::Function(body) => Kind::Compressed(Box::new(Compressed::new(body, place))),
+            other => other,
+        };
+        Self { kind, ..self }
     }
 
     /// Keeps the client's connection busy until this body is done.

@@ -105,7 +105,8 @@ impl Offer {
 impl Compressor {
     /// Makes an answer of a function the one for the client.
     pub(crate) fn apply(&self, offer: Offer, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
-        if offer == Offer::None || response.body().is_end_stream() {
+        let body = response.body();
+        if offer == Offer::None || !body.is_of_function() || body.is_end_stream() {
             return response;
         }
         let length = response.body().size_hint().exact();
@@ -120,13 +121,8 @@ impl Compressor {
             return response;
         }
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return response };
-        let (mut head, body) = response.into_parts();
-        let body = match body.compressed(place) {
-            Ok(body) => body,
-            Err(as_it_was) => return Response::from_parts(head, as_it_was),
-        };
-        rewrite(&mut head.headers);
-        Response::from_parts(head, body)
+        rewrite(response.headers_mut());
+        response.map(|body| body.compressed(place))
     }
 }
 

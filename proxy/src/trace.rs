@@ -62,9 +62,8 @@ pub(crate) fn pass_on(headers: &mut HeaderMap, ids: Option<&CallIds>) -> Option<
 fn of_client(headers: &mut HeaderMap) -> Option<Parent> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let parent = match (values.next(), values.next()) {
-        (None, _) => None,
         (Some(one), None) => parse(one.as_bytes()),
-        (Some(_), Some(_)) => None,
+        (None, _) | (_, Some(_)) => None,
     };
     if parent.is_none() {
         headers.remove(TRACEPARENT);

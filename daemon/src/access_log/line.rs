@@ -3,6 +3,7 @@
 //! Owns the names of the fields. `docs/access-log.md` explains each of them, which a test compares. Pure.
 
 use jiff::Timestamp;
+use roost_proxy::function::ReplicaId;
 use roost_proxy::{AccessEntry, EntryKind};
 use serde::{Serialize, Serializer};
 use tracing::debug;
@@ -117,7 +118,7 @@ fn line(entry: &AccessEntry) -> Line<'_> {
         peer: entry.peer,
         user: entry.user.as_deref(),
         call_id: entry.call_id.as_deref(),
-        replica: entry.replica.as_ref().map(|replica| replica.as_str()),
+        replica: entry.replica.as_ref().map(ReplicaId::as_str),
         user_agent: entry.user_agent.as_deref(),
         referer: entry.referer.as_deref(),
         trace_id: trace.map(|trace| format!("{:032x}", trace.trace_id)),

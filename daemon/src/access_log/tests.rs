@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
-use std::{fs, path};
 
 use http::{Method, Version};
 use roost_proxy::function::FunctionKey;
@@ -109,7 +110,7 @@ fn a_tunnel_has_all_fields() {
 
 #[test]
 fn the_document_tells_of_every_field_and_of_no_other() {
-    let path = path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/access-log.md");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/access-log.md");
     let text = fs::read_to_string(path).unwrap();
     let told: BTreeSet<&str> = text
         .lines()
@@ -121,7 +122,7 @@ fn the_document_tells_of_every_field_and_of_no_other() {
     assert_eq!(told, line.as_object().unwrap().keys().map(String::as_str).collect());
 }
 
-fn settings(path: &path::Path) -> Settings {
+fn settings(path: &Path) -> Settings {
     Settings {
         target: Target::File(path.to_owned()),
         max_size: MIN_SIZE,
@@ -129,7 +130,7 @@ fn settings(path: &path::Path) -> Settings {
     }
 }
 
-fn paths_in(file: &path::Path) -> Vec<String> {
+fn paths_in(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap();
     let path = |line: &str| serde_json::from_str::<Value>(line).unwrap()["path"].as_str().unwrap().to_owned();
     text.lines().map(path).collect()
@@ -167,7 +168,7 @@ fn the_file_and_the_one_before_it_stay_within_the_limit_and_keep_the_newest() {
     }
     running.end();
     let before = dir.path().join("access.log.1");
-    let size = |path: &path::Path| fs::metadata(path).unwrap().len();
+    let size = |path: &Path| fs::metadata(path).unwrap().len();
     assert!(size(&file) + size(&before) <= MIN_SIZE);
     let kept: Vec<_> = [paths_in(&before), paths_in(&file)].concat();
     assert!(kept.len() > 100);

@@ -90,7 +90,9 @@ impl Writer {
         self.batch.clear();
         self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
         match result {
-            Err(error) if !self.failing => warn!("the access log cannot be written, its lines are lost: {error}"),
+            Err(error) if !self.failing => {
+                warn!("the access log cannot be written, its lines are lost: {error}");
+            }
             Ok(()) if self.failing => info!("the access log is written again"),
             _ => {}
         }

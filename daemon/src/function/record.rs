@@ -7,6 +7,7 @@ use roost_proxy::Access;
 use serde::{Deserialize, Serialize};
 
 use crate::function::access;
+use crate::function::compression::COMPRESSION;
 use crate::function::spec::{self, Deployment};
 use crate::scaling::Policy;
 
@@ -198,8 +199,9 @@ impl FunctionRecord {
 fn only_settings(old: &Deployment, new: &Deployment) -> bool {
     let seen = |deployment: &Deployment| {
         let mut seen = deployment.clone();
-        seen.labels.retain(|name, _| !Policy::is_setting_name(name));
-        seen.annotations.retain(|name, _| !Policy::is_setting_name(name));
+        let is_seen = |name: &str| !Policy::is_setting_name(name) && name != COMPRESSION;
+        seen.labels.retain(|name, _| is_seen(name));
+        seen.annotations.retain(|name, _| is_seen(name));
         seen
     };
     old != new && seen(old) == seen(new)

@@ -10,10 +10,10 @@ use roost_proxy::Access;
 use roost_proxy::function::{FunctionKey, FunctionName, Namespace};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::function::access;
 use crate::function::grants::Wishes;
 use crate::function::liveness::Liveness;
 use crate::function::readiness::Probe;
+use crate::function::{access, compression};
 use crate::image::Reference;
 use crate::runtime::Limits;
 use crate::scaling::Policy;
@@ -158,6 +158,7 @@ impl FunctionSpec {
             Access::STRICTEST
         });
         let policy = Policy::parse(&deployment).map_err(|why| mistakes.0.extend(why)).ok();
+        mistakes.0.extend(compression::parse(&deployment).err());
         check_environment(&mut mistakes, &deployment.env_process, &deployment.env_vars);
         mistakes.0.extend(check_texts("labels", &deployment.labels));
         mistakes.0.extend(check_texts("annotations", &deployment.annotations));
@@ -335,7 +336,7 @@ mod tests {
         let text = parse(json!({
             "service": "Bad_Name", "image": "", "namespace": "No_Where", "limits": {"memory": "lots", "cpu": "-1"},
             "envVars": {"A=B": "x"}, "labels": {"com.openfaas.scale.min": "0", "roost.internal": "1", "com.openfaas.scale.zero": "maybe"},
-            "annotations": {"roost.auth": "jwt", "roost.drain": "a day"}
+            "annotations": {"roost.auth": "jwt", "roost.drain": "a day", "roost.compression": "br"}
         }))
         .unwrap_err();
         for field in [
@@ -348,6 +349,7 @@ mod tests {
             "labels.com.openfaas.scale.min: \"0\": expected a number from 1 to 500",
             "labels.com.openfaas.scale.zero: \"maybe\": expected true or false",
             "annotations.roost.drain:",
+            "annotations.roost.compression: \"br\": expected gzip or off",
             "labels.roost.internal:",
             "annotations.roost.auth: jwt is not available in this version",
         ] {
