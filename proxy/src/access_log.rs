@@ -78,9 +78,10 @@ impl Record {
         self.note.upgraded(headers);
     }
 
-    /// The tunnel was closed so. `messages` of a WebSocket are those from the client, and those to it.
-    pub(crate) fn closed(&mut self, messages: Option<[u64; 2]>, close: TunnelClose) {
-        self.note.closed(messages, close);
+    /// The tunnel was closed, by [`broken`](Self::broken). `messages` of a WebSocket are those from the client, and those
+    /// to it; `closed` are the code of its Close and who sent it.
+    pub(crate) fn closed(&mut self, messages: Option<[u64; 2]>, closed: Option<(u16, &'static str)>) {
+        self.note.closed(messages, TunnelClose::of(self.broken, closed));
     }
 
     /// It was sent to this replica.

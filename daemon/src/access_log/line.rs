@@ -61,8 +61,6 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     category: Option<&'a str>,
@@ -129,7 +127,6 @@ fn line(entry: &AccessEntry) -> Line<'_> {
         messages_in: messages.map(|[of_client, _]| of_client),
         messages_out: messages.map(|[_, to_client]| to_client),
         code: close.and_then(|close| close.code),
-        reason: close.and_then(|close| close.reason),
         by: close.and_then(|close| close.by),
         category: close.map(|close| close.category),
     }

@@ -94,16 +94,27 @@ pub struct TunnelEntry {
 /// How a tunnel was closed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TunnelClose {
-    /// What the client's Close, or the one to it, says, if that is known.
+    /// The code of the Close, if there was one and it is known.
     pub code: Option<u16>,
-    /// The reason in it.
-    pub reason: Option<&'static str>,
-    /// Who began it: `client`, `function`, `host` or `network`.
+    /// Who ended it: `client`, `function`, `host` or `network`, if that is known.
     pub by: Option<&'static str>,
     /// Why, in one word.
     pub category: &'static str,
     /// Is it something to look into?
     pub failed: bool,
+}
+
+impl TunnelClose {
+    /// Of a tunnel that was broken off so, and closed with this code by somebody.
+    pub(super) fn of(broken: Option<&'static str>, closed: Option<(u16, &'static str)>) -> Self {
+        let (category, by, failed) = match broken {
+            None => ("normal", None, false),
+            Some("exited") => ("function_exit", Some("function"), true),
+            Some("reset" | "upgrade") => ("network", Some("network"), true),
+            Some(ended) => (ended, Some("host"), false),
+        };
+        Self { code: closed.map(|(code, _)| code), by: closed.map(|(_, by)| by).or(by), category, failed }
+    }
 }
 
 /// Takes entries.
@@ -202,6 +213,22 @@ mod tests {
         for parity in [0, 1] {
             let sampled = (0..10_000).filter(|turn| turn % 2 == parity && is_sampled(*turn, 0.1)).count();
             assert!((490..=510).contains(&sampled), "{sampled}");
+        }
+    }
+
+    #[test]
+    fn how_a_tunnel_was_closed_is_told_in_one_word_and_by_whom() {
+        for (broken, closed, category, by, failed) in [
+            (None, None, "normal", None, false),
+            (None, Some((1000, "client")), "normal", Some("client"), false),
+            (Some("restart"), Some((1012, "host")), "restart", Some("host"), false),
+            (Some("idle"), None, "idle", Some("host"), false),
+            (Some("exited"), Some((1011, "function")), "function_exit", Some("function"), true),
+            (Some("reset"), None, "network", Some("network"), true),
+            (Some("upgrade"), None, "network", Some("network"), true),
+        ] {
+            let code = closed.map(|(code, _)| code);
+            assert_eq!(TunnelClose::of(broken, closed), TunnelClose { code, by, category, failed });
         }
     }
 

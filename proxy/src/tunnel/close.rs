@@ -20,7 +20,6 @@ use tracing::trace;
 use super::frames::{Frames, Sender};
 use super::pump::Activity;
 use super::way::{self, Way};
-use crate::access_log::TunnelClose;
 
 /// How long a frame that is under way may take to end.
 const BOUNDARY: Duration = Duration::from_secs(1);
@@ -45,11 +44,6 @@ pub(super) enum Ending {
     Exited,
 }
 
-/// Of a tunnel that ended before it began.
-pub(super) fn of_no_tunnel() -> TunnelClose {
-    TunnelClose { by: Some("network"), category: "network", failed: true, ..TunnelClose::default() }
-}
-
 /// What a Close says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Words {
@@ -67,21 +61,10 @@ impl Ending {
         }
     }
 
-    /// For the access log. Without a Close, where the protocol has none.
-    pub(super) fn told(self, websocket: bool) -> TunnelClose {
-        let words = websocket.then(|| self.to_client());
-        let (by, category) = match self {
-            Self::Restart => ("host", "restart"),
-            Self::Idle => ("host", "idle"),
-            Self::Exited => ("function", "function_exit"),
-        };
-        TunnelClose {
-            code: words.map(|words| words.code),
-            reason: words.map(|words| words.reason),
-            by: Some(by),
-            category,
-            failed: self == Self::Exited,
-        }
+    /// With which code it is closed, and by whom.
+    pub(super) fn closed(self) -> (u16, &'static str) {
+        let by = if self == Self::Exited { "function" } else { "host" };
+        (self.to_client().code, by)
     }
 
     fn to_client(self) -> Words {

@@ -98,7 +98,7 @@ async fn run(tunnel: Tunnel, replica: Told, server: Told) {
         Ok(sides) => sides,
         Err(failed) => {
             record.broken = Some("upgrade");
-            record.closed(None, close::of_no_tunnel());
+            record.closed(None, None);
             return debug!(%failed, "a tunnel ended before it began");
         }
     };
@@ -113,7 +113,7 @@ async fn run(tunnel: Tunnel, replica: Told, server: Told) {
     let ended = pump::run(client.io.stream(), function.io.inner_mut(), ahead, terms).await;
     (record.received, record.sent) = (ended.of_client, ended.to_client);
     record.broken = ended.broken;
-    record.closed(ended.messages, ended.close);
+    record.closed(ended.messages, ended.closed);
     drop(exchange);
 }
 

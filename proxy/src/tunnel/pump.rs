@@ -29,7 +29,6 @@ use super::ends::Told;
 use super::frames::{Frames, Sender};
 use super::traffic::Traffic;
 use super::way::{Failed, Way};
-use crate::access_log::TunnelClose;
 
 /// How long one side may be silent after the other has said all it had to say.
 const HALF_OPEN: Duration = Duration::from_secs(60);
@@ -44,8 +43,8 @@ pub(super) struct Ended {
     pub(super) broken: Option<&'static str>,
     /// Messages from the client and to it, if that could be seen.
     pub(super) messages: Option<[u64; 2]>,
-    /// For the access log.
-    pub(super) close: TunnelClose,
+    /// The code with which we closed a WebSocket, and for whom.
+    pub(super) closed: Option<(u16, &'static str)>,
 }
 
 /// What a tunnel goes by.
@@ -166,14 +165,11 @@ pub(super) async fn run(
         Stop::Ending(ending) => Some(ending.name()),
     };
     let messages = terms.websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
-    let close = match stop {
-        Stop::Done => TunnelClose { category: "normal", ..TunnelClose::default() },
-        Stop::Reset => {
-            TunnelClose { by: Some("network"), category: "network", failed: true, ..TunnelClose::default() }
-        }
-        Stop::Ending(ending) => ending.told(terms.websocket),
+    let closed = match stop {
+        Stop::Ending(ending) if terms.websocket => Some(ending.closed()),
+        Stop::Done | Stop::Reset | Stop::Ending(_) => None,
     };
-    Ended { of_client: to_function.moved, to_client: to_client.moved, broken, messages, close }
+    Ended { of_client: to_function.moved, to_client: to_client.moved, broken, messages, closed }
 }
 
 /// Moves bytes both ways until they end.

@@ -33,6 +33,8 @@ pub struct Config {
     pub request_timeout: &'static str,
     /// The lines of `[queue]`.
     pub queue: &'static str,
+    /// Is there an access log, `access.log` in the host's directory, and a span for each request?
+    pub access_log: bool,
     /// `[network] dns`. Empty is: as the machine.
     pub dns: &'static [&'static str],
     /// The Docker-style credentials file.
@@ -52,6 +54,7 @@ impl Default for Config {
             header_timeout: "10s",
             request_timeout: "1m",
             queue: "",
+            access_log: false,
             dns: &[],
             docker_config: json!({}),
         }
@@ -92,10 +95,12 @@ impl Host {
             header_timeout,
             request_timeout,
             queue,
+            access_log,
             dns,
             ..
         } = &self.config;
         let dir = self.dir.path().display();
+        let log = if *access_log { format!("{dir}/access.log") } else { "off".to_owned() };
         format!(
             r#"
 [server]
@@ -131,6 +136,10 @@ header = "{header_timeout}"
 request = "{request_timeout}"
 [queue]
 {queue}
+[access_log]
+target = "{log}"
+[tracing]
+spans = {access_log}
 "#,
             port = self.port,
             metrics = self.metrics_port,
