@@ -10,7 +10,6 @@
 mod entry;
 mod note;
 
-use std::future::Future;
 use std::sync::Arc;
 
 use http::header::HeaderMap;
@@ -58,15 +57,16 @@ impl Record {
         }
     }
 
-    /// Waits for a claim, and notes for how long.
-    pub(crate) async fn waiting<T>(&mut self, claim: impl Future<Output = T>) -> T {
-        if !self.note.is_kept() {
-            return claim.await;
+    /// When it began to wait for a replica, if anybody wants to know for how long.
+    pub(crate) fn waits(&self) -> Option<Instant> {
+        self.note.is_kept().then(Instant::now)
+    }
+
+    /// It waits no longer, whatever came of it.
+    pub(crate) fn waited(&mut self, since: Option<Instant>) {
+        if let Some(since) = since {
+            self.note.waited(since.elapsed());
         }
-        let began = Instant::now();
-        let claim = claim.await;
-        self.note.waited(began.elapsed());
-        claim
     }
 
     /// Both sides have agreed to go on as a tunnel, by these headers.

@@ -84,7 +84,10 @@ impl Caller {
         let timeouts = upstream.limits().timeouts;
         let reached = async {
             let ask = Ask::of_own(&upstream, &outbound)?;
-            let (claim, place) = record.waiting(claim(&upstream, &ask, place)).await?;
+            let waits = record.waits();
+            let claimed = claim(&upstream, &ask, place).await;
+            record.waited(waits);
+            let (claim, place) = claimed?;
             record.sent_to(claim.endpoint().id());
             let (answer, timer) = answer(claim, outbound, &timeouts).await?;
             if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {

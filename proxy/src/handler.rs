@@ -145,7 +145,10 @@ impl Handler {
         let timeouts = upstream.limits().timeouts;
         let reached = async {
             let ask = Ask::of_client(&upstream, &outbound, peer.ip(), &self.cookies, upgrade.is_some())?;
-            let claim = record.waiting(upstream.acquire_for(&ask)).await?;
+            let waits = record.waits();
+            let claim = upstream.acquire_for(&ask).await;
+            record.waited(waits);
+            let claim = claim?;
             record.sent_to(claim.endpoint().id());
             answer(claim, outbound, &timeouts).await
         };
