@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use roost_cni::{Conflist, Overrides};
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::{Caller, Routes, Server, UpstreamLimits};
+use roost_proxy::{AccessLog, Caller, Routes, Server, UpstreamLimits};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -42,13 +42,16 @@ use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::usage::{self, Sampler, UsageRecord};
 use crate::users::{self, Users};
-use crate::{affinity, image, memory, stacks, systemd};
+use crate::{access_log, affinity, image, memory, stacks, systemd};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
 
 /// The pauses between tries to reach containerd.
 const CONTAINERD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long the last lines of the access log may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How often images that nobody uses are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
@@ -58,7 +61,7 @@ const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 /// # Errors
 /// When it cannot start: the text says what is missing.
 pub async fn run(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyhow::Result<()> {
-    let (house, stored, sockets) = House::open(config, inherited).await?;
+    let (mut house, stored, sockets) = House::open(config, inherited).await?;
     house.restore(config, stored).await?;
     let (server, ending) = house.serve(config, sockets)?;
     systemd::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
@@ -79,6 +82,7 @@ pub async fn run(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyh
     }
     // Behind the last request.
     usage::write(&house.registry).await;
+    house.end_access_log().await;
     anyhow::ensure!(!house.broken.is_cancelled(), "a controller broke: see above");
     Ok(())
 }
@@ -98,6 +102,7 @@ struct House {
     steps: Timings<&'static str>,
     /// How long calls of the API took.
     calls: Timings<ApiCall>,
+    access_log: access_log::Running,
     routes: Routes,
     registry: Arc<Registry>,
     /// Cancelled when a controller broke.
@@ -163,7 +168,8 @@ impl House {
         let (routes, broken) = (Routes::default(), CancellationToken::new());
         let (calls, replicas) = (Timings::default(), network.clone());
         let is_replica = move |address| replicas.is_replica(address);
-        let caller = Caller::new(routes.clone());
+        let access_log = access_log::Running::start(&config.access_log).context("access_log.target")?;
+        let caller = Caller::new(routes.clone()).watched(access_log.log(), config.spans);
         let queue = Queue::new(config.queue.clone(), caller, here, is_replica, calls.clone());
         let events = Events::default();
         let tools = Tools {
@@ -194,6 +200,7 @@ impl House {
             events,
             steps,
             calls,
+            access_log,
             routes,
             registry,
             broken,
@@ -234,6 +241,15 @@ impl House {
         Ok(())
     }
 
+    /// Waits for the last lines, but not for a reader of standard output that hangs.
+    async fn end_access_log(&mut self) {
+        let ending = std::mem::take(&mut self.access_log);
+        let written = tokio::task::spawn_blocking(move || ending.end());
+        if tokio::time::timeout(LAST_LINES, written).await.is_err() {
+            warn!("the access log is not written to its end: nobody takes it");
+        }
+    }
+
     /// Opens the doors, and starts what goes on beside them. The token ends answers that have no end of their own.
     fn serve(&self, config: &Config, sockets: Sockets) -> anyhow::Result<(Server, CancellationToken)> {
         let ending = CancellationToken::new();
@@ -253,7 +269,7 @@ impl House {
         };
         let guard = Arc::new(HostGuard { users: self.users.clone(), network: self.network.clone() });
         let server = Server::new(
-            server_settings(config),
+            server_settings(config, self.access_log.log()),
             self.routes.clone(),
             api::fallback(api),
             guard,
@@ -280,6 +296,7 @@ impl House {
                 api: self.calls.clone(),
                 containerd: containerd_calls,
                 steps: self.steps.clone(),
+                access_log_dropped: self.access_log.dropped(),
             }));
             tokio::spawn(async move { server.serve(listener).await });
         }
@@ -456,12 +473,14 @@ fn limit(duration: Duration) -> Option<Duration> {
     Some(duration).filter(|duration| !duration.is_zero())
 }
 
-fn server_settings(config: &Config) -> roost_proxy::Settings {
+fn server_settings(config: &Config, access_log: AccessLog) -> roost_proxy::Settings {
     roost_proxy::Settings {
         header_timeout: config.timeouts.header,
         tcp_keepalive: limit(config.timeouts.tcp_keepalive),
         affinity_key: affinity::key(&config.state),
         lanes: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        access_log,
+        spans: config.spans,
         ..roost_proxy::Settings::default()
     }
 }

@@ -32,4 +32,8 @@ impl Guard for HostGuard {
             }
         })
     }
+
+    fn user(&self, headers: &HeaderMap) -> Option<String> {
+        Users::name(headers)
+    }
 }

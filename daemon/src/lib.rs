@@ -3,6 +3,7 @@
 //! `main` reads the command line, [`app`] puts the parts together, [`function`] is where functions live. The way of a
 //! request is told in `roost-proxy`; it never comes through here.
 
+pub mod access_log;
 pub mod affinity;
 pub mod api;
 pub mod app;

@@ -69,6 +69,12 @@ pub trait Guard: Send + Sync {
 
     /// Do these headers, which came from `peer`, say who the caller is, and is it so?
     fn authenticate<'a>(&'a self, headers: &'a HeaderMap, peer: IpAddr) -> Judgement<'a>;
+
+    /// The name by which these headers say who the caller is, after [`authenticate`](Self::authenticate) has found it to
+    /// be so. For the access log.
+    fn user(&self, _headers: &HeaderMap) -> Option<String> {
+        None
+    }
 }
 
 impl Upstream {

@@ -1,20 +1,24 @@
-//! One event for each request to a function, and its place in the counters.
+//! A request's place in the counters, and its line in the access log.
 //!
-//! Owns the record of a request from its admission to its last byte. The event goes to the target `access` at debug
-//! level; when nobody listens there, nothing is collected. Never holds headers or bodies, so no secret gets in.
+//! Owns the record of a request to a function from its admission to its last byte. What is told of it is in files of
+//! their own: [`entry`] is a line, [`note`] one that is still being written. When nobody wants a log, nothing is
+//! collected.
 //!
 //! A request is counted when it ends; one that becomes a tunnel, at its 101: tunnels live for hours, and how long they do
-//! says nothing of how fast a function answers.
+//! says nothing of how fast a function answers. It has two lines: one for the request, and one for the tunnel at its end.
 
-use std::net::SocketAddr;
+mod entry;
+mod note;
+
 use std::sync::Arc;
 
-use http::{HeaderValue, Method};
+use http::header::HeaderMap;
 use tokio::time::Instant;
-use tracing::{Level, debug, enabled};
 
 use crate::function::ReplicaId;
 use crate::upstream::Upstream;
+pub use entry::{AccessEntry, AccessLog, AccessLogOptions, AccessSink, EntryKind, TunnelClose, TunnelEntry};
+pub(crate) use note::Note;
 
 /// The record of one request. Dropping it ends it: it is counted and, if wanted, logged.
 #[derive(Debug)]
@@ -25,102 +29,84 @@ pub(crate) struct Record {
     pub(crate) status: u16,
     /// Body bytes to the client.
     pub(crate) sent: u64,
+    /// Body bytes from the client, once there is an answer.
+    pub(crate) received: u64,
     /// What broke after the head of the answer, if anything did.
     pub(crate) broken: Option<&'static str>,
     /// It is a tunnel now, and was counted.
     tunnel: bool,
-    details: Option<Box<Details>>,
-}
-
-#[derive(Debug)]
-struct Details {
-    method: Method,
-    path: String,
-    /// `None` for a call of ours.
-    peer: Option<SocketAddr>,
-    call_id: HeaderValue,
-    replica: Option<ReplicaId>,
-    /// Of a WebSocket, from the client and to it.
-    messages: Option<[u64; 2]>,
+    /// A function has answered it.
+    answered: bool,
+    note: Note,
 }
 
 impl Record {
-    pub(crate) fn begin(
-        upstream: &Arc<Upstream>,
-        method: &Method,
-        path: &str,
-        peer: Option<SocketAddr>,
-        call_id: &HeaderValue,
-    ) -> Self {
+    pub(crate) fn begin(upstream: &Arc<Upstream>, mut note: Note) -> Self {
         upstream.counters().started();
-        let details = enabled!(target: "access", Level::DEBUG).then(|| {
-            Box::new(Details {
-                method: method.clone(),
-                path: path.to_owned(),
-                peer,
-                call_id: call_id.clone(),
-                replica: None,
-                messages: None,
-            })
-        });
+        note.function(upstream.key());
         Self {
             upstream: Arc::clone(upstream),
             began: Instant::now(),
             status: 0,
             sent: 0,
+            received: 0,
             broken: None,
             tunnel: false,
-            details,
+            answered: false,
+            note,
         }
     }
 
-    /// Both sides have agreed to go on as a tunnel.
-    pub(crate) fn upgraded(&mut self) {
+    /// When it began to wait for a replica, if anybody wants to know for how long.
+    pub(crate) fn waits(&self) -> Option<Instant> {
+        self.note.is_kept().then(Instant::now)
+    }
+
+    /// It waits no longer, whatever came of it.
+    pub(crate) fn waited(&mut self, since: Option<Instant>) {
+        if let Some(since) = since {
+            self.note.waited(since.elapsed());
+        }
+    }
+
+    /// Both sides have agreed to go on as a tunnel, by these headers.
+    pub(crate) fn upgraded(&mut self, headers: &HeaderMap) {
         let counters = self.upstream.counters();
         counters.tunnel_opened();
         counters.finished(self.status, self.began.elapsed());
         self.tunnel = true;
+        self.note.upgraded(headers);
     }
 
-    /// A WebSocket brought so many messages from the client, and so many to it.
-    pub(crate) fn messages(&mut self, in_out: [u64; 2]) {
-        if let Some(details) = &mut self.details {
-            details.messages = Some(in_out);
-        }
+    /// The tunnel was closed, by [`broken`](Self::broken). `messages` of a WebSocket are those from the client, and those
+    /// to it; `closed` are the code of its Close and who sent it.
+    pub(crate) fn closed(&mut self, messages: Option<[u64; 2]>, closed: Option<(u16, &'static str)>) {
+        self.note.closed(messages, TunnelClose::of(self.broken, closed));
     }
 
+    /// It was sent to this replica.
+    pub(crate) fn sent_to(&mut self, replica: &ReplicaId) {
+        self.note.replica(replica);
+    }
+
+    /// The head of this replica's answer is there.
     pub(crate) fn answered_by(&mut self, replica: &ReplicaId) {
-        if let Some(details) = &mut self.details {
-            details.replica = Some(replica.clone());
-        }
+        self.answered = true;
+        self.note.replica(replica);
+        self.note.first_byte();
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         let counters = self.upstream.counters();
-        let duration = self.began.elapsed();
         if self.tunnel {
             counters.tunnel_closed();
         } else {
-            counters.finished(self.status, duration);
+            counters.finished(self.status, self.began.elapsed());
         }
         counters.sent(self.sent);
-        let Some(details) = &self.details else { return };
-        debug!(
-            target: "access",
-            function = %self.upstream.key(),
-            method = %details.method,
-            path = details.path,
-            status = self.status,
-            bytes = self.sent,
-            seconds = duration.as_secs_f64(),
-            peer = details.peer.map(tracing::field::display),
-            call_id = details.call_id.to_str().unwrap_or_default(),
-            replica = details.replica.as_ref().map(ReplicaId::as_str),
-            broken = self.broken,
-            messages_in = details.messages.map(|[of_client, _]| of_client),
-            messages_out = details.messages.map(|[_, to_client]| to_client),
-        );
+        let known = |bytes| self.answered.then_some(bytes);
+        self.note.ended(self.status, known(self.received), known(self.sent), self.broken);
     }
 }

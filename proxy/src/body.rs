@@ -17,12 +17,14 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
 use crate::access_log::Record;
 use crate::claim::Claim;
 use crate::client::Busy;
+use crate::compress::Compressed;
 use crate::pool::Connection;
 use crate::sent::Watched;
 
@@ -51,11 +53,13 @@ pub(crate) struct Exchange {
     began: Instant,
     /// Milliseconds from `began` to the last byte.
     moved: AtomicU64,
+    /// Bytes of the request's body that have come.
+    received: AtomicU64,
 }
 
 impl Exchange {
     pub(crate) fn new(claim: Claim) -> Self {
-        Self { claim, began: Instant::now(), moved: AtomicU64::new(0) }
+        Self { claim, began: Instant::now(), moved: AtomicU64::new(0), received: AtomicU64::new(0) }
     }
 
     pub(crate) fn claim(&self) -> &Claim {
@@ -195,6 +199,11 @@ impl Body for RequestBody {
             Poll::Ready(frame) => {
                 if let Some(exchange) = &this.exchange {
                     exchange.touch();
+                    if let Some(Ok(frame)) = &frame
+                        && let Some(data) = frame.data_ref()
+                    {
+                        exchange.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    }
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Broken::Client)))
             }
@@ -251,6 +260,7 @@ impl FunctionBody {
     /// The last byte was read: the connection can serve another request.
     fn end(&mut self) {
         if let Some(Lease { connection, exchange }) = self.lease.take() {
+            self.record.received = exchange.received.load(Ordering::Relaxed);
             connection.rest(exchange.claim().endpoint().pool());
             drop(exchange);
         }
@@ -265,6 +275,7 @@ impl FunctionBody {
             Broken::Function(_) => "function",
         });
         if let Some(lease) = self.lease.take() {
+            self.record.received = lease.exchange.received.load(Ordering::Relaxed);
             let claim = lease.exchange.claim();
             debug!(function = %claim.upstream().key(), replica = %claim.endpoint().id(), %broken, "an answer broke off");
         }
@@ -273,6 +284,11 @@ impl FunctionBody {
 }
 
 impl FunctionBody {
+    /// What was sent to the client is not what was read, but so many bytes.
+    pub(crate) fn sent_as(&mut self, bytes: u64) {
+        self.record.sent = bytes;
+    }
+
     /// What has come, or comes now that the connection is asked.
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = Pin::new(&mut self.inner).poll_frame(cx);
@@ -286,7 +302,7 @@ impl FunctionBody {
         }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.poll_inner(cx) {
             Poll::Ready(Some(Ok(_))) if self.idle.is_over() => {
                 Poll::Ready(Some(Err(self.fail(Broken::Request))))
@@ -320,7 +336,8 @@ impl FunctionBody {
 
 impl Drop for FunctionBody {
     fn drop(&mut self) {
-        if self.lease.is_some() {
+        if let Some(lease) = &self.lease {
+            self.record.received = lease.exchange.received.load(Ordering::Relaxed);
             self.record.broken.get_or_insert("client");
         }
     }
@@ -337,6 +354,7 @@ enum Kind {
     Full(Full<Bytes>),
     Function(FunctionBody),
     Boxed(UnsyncBoxBody<Bytes, BoxError>),
+    Compressed(Box<Compressed>),
 }
 
 impl ResponseBody {
@@ -366,6 +384,20 @@ impl ResponseBody {
         Self { kind: Kind::Function(body), busy: None }
     }
 
+    /// Are these the bytes of a function, as they come?
+    pub(crate) fn is_of_function(&self) -> bool {
+        matches!(self.kind, Kind::Function(_))
+    }
+
+    /// The bytes of a function, compressed as long as `place` is held. Others stay as they are.
+    pub(crate) fn compressed(self, place: OwnedSemaphorePermit) -> Self {
+        let kind = match self.kind {
+            Kind::Function(body) => Kind::Compressed(Box::new(Compressed::new(body, place))),
+            other => other,
+        };
+        Self { kind, ..self }
+    }
+
     /// Keeps the client's connection busy until this body is done.
     pub(crate) fn while_busy(mut self, busy: Busy) -> Self {
         self.busy = Some(busy);
@@ -385,6 +417,7 @@ impl Body for ResponseBody {
             Kind::Full(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Function(body) => body.poll_frame(cx).map_err(Into::into),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
+            Kind::Compressed(body) => body.poll_frame(cx),
         });
         if let (Some(Err(_)), Some(busy)) = (&frame, &self.busy) {
             busy.broke_off();
@@ -397,6 +430,7 @@ impl Body for ResponseBody {
             Kind::Full(body) => body.is_end_stream(),
             Kind::Function(body) => body.inner.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
+            Kind::Compressed(body) => body.is_end_stream(),
         }
     }
 
@@ -405,6 +439,7 @@ impl Body for ResponseBody {
             Kind::Full(body) => body.size_hint(),
             Kind::Function(body) => body.inner.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
+            Kind::Compressed(body) => body.size_hint(),
         }
     }
 }
@@ -415,6 +450,7 @@ impl fmt::Debug for Kind {
             Self::Full(_) => "Full",
             Self::Function(_) => "Function",
             Self::Boxed(_) => "Boxed",
+            Self::Compressed(_) => "Compressed",
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What a call is known by, on both sides of the proxy.
 //!
-//! Owns call ids. They are unique and of the form clients expect (UUID, version 4), and no secrets. Never asks the
+//! Owns call ids, and the bits that other ids are made of. They are unique and of the form clients expect (UUID, version 4), and no secrets. Never asks the
 //! system for randomness on the path of a request: it would be one of five system calls of a request.
 
 use std::hash::{BuildHasher, RandomState};
@@ -44,9 +44,14 @@ impl CallIds {
     }
 
     fn next(&self) -> Uuid {
+        Builder::from_random_bytes(self.bits().to_be_bytes()).into_uuid()
+    }
+
+    /// Bits that no other id has, and that look random.
+    pub(crate) fn bits(&self) -> u128 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let [high, low] = self.keys.each_ref().map(|key| u128::from(key.hash_one(number)));
-        Builder::from_random_bytes((high << 64 | low).to_be_bytes()).into_uuid()
+        high << 64 | low
     }
 }
 

@@ -12,7 +12,7 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::access_log::Record;
+use crate::access_log::{AccessLog, Record};
 use crate::ask::Ask;
 use crate::body::{Payload, ResponseBody};
 use crate::call::CallIds;
@@ -22,6 +22,7 @@ use crate::function::FunctionKey;
 use crate::handler::{answer, pass_on, unasked_switch};
 use crate::headers;
 use crate::route::Routes;
+use crate::trace;
 use crate::upstream::Upstream;
 
 /// Calls functions. Clones share what they need.
@@ -29,13 +30,21 @@ use crate::upstream::Upstream;
 pub struct Caller {
     ids: Arc<CallIds>,
     routes: Routes,
+    log: AccessLog,
+    spans: bool,
 }
 
 impl Caller {
     /// A caller of the functions of `routes`.
     #[must_use]
     pub fn new(routes: Routes) -> Self {
-        Self { ids: Arc::default(), routes }
+        Self { ids: Arc::default(), routes, log: AccessLog::default(), spans: false }
+    }
+
+    /// Tells of its calls in `log`, and with `spans` has each be a span in a trace.
+    #[must_use]
+    pub fn watched(self, log: AccessLog, spans: bool) -> Self {
+        Self { log, spans, ..self }
     }
 
     /// Is there such a function now?
@@ -57,13 +66,15 @@ impl Caller {
     pub async fn call(
         &self,
         function: &FunctionKey,
-        request: Request<Bytes>,
+        mut request: Request<Bytes>,
         place: OwnedSemaphorePermit,
     ) -> Result<(Response<ResponseBody>, OwnedSemaphorePermit), Error> {
         let call = self.ids.identify(request.headers());
         let upstream =
             self.routes.get(function).ok_or_else(|| Error::UnknownFunction { name: function.to_string() })?;
-        let mut record = Record::begin(&upstream, request.method(), request.uri().path(), None, &call.id);
+        let mut note = self.log.begin(&request, None);
+        note.call(&call.id, trace::pass_on(request.headers_mut(), self.spans.then_some(&*self.ids)));
+        let mut record = Record::begin(&upstream, note);
         let asked_with = request.headers().get(CONTENT_TYPE).cloned();
         let (mut parts, body) = request.into_parts();
         headers::of_own(&mut parts.headers, &call);
@@ -73,7 +84,11 @@ impl Caller {
         let timeouts = upstream.limits().timeouts;
         let reached = async {
             let ask = Ask::of_own(&upstream, &outbound)?;
-            let (claim, place) = claim(&upstream, &ask, place).await?;
+            let waits = record.waits();
+            let claimed = claim(&upstream, &ask, place).await;
+            record.waited(waits);
+            let (claim, place) = claimed?;
+            record.sent_to(claim.endpoint().id());
             let (answer, timer) = answer(claim, outbound, &timeouts).await?;
             if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(unasked_switch(&answer));

@@ -20,12 +20,13 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::access::Guard;
-use crate::access_log::Record;
+use crate::access_log::{AccessLog, Note, Record};
 use crate::affinity::Cookies;
 use crate::ask::Ask;
 use crate::body::{FunctionBody, IdleTimer, Payload, ResponseBody};
 use crate::call::{Call, CallIds};
 use crate::claim::Claim;
+use crate::compress::{Compressor, Offer};
 use crate::error::Error;
 use crate::forward::{self, Answer};
 use crate::headers;
@@ -33,6 +34,7 @@ use crate::intake::{Deferred, Intake};
 use crate::path::{self, FunctionPath, Target};
 use crate::route::{Routes, split};
 use crate::sent::Sent;
+use crate::trace;
 use crate::tunnel::{Tunnel, Tunnels};
 use crate::upstream::{Timeouts, Upstream};
 
@@ -52,6 +54,10 @@ pub(crate) struct Handler {
     pub(crate) intake: Arc<dyn Intake>,
     pub(crate) cookies: Cookies,
     pub(crate) tunnels: Tunnels,
+    pub(crate) log: AccessLog,
+    /// Has each request to a function a span of ours?
+    pub(crate) spans: bool,
+    pub(crate) compressor: Compressor,
 }
 
 impl Handler {
@@ -63,14 +69,22 @@ impl Handler {
     ) -> Response<ResponseBody> {
         let deferred = path::is_deferred(request.uri().path());
         let deferred = deferred.then(|| (request.method().clone(), Instant::now()));
-        let response = self.respond(request, peer).await;
+        let mut note = self.log.begin(&request, Some(peer));
+        let response = self.respond(request, peer, &mut note).await;
+        // Of a request to a function, its record has it.
+        note.answered(&response);
         if let Some((method, began)) = deferred {
             self.intake.answered(&method, response.status(), began.elapsed());
         }
         response
     }
 
-    async fn respond(&self, mut request: Request<Incoming>, peer: SocketAddr) -> Response<ResponseBody> {
+    async fn respond(
+        &self,
+        mut request: Request<Incoming>,
+        peer: SocketAddr,
+        note: &mut Note,
+    ) -> Response<ResponseBody> {
         // Apart from the request, whose headers are changed while its path is still read.
         let uri = request.uri().clone();
         match path::read(uri.path()) {
@@ -86,22 +100,27 @@ impl Handler {
             }
             Target::Function(path) => {
                 let call = self.ids.identify(request.headers());
+                let trace = trace::pass_on(request.headers_mut(), self.spans.then_some(&self.ids));
+                note.call(&call.id, trace);
                 let Some(upstream) = self.routes.find(path.segment()) else {
                     return refuse(&unknown(path.segment()), &call, false);
                 };
                 if !upstream.access().is_open() {
                     match upstream.admit(&self.guard, request.headers(), peer).await {
                         // The password of a user of this host is not for a function to know.
-                        Ok(true) => drop(request.headers_mut().remove(AUTHORIZATION)),
+                        Ok(true) => {
+                            note.user(|| self.guard.user(request.headers()));
+                            request.headers_mut().remove(AUTHORIZATION);
+                        }
                         Ok(false) => {}
-                        Err(error) => return turn_away(&upstream, &request, &error, &call, peer),
+                        Err(error) => return turn_away(&upstream, &error, &call, note),
                     }
                 }
                 if path.is_deferred() {
+                    note.function(upstream.key());
                     return self.defer(&upstream, &path, request, &call, peer).await;
                 }
-                let record =
-                    Record::begin(&upstream, request.method(), request.uri().path(), Some(peer), &call.id);
+                let record = Record::begin(&upstream, note.take());
                 self.invoke(upstream, request, &path, call, peer, record).await
             }
         }
@@ -122,11 +141,19 @@ impl Handler {
             return status(StatusCode::BAD_REQUEST);
         };
         let asked_with = request.headers().get(CONTENT_TYPE).cloned();
+        let offer = match upstream.compresses() {
+            true => Offer::of(request.method(), request.headers()),
+            false => Offer::None,
+        };
         let (outbound, upgrade) = prepare(request, uri, &call, peer);
         let timeouts = upstream.limits().timeouts;
         let reached = async {
             let ask = Ask::of_client(&upstream, &outbound, peer.ip(), &self.cookies, upgrade.is_some())?;
-            let claim = self.tunnels.admit(upgrade.is_some(), upstream.acquire_for(&ask)).await?;
+            let waits = record.waits();
+            let claim = self.tunnels.admit(upgrade.is_some(), upstream.acquire_for(&ask)).await;
+            record.waited(waits);
+            let claim = claim?;
+            record.sent_to(claim.endpoint().id());
             answer(claim, outbound, &timeouts).await
         };
         match reached.await {
@@ -134,7 +161,8 @@ impl Handler {
                 if let Some(cookie) = self.cookies.issue(answer.exchange.claim(), path.segment()) {
                     answer.response.headers_mut().append(SET_COOKIE, cookie);
                 }
-                self.finish(answer, timer, &call, asked_with, upgrade, &timeouts, record)
+                let response = self.finish(answer, timer, &call, asked_with, upgrade, &timeouts, record);
+                self.compressor.apply(offer, response)
             }
             Err(error) => {
                 record.status = error.status(upgrade.is_some()).as_u16();
@@ -168,7 +196,7 @@ impl Handler {
         record.answered_by(exchange.claim().endpoint().id());
         headers::to_client(response.status(), response.headers_mut(), call, asked_with, false);
         *response.version_mut() = Version::HTTP_11;
-        record.upgraded();
+        record.upgraded(response.headers());
         let websocket = headers::is_websocket(response.headers());
         self.tunnels.open(Tunnel { client, connection, exchange, websocket, record });
         response.map(|_| ResponseBody::empty())
@@ -361,14 +389,12 @@ async fn answer_to_sent(
 /// everything is as if there were none.
 fn turn_away(
     upstream: &Arc<Upstream>,
-    request: &Request<Incoming>,
     error: &Error,
     call: &Call,
-    peer: SocketAddr,
+    note: &mut Note,
 ) -> Response<ResponseBody> {
     if !matches!(error, Error::UnknownFunction { .. }) {
-        let mut record =
-            Record::begin(upstream, request.method(), request.uri().path(), Some(peer), &call.id);
+        let mut record = Record::begin(upstream, note.take());
         record.status = error.status(false).as_u16();
     }
     refuse(error, call, false)

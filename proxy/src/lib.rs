@@ -24,7 +24,7 @@
 //!             │ body: streams, holds    │ tunnel: both sockets, byte for  │
 //!             │ the claim to its end    │ byte, holds the claim to its end│
 //!             └─────────────────────────┴─────────────────────────────────┘
-//!               last byte, error or cancel: in-flight −1, counters, one access-log event
+//!               last byte, error or cancel: in-flight −1, counters, one line in the access log
 //! ```
 //!
 //! `⟲` is a snapshot read: no lock is held, nothing is asked of anybody. `──►` is how the request ends early.
@@ -49,6 +49,7 @@ mod call;
 mod caller;
 mod claim;
 mod client;
+mod compress;
 mod endpoint;
 mod endpoints;
 mod error;
@@ -67,11 +68,15 @@ mod route;
 mod sent;
 mod server;
 mod tcp;
+mod trace;
 mod tunnel;
 mod upstream;
 mod waiting;
 
 pub use access::{Access, Denied, Guard, Judgement};
+pub use access_log::{
+    AccessEntry, AccessLog, AccessLogOptions, AccessSink, EntryKind, TunnelClose, TunnelEntry,
+};
 pub use affinity::AffinityKey;
 pub use ask::Ask;
 pub use body::{BoxError, ResponseBody};
@@ -86,6 +91,7 @@ pub use metrics::{BOUNDS, CLIENT_LEFT, Distribution, Histogram, Load, Totals};
 pub use placement::{Affinity, InvalidPlacement, KeySource, MAX_KEY, Placement, ReplicaKey};
 pub use route::{RouteTable, Routes};
 pub use server::{Drained, Server, Settings};
+pub use trace::Trace;
 pub use tunnel::{By, CloseFrame, FRAME_TYPES, WebSockets};
 pub use upstream::{Timeouts, Upstream, UpstreamLimits, WebSocketLimits};
 

@@ -28,9 +28,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::access::Guard;
+use crate::access_log::AccessLog;
 use crate::affinity::{AffinityKey, Cookies};
 use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
+use crate::compress::Compressor;
 use crate::handler::{Fallback, Handler};
 use crate::intake::Intake;
 use crate::lanes::{Lanes, Seat};
@@ -71,6 +73,10 @@ pub struct Settings {
     /// How many threads of their own connections are served on, each by one of them from its first byte to its last.
     /// With 0 they are served where [`Server::serve`] runs.
     pub lanes: usize,
+    /// Where each request and each tunnel is told of.
+    pub access_log: AccessLog,
+    /// Is each request to a function a span in a trace, a new one if the client has none?
+    pub spans: bool,
 }
 
 impl Default for Settings {
@@ -84,6 +90,8 @@ impl Default for Settings {
             affinity_key: AffinityKey::random(),
             max_connections: 65_536,
             lanes: 0,
+            access_log: AccessLog::default(),
+            spans: false,
         }
     }
 }
@@ -125,9 +133,21 @@ impl Server {
     ) -> Self {
         let (tracker, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let (ids, tunnels) = (CallIds::default(), Tunnels::default());
+        let (log, spans, compressor) = (settings.access_log.clone(), settings.spans, Compressor::default());
         let cookies = Cookies::new(settings.affinity_key.clone());
         Self(Arc::new(Shared {
-            handler: Arc::new(Handler { ids, routes, fallback, guard, intake, cookies, tunnels }),
+            handler: Arc::new(Handler {
+                ids,
+                routes,
+                fallback,
+                guard,
+                intake,
+                cookies,
+                tunnels,
+                log,
+                spans,
+                compressor,
+            }),
             http: http(&settings, &tracker),
             lanes: NonZeroUsize::new(settings.lanes).and_then(lanes),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),

@@ -124,6 +124,7 @@ pub struct Upstream {
     pub(crate) cap: AtomicUsize,
     /// The bits of an [`Access`].
     access: AtomicU8,
+    compress: AtomicBool,
     /// `None` where any replica will do for each request.
     pub(crate) placement: ArcSwapOption<Placement>,
     pub(crate) endpoints: ArcSwap<Endpoints>,
@@ -151,6 +152,7 @@ impl Upstream {
             limits: ArcSwap::from_pointee(limits),
             cap: AtomicUsize::new(limits.most_claims()),
             access: AtomicU8::new(Access::default().bits()),
+            compress: AtomicBool::new(false),
             placement: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
             leaving: Mutex::default(),
@@ -196,6 +198,17 @@ impl Upstream {
     /// Asks this of callers from now on. Requests that were admitted go on.
     pub fn set_access(&self, access: Access) {
         self.access.store(access.bits(), Ordering::Relaxed);
+    }
+
+    /// Are answers that are text compressed for clients that take that?
+    #[must_use]
+    pub fn compresses(&self) -> bool {
+        self.compress.load(Ordering::Relaxed)
+    }
+
+    /// Compresses answers from now on, or no more.
+    pub fn set_compression(&self, compress: bool) {
+        self.compress.store(compress, Ordering::Relaxed);
     }
 
     /// Sends requests there from now on. Those that wait go on waiting for what they came for: after a change of

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use self::raw::Raw;
 use crate::image::{PullPolicy, RegistrySettings};
-use crate::{queue, units};
+use crate::{access_log, queue, units};
 
 mod raw;
 
@@ -51,6 +51,10 @@ pub struct Config {
     pub queue: queue::Settings,
     /// Output.
     pub logs: Logs,
+    /// Requests and tunnels.
+    pub access_log: access_log::Settings,
+    /// Is each request to a function a span in a trace?
+    pub spans: bool,
 }
 
 /// Who may use the API.
@@ -286,6 +290,8 @@ impl Config {
             timeouts: raw.timeouts.resolve(m),
             queue: raw.queue.resolve(m),
             logs: raw.logs.resolve(m),
+            access_log: raw.access_log.resolve(m),
+            spans: raw.tracing.spans.unwrap_or(false),
         };
         for (key, path) in config.paths() {
             m.require(path.is_absolute(), &format!("{key} = {path:?}: expected an absolute path"));
@@ -359,6 +365,34 @@ mod tests {
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.auth.unwrap().user, "admin");
         assert_eq!(config.timeouts.request, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn the_access_log_is_off_unless_it_is_said_where_it_goes() {
+        use access_log::Target;
+        for (text, target, sample) in [
+            ("", Target::Off, 1.0),
+            ("target = 'off'", Target::Off, 1.0),
+            ("target = 'stdout'\nsample = 0.25", Target::Stdout, 0.25),
+            ("target = '/var/log/roost.log'\nsample = 0", Target::File("/var/log/roost.log".into()), 0.0),
+        ] {
+            let settings = resolve(&format!("[access_log]\n{text}")).unwrap().access_log;
+            assert_eq!((settings.target, settings.options.sample), (target, sample), "{text}");
+        }
+        for (text, mistake) in [
+            (
+                "target = 'here.log'",
+                "access_log.target = \"here.log\": expected off, stdout or an absolute path",
+            ),
+            ("target = ''", "access_log.target = \"\": expected"),
+            ("sample = 1.5", "access_log.sample = 1.5: expected a number from 0 to 1"),
+            ("sample = nan", "access_log.sample = NaN: expected a number from 0 to 1"),
+            ("max_size = '1KiB'", "access_log.max_size: expected at least 256KiB"),
+            ("header = true", "header"),
+        ] {
+            let told = resolve(&format!("[access_log]\n{text}")).unwrap_err();
+            assert!(told.contains(mistake), "{mistake} in {told}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
+use roost_proxy::AccessLogOptions;
 use serde::Deserialize;
 
 use crate::runtime::containerd::oci;
@@ -14,8 +15,7 @@ use crate::runtime::containerd::oci;
 use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::network::LONGEST_PREFIX;
-use crate::queue;
-use crate::units;
+use crate::{access_log, queue, units};
 
 /// Each is a network namespace that the kernel has to keep.
 const MAX_SLOTS: usize = 64;
@@ -34,6 +34,8 @@ pub(super) struct Raw {
     pub(super) timeouts: RawTimeouts,
     pub(super) queue: RawQueue,
     pub(super) logs: RawLogs,
+    pub(super) access_log: RawAccessLog,
+    pub(super) tracing: RawTracing,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -140,6 +142,22 @@ pub(super) struct RawQueue {
 pub(super) struct RawLogs {
     pub(super) max_size: Option<String>,
     pub(super) level: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawAccessLog {
+    pub(super) target: Option<String>,
+    pub(super) sample: Option<f64>,
+    pub(super) query: Option<bool>,
+    pub(super) referer: Option<bool>,
+    pub(super) max_size: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTracing {
+    pub(super) spans: Option<bool>,
 }
 
 impl RawContainerd {
@@ -297,6 +315,33 @@ impl RawLogs {
         Logs {
             max_size: m.read("logs.max_size", self.max_size.as_deref(), 10 << 20, units::memory),
             level: m.read("logs.level", self.level.as_deref(), "info".to_owned(), level),
+        }
+    }
+}
+
+impl RawAccessLog {
+    pub(super) fn resolve(self, m: &mut Mistakes) -> access_log::Settings {
+        let target = |text: &str| match text {
+            "off" => Ok(access_log::Target::Off),
+            "stdout" => Ok(access_log::Target::Stdout),
+            path if path.starts_with('/') => Ok(access_log::Target::File(path.into())),
+            _ => Err("expected off, stdout or an absolute path"),
+        };
+        let sample = self.sample.unwrap_or(1.0);
+        m.require(
+            (0.0..=1.0).contains(&sample),
+            &format!("access_log.sample = {sample}: expected a number from 0 to 1"),
+        );
+        let max_size = m.read("access_log.max_size", self.max_size.as_deref(), 20 << 20, units::memory);
+        m.require(max_size >= access_log::MIN_SIZE, "access_log.max_size: expected at least 256KiB");
+        access_log::Settings {
+            target: m.read("access_log.target", self.target.as_deref(), access_log::Target::Off, target),
+            max_size,
+            options: AccessLogOptions {
+                sample,
+                query: self.query.unwrap_or(false),
+                referer: self.referer.unwrap_or(false),
+            },
         }
     }
 }

@@ -14,6 +14,7 @@ use roost_proxy::{Endpoint, ReplicaKey, Upstream};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::function::compression;
 use crate::function::kept::{Kept, new_replica_id};
 use crate::function::known::{ImageState, Known};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
@@ -196,6 +197,7 @@ impl Controller {
                 Times::default()
             });
             self.upstream.set_limits(self.registry.limits_of(&policy, &times));
+            self.upstream.set_compression(compression::parse(&record.newest.deployment).unwrap_or(false));
             self.policy = (record.newest.id.clone(), policy);
         }
         let policy = &self.policy.1;

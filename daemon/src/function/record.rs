@@ -7,6 +7,7 @@ use roost_proxy::Access;
 use serde::{Deserialize, Serialize};
 
 use crate::function::access;
+use crate::function::compression::COMPRESSION;
 use crate::function::spec::Deployment;
 use crate::function::timeouts::Times;
 use crate::scaling::Policy;
@@ -200,9 +201,11 @@ impl FunctionRecord {
 fn only_settings(old: &Deployment, new: &Deployment) -> bool {
     let seen = |deployment: &Deployment| {
         let mut seen = deployment.clone();
-        let unseen = |name: &str| Policy::is_setting_name(name) || Times::is_setting_name(name);
-        seen.labels.retain(|name, _| !unseen(name));
-        seen.annotations.retain(|name, _| !unseen(name));
+        let is_seen = |name: &str| {
+            !Policy::is_setting_name(name) && !Times::is_setting_name(name) && name != COMPRESSION
+        };
+        seen.labels.retain(|name, _| is_seen(name));
+        seen.annotations.retain(|name, _| is_seen(name));
         seen
     };
     old != new && seen(old) == seen(new)

@@ -10,11 +10,11 @@ use roost_proxy::Access;
 use roost_proxy::function::{FunctionKey, FunctionName, Namespace};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::function::access;
 use crate::function::grants::Wishes;
 use crate::function::liveness::Liveness;
 use crate::function::readiness::Probe;
 use crate::function::timeouts::Times;
+use crate::function::{access, compression};
 use crate::image::Reference;
 use crate::runtime::Limits;
 use crate::scaling::Policy;
@@ -162,6 +162,7 @@ impl FunctionSpec {
         if let Err(why) = Times::parse(&deployment) {
             mistakes.0.extend(why);
         }
+        mistakes.0.extend(compression::parse(&deployment).err());
         check_environment(&mut mistakes, &deployment.env_process, &deployment.env_vars);
         mistakes.0.extend(check_texts("labels", &deployment.labels));
         mistakes.0.extend(check_texts("annotations", &deployment.annotations));
@@ -369,7 +370,7 @@ mod tests {
         let text = parse(json!({
             "service": "Bad_Name", "image": "", "namespace": "No_Where", "limits": {"memory": "lots", "cpu": "-1"},
             "envVars": {"A=B": "x"}, "labels": {"com.openfaas.scale.min": "0", "roost.internal": "1", "com.openfaas.scale.zero": "maybe"},
-            "annotations": {"roost.auth": "jwt", "roost.drain": "a day"}
+            "annotations": {"roost.auth": "jwt", "roost.drain": "a day", "roost.compression": "br"}
         }))
         .unwrap_err();
         for field in [
@@ -382,6 +383,7 @@ mod tests {
             "labels.com.openfaas.scale.min: \"0\": expected a number from 1 to 500",
             "labels.com.openfaas.scale.zero: \"maybe\": expected true or false",
             "annotations.roost.drain:",
+            "annotations.roost.compression: \"br\": expected gzip or off",
             "labels.roost.internal:",
             "annotations.roost.auth: jwt is not available in this version",
         ] {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::de::IgnoredAny;
 
 use crate::function::access::{AUTH, INTERNAL};
+use crate::function::compression::COMPRESSION;
 use crate::function::grants::{DEVICE, MOUNT};
 use crate::function::record::Revision;
 use crate::function::spec::Deployment;
@@ -86,6 +87,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
             || [MOUNT, DEVICE].iter().any(|p| name.starts_with(p))
             || Policy::is_setting_name(name)
             || Times::is_setting_name(name)
+            || name == COMPRESSION
     };
     let names = revision.deployment.settings().into_keys();
     let unknown = names.filter(|name| name.starts_with(OURS) && !known(name)).take(MAX_FIELDS);

@@ -22,6 +22,7 @@ mod output;
 mod read;
 mod record;
 mod replica;
+pub(crate) mod rotated;
 mod split;
 mod store;
 mod told;

@@ -1,16 +1,17 @@
-//! The log file of one replica: appended to, rotated once, never larger than its limit.
+//! The log file of one replica: what is written to it, and what is said of what could not be.
 //!
 //! Owns `<replica>.log` and `<replica>.log.1`. Only whole lines stand in them. A batch that cannot be written is
 //! dropped and counted, and a note says so as soon as writing works again: a full disk never holds a function up.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 
 use jiff::Timestamp;
 
 use super::record::{Entry, LINE_LIMIT, Stream, Tag};
+use super::rotated::RotatedFile;
 use super::{current_file, rotated_file};
 
 /// The least that both files may hold together, in bytes, whatever the settings say: a batch has to fit in either.
@@ -22,11 +23,7 @@ const BATCH: usize = 32 * 1024;
 /// The lines that wait to be written together, and the files they go to.
 #[derive(Debug)]
 pub(super) struct Output {
-    current: PathBuf,
-    rotated: PathBuf,
-    /// The most that either file may hold.
-    file_limit: u64,
-    file: Option<(File, u64)>,
+    file: RotatedFile,
     batch: Vec<u8>,
     /// How many lines are gone if the batch is not written: its own, and those of the note at its head.
     at_stake: u64,
@@ -47,10 +44,11 @@ impl Output {
     pub(super) fn new(dir: &Path, replica: &str, limit: u64) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         Ok(Self {
-            current: current_file(dir, replica),
-            rotated: rotated_file(dir, replica),
-            file_limit: limit.max(MIN_LIMIT) / 2,
-            file: None,
+            file: RotatedFile::new(
+                current_file(dir, replica),
+                rotated_file(dir, replica),
+                limit.max(MIN_LIMIT),
+            ),
             batch: Vec::with_capacity(BATCH + LINE_LIMIT),
             at_stake: 0,
             noted: 0,
@@ -94,16 +92,7 @@ impl Output {
     }
 
     fn write_batch(&mut self) -> io::Result<()> {
-        let length = self.batch.len() as u64;
-        if self.file.as_ref().is_some_and(|(_, size)| size + length > self.file_limit) {
-            self.rotate()?;
-        }
-        let (file, size) = match &mut self.file {
-            Some(open) => open,
-            None => self.file.insert(open(&self.current)?),
-        };
-        let (written, result) = write_whole_lines(file, *size, &self.batch);
-        *size += written as u64;
+        let (written, result) = self.file.append(&self.batch);
         let mut kept = self.batch[..written].iter().filter(|byte| **byte == b'\n').count() as u64;
         if kept > 0 && self.noted > 0 {
             // The first line is the note: with it, those that it is about are accounted for.
@@ -112,57 +101,11 @@ impl Output {
         self.at_stake = self.at_stake.saturating_sub(kept);
         result
     }
-
-    /// The current file becomes the one before, whose lines go.
-    fn rotate(&mut self) -> io::Result<()> {
-        fs::rename(&self.current, &self.rotated)?;
-        self.file = None;
-        Ok(())
-    }
-}
-
-/// Opens the file to append to it, and ends a line that a power cut left unfinished.
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
-    let mut size = file.seek(SeekFrom::End(0))?;
-    if size > 0 {
-        let mut last = [0];
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        if last != *b"\n" {
-            file.write_all(b"\n")?;
-            size += 1;
-        }
-    }
-    Ok((file, size))
-}
-
-/// Appends `batch` to `file`, which is `size` long. When only some of it fits, what is left of a line is taken back:
-/// half a line would run into the next. Returns how many bytes stand in the file.
-fn write_whole_lines(file: &mut File, size: u64, batch: &[u8]) -> (usize, io::Result<()>) {
-    let mut written = 0;
-    while written < batch.len() {
-        match file.write(&batch[written..]) {
-            Ok(0) => return (take_back(file, size, &batch[..written]), Err(io::ErrorKind::WriteZero.into())),
-            Ok(more) => written += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (take_back(file, size, &batch[..written]), Err(error)),
-        }
-    }
-    (written, Ok(()))
-}
-
-fn take_back(file: &File, size: u64, written: &[u8]) -> usize {
-    let whole = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-    // When even this fails, the reader meets one damaged line, and skips it.
-    if whole < written.len() && file.set_len(size + whole as u64).is_err() {
-        return written.len();
-    }
-    whole
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -238,16 +181,6 @@ mod tests {
         assert_eq!(texts.len(), 2, "{texts:?}");
         assert!(texts[0].starts_with("[roost] 4 lines could not be written and are lost: "), "{texts:?}");
         assert_eq!(texts[1], "kept");
-    }
-
-    #[test]
-    fn a_full_disk_leaves_whole_lines_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
-        file.write_all(b"one\ntwo\nthr").unwrap();
-        assert_eq!(take_back(&file, 0, b"one\ntwo\nthr"), 8);
-        assert_eq!(fs::read(&path).unwrap(), b"one\ntwo\n");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::{Distribution, Totals};
@@ -45,6 +46,8 @@ pub struct Sources {
     pub containerd: Timings<Call>,
     /// How long the steps of replicas' starts took.
     pub steps: Timings<&'static str>,
+    /// Lines of the access log that are lost.
+    pub access_log_dropped: Arc<AtomicU64>,
 }
 
 /// Gathers, one page at a time.
@@ -63,6 +66,7 @@ pub(super) struct Snapshot {
     pub(super) api: Vec<(ApiCall, Distribution)>,
     pub(super) containerd: Vec<(Call, Distribution)>,
     pub(super) steps: Vec<(&'static str, Distribution)>,
+    pub(super) access_log_dropped: u64,
     pub(super) process: Option<(Process, f64)>,
 }
 
@@ -108,13 +112,14 @@ impl Collector {
                 None
             }
         };
-        let Sources { network, api, containerd, steps, .. } = &self.sources;
+        let Sources { network, api, containerd, steps, access_log_dropped, .. } = &self.sources;
         render(&Snapshot {
             functions,
             slots: network.ready_slots(),
             api: api.read(),
             containerd: containerd.read(),
             steps: steps.read(),
+            access_log_dropped: access_log_dropped.load(Relaxed),
             process,
         })
     }

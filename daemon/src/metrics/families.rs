@@ -98,6 +98,8 @@ families! {
         "Calls of containerd.";
     CONTAINERD_SECONDS: Histogram "roost_containerd_call_seconds" ["service", "method"]
         "Time until the head of containerd's answer.";
+    ACCESS_LOG_DROPPED: Counter "roost_access_log_dropped_total" []
+        "Lines of the access log that did not fit into its queue or could not be written.";
     BUILD: Gauge "roost_build_info" ["version", "commit", "arch"]
         "Which roostd this is: always 1.";
     PROCESS_CPU: Counter "process_cpu_seconds_total" []

@@ -233,6 +233,7 @@ fn containerd(page: &mut Page, snapshot: &Snapshot) {
 }
 
 fn process(page: &mut Page, snapshot: &Snapshot) {
+    page.number(&f::ACCESS_LOG_DROPPED, snapshot.access_log_dropped);
     let version = env!("CARGO_PKG_VERSION");
     page.family(&f::BUILD).add(&[version, COMMIT, std::env::consts::ARCH], 1);
     let Some((process, began)) = &snapshot.process else { return };
@@ -315,6 +316,7 @@ mod tests {
             steps: vec![("create", took(30))],
             api: vec![(call("/system/function"), took(1)), (call("/async-function"), took(1))],
             containerd: vec![(rpc("NotFound"), took(1)), (rpc("OK"), took(1))],
+            access_log_dropped: 6,
             process: Some((Process { max_files: Some(1024), ..Process::default() }, 1_700_000_000.25)),
         }
     }
@@ -376,6 +378,7 @@ mod tests {
             r#"roost_replica_start_seconds_bucket{step="create",le="0.025"} 0"#,
             r#"roost_replica_start_seconds_count{step="create"} 1"#,
             r#"roost_network_slots_ready{namespace="openfaas-fn"} 4"#,
+            "roost_access_log_dropped_total 6",
             "process_start_time_seconds 1700000000.25",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -107,6 +107,12 @@ impl Users {
         }
     }
 
+    /// The name in these headers, whether anybody has it or not.
+    #[must_use]
+    pub fn name(headers: &HeaderMap) -> Option<String> {
+        headers.get(header::AUTHORIZATION).and_then(basic).map(|(name, _)| name)
+    }
+
     /// Asks argon2. A name that nobody has costs as much as one of a file, and so does a wrong password of the first user:
     /// how long a refusal takes does not tell who is a user.
     async fn verify(

@@ -127,6 +127,7 @@ async fn run(tunnel: Box<Tunnel>, replica: Told, server: Told) {
         Ok(client) => client,
         Err(failed) => {
             record.broken = Some("upgrade");
+            record.closed(None, None);
             return debug!(%failed, "a tunnel ended before it began");
         }
     };
@@ -138,14 +139,12 @@ async fn run(tunnel: Box<Tunnel>, replica: Told, server: Told) {
     let (limits, tally) = (upstream.shared_limits(), &upstream.counters().websockets);
     let mut terms = Terms { websocket, limits, traffic, tally, replica, server };
     let ended = pump::run(client.io.stream(), &mut function, ahead, &mut terms).await;
-    record.sent = ended.to_client;
+    (record.received, record.sent) = (ended.of_client, ended.to_client);
     record.broken = ended.broken;
     if let Some((code, by)) = ended.closed {
         tally.closed(code, by);
     }
-    if let Some(messages) = ended.messages {
-        record.messages(messages);
-    }
+    record.closed(ended.messages, ended.closed.map(|(code, by)| (code, by.name())));
     drop(exchange);
 }
 

@@ -42,6 +42,8 @@ const HALF_OPEN: Duration = Duration::from_secs(60);
 
 /// How a tunnel ended.
 pub(super) struct Ended {
+    /// Bytes from the client.
+    pub(super) of_client: u64,
     /// Bytes to the client.
     pub(super) to_client: u64,
     /// `None` if both sides ended as they should.
@@ -236,7 +238,7 @@ pub(super) async fn run(
         Stop::Ending(ending) => Some(ending.name()),
     };
     let messages = terms.websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
-    Ended { to_client: to_client.moved, broken, messages, closed }
+    Ended { of_client: to_function.moved, to_client: to_client.moved, broken, messages, closed }
 }
 
 /// With which code a WebSocket was closed, and by whom. Without a word, that is 1006, and of nobody's doing that is known

@@ -6,9 +6,11 @@
 #![allow(clippy::unwrap_used, reason = "the support of tests is a test")]
 
 mod access;
+mod access_log;
 mod affinity;
 mod capacity;
 mod closing;
+mod compression;
 mod connections;
 mod deferred;
 mod endings;
@@ -22,6 +24,7 @@ mod shutdown;
 mod streaming;
 mod support;
 mod timeouts;
+mod traces;
 mod tunnels;
 mod waiting;
 mod websocket;

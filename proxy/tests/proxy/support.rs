@@ -42,10 +42,17 @@ impl Guard for Word {
         let said = headers.get("authorization").is_some_and(|word| word == WORD);
         Box::pin(std::future::ready(if said { Ok(()) } else { Err(Denied::Credentials) }))
     }
+
+    fn user(&self, _: &http::HeaderMap) -> Option<String> {
+        Some(WHO.to_owned())
+    }
 }
 
 /// What the guard of a proxy lets in.
 pub(crate) const WORD: &str = "Basic sesame";
+
+/// Who says it.
+pub(crate) const WHO: &str = "ali baba";
 
 /// Takes calls and tells their clients what it took. Knows one call that can be cancelled.
 struct Teller;

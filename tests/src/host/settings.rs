@@ -35,6 +35,8 @@ pub struct Config {
     pub idle_timeout: &'static str,
     /// The lines of `[queue]`.
     pub queue: &'static str,
+    /// Is there an access log, `access.log` in the host's directory, and a span for each request?
+    pub access_log: bool,
     /// `[network] dns`. Empty is: as the machine.
     pub dns: &'static [&'static str],
     /// The Docker-style credentials file.
@@ -55,6 +57,7 @@ impl Default for Config {
             request_timeout: "1m",
             idle_timeout: "5m",
             queue: "",
+            access_log: false,
             dns: &[],
             docker_config: json!({}),
         }
@@ -96,10 +99,12 @@ impl Host {
             request_timeout,
             idle_timeout,
             queue,
+            access_log,
             dns,
             ..
         } = &self.config;
         let dir = self.dir.path().display();
+        let log = if *access_log { format!("{dir}/access.log") } else { "off".to_owned() };
         format!(
             r#"
 [server]
@@ -136,6 +141,10 @@ request = "{request_timeout}"
 idle = "{idle_timeout}"
 [queue]
 {queue}
+[access_log]
+target = "{log}"
+[tracing]
+spans = {access_log}
 "#,
             port = self.port,
             metrics = self.metrics_port,
