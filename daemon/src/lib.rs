@@ -6,6 +6,7 @@
 pub mod affinity;
 pub mod api;
 pub mod app;
+pub mod changes;
 pub mod cli;
 pub mod config;
 pub mod cron;
@@ -30,6 +31,7 @@ pub mod stacks;
 pub mod store;
 pub mod systemd;
 pub mod telemetry;
+pub mod tls;
 pub mod units;
 pub mod usage;
 pub mod users;

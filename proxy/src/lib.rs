@@ -6,7 +6,7 @@
 //! # The life of a request
 //!
 //! ```text
-//!  client ──► server          accept; a task per connection; header, idle and stall limits
+//!  client ──► server          accept; a task per connection; TLS; header, idle and stall limits
 //!               │
 //!               ▼
 //!             handler         identify   which path is this, is it canonical, who calls     ──► 301, fallback
@@ -52,6 +52,7 @@ mod client;
 mod endpoint;
 mod endpoints;
 mod error;
+mod extended;
 mod forward;
 pub mod function;
 mod handler;
@@ -63,6 +64,8 @@ mod placement;
 mod pool;
 mod route;
 mod server;
+mod stream;
+pub mod tls;
 mod tunnel;
 mod upstream;
 mod waiting;

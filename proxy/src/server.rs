@@ -30,9 +30,12 @@ use crate::access::Guard;
 use crate::affinity::{AffinityKey, Cookies};
 use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
+use crate::extended;
 use crate::handler::{Fallback, Handler};
 use crate::intake::Intake;
 use crate::route::Routes;
+use crate::stream::Stream;
+use crate::tls::{Secure, Tls};
 use crate::tunnel::Tunnels;
 
 /// How long to wait after `accept` failed for want of descriptors or memory. There is no event for "some are free".
@@ -128,6 +131,15 @@ impl Server {
 
     /// Accepts connections until [`shutdown`](Self::shutdown). May run for several listeners at once.
     pub async fn serve(&self, listener: TcpListener) {
+        self.accept_from(listener, None).await;
+    }
+
+    /// Does the same for clients that speak TLS.
+    pub async fn serve_tls(&self, listener: TcpListener, tls: Tls) {
+        self.accept_from(listener, Some(tls)).await;
+    }
+
+    async fn accept_from(&self, listener: TcpListener, tls: Option<Tls>) {
         let shared = &self.0;
         loop {
             // The permit first: a connection that cannot be served stays in the backlog.
@@ -138,7 +150,16 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer, permit)) => {
-                    shared.tracker.spawn(connection(Arc::clone(shared), stream, peer, permit));
+                    let shared = Arc::clone(shared);
+                    match tls.clone() {
+                        None => {
+                            let stream = Stream::Plain(stream);
+                            self.0.tracker.spawn(connection(shared, stream, peer, permit));
+                        }
+                        Some(tls) => {
+                            self.0.tracker.spawn(secure_connection(shared, stream, tls, peer, permit));
+                        }
+                    }
                 }
                 Err(error) if is_of_one_connection(&error) => {
                     debug!(%error, "a connection ended before it began");
@@ -190,7 +211,7 @@ impl Server {
     }
 }
 
-/// HTTP/1 and HTTP/2 (known beforehand, without TLS), with our limits.
+/// HTTP/1 and HTTP/2 (agreed upon in TLS, or known beforehand), with our limits.
 fn http(settings: &Settings, tracker: &TaskTracker) -> auto::Builder<Tracked> {
     let mut http = auto::Builder::new(Tracked(tracker.clone()));
     // hyper counts an idle connection's wait as reading a head; `ClientSocket` tells the two apart.
@@ -201,6 +222,7 @@ fn http(settings: &Settings, tracker: &TaskTracker) -> auto::Builder<Tracked> {
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
     http
 }
@@ -227,17 +249,44 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// Shakes hands, and serves the connection then.
+async fn secure_connection(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    tls: Tls,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
+    // Boxed: it is large, and over soon.
+    let handshake = Box::pin(timeout(shared.settings.header_timeout, tls.accept(stream)));
+    let shaken = tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => return,
+        shaken = handshake => shaken,
+    };
+    match shaken {
+        Ok(Ok(stream)) => connection(shared, stream, peer, permit).await,
+        Ok(Err(error)) => debug!(%peer, %error, "a TLS handshake failed"),
+        Err(_) => debug!(%peer, "a TLS handshake took too long"),
+    }
+}
+
 /// Serves one connection to its end.
-async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+async fn connection(shared: Arc<Shared>, stream: Stream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
     let requests = Requests::new(permit);
     let limits = Limits {
         header: shared.settings.header_timeout,
         keep_alive: shared.settings.keep_alive,
         stall: shared.settings.stall_timeout,
     };
+    let secure = stream.is_tls();
     let socket = ClientSocket::new(stream, Arc::clone(&requests), limits);
-    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+    let service = service_fn(|mut request: http::Request<hyper::body::Incoming>| {
         let busy = requests.begin(request.version());
+        if secure {
+            request.extensions_mut().insert(Secure);
+        }
+        extended::translate(&mut request, &requests);
         let handler = Arc::clone(&shared.handler);
         async move {
             let response = handler.handle(request, peer).await;

@@ -15,6 +15,7 @@ pub mod access;
 pub mod backoff;
 pub mod binds;
 pub mod controller;
+pub mod domains;
 pub mod grants;
 pub mod kept;
 pub mod known;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::function::access;
+use crate::function::domains;
 use crate::function::controller::{Controller, Tools};
 use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
@@ -129,7 +130,9 @@ impl Registry {
             match key_of(&record) {
                 Ok(key) => {
                     let replicas = inherited.remove(&key).unwrap_or_default();
+                    let domains = domains::of(&record.newest.deployment);
                     self.begin(&key, Some(record), replicas);
+                    self.routes.set_domains(&key, &domains);
                     let counted = usage.get(&path_of(&key)).copied().unwrap_or_default();
                     if let Some(entry) = self.lock().get(&key) {
                         entry.upstream.set_requests(counted.requests);
@@ -239,6 +242,7 @@ impl Registry {
                 "roost.auth: this host has no users that could log in: auth.enabled is false in its settings";
             return Err(RegistryError::Refused(why.to_owned()));
         }
+        self.require_free(&spec.key, &spec.domains)?;
         // That it is a number was seen to when it was read.
         let least = spec::replicas(&spec.deployment.labels).unwrap_or(1);
         self.require_room("labels.com.openfaas.scale.min", &spec.key.namespace, least)?;
@@ -247,6 +251,24 @@ impl Registry {
         match spec.deployment.secrets.iter().find(missing) {
             Some(secret) => Err(RegistryError::Refused(format!("unable to find secret: {secret}"))),
             None => Ok(()),
+        }
+    }
+
+    /// Does no other function have one of these hosts?
+    fn require_free(&self, key: &FunctionKey, domains: &[String]) -> Result<(), RegistryError> {
+        if domains.is_empty() {
+            return Ok(());
+        }
+        let functions = self.lock();
+        let others = functions.iter().filter(|(other, _)| *other != key).map(|(other, entry)| {
+            let wanted = entry.wanted.borrow();
+            (other, wanted.as_ref().map(|record| domains::of(&record.newest.deployment)).unwrap_or_default())
+        });
+        match domains::taken(domains, others) {
+            None => Ok(()),
+            Some((domain, owner)) => Err(RegistryError::Refused(format!(
+                "annotations.roost.domain: {domain} is {owner}'s, so {key} cannot have it"
+            ))),
         }
     }
 
@@ -374,6 +396,7 @@ impl Registry {
 
     /// Hands a record to the function's controller; starts one if there is none.
     fn set(self: &Arc<Self>, key: &FunctionKey, record: FunctionRecord) {
+        let domains = domains::of(&record.newest.deployment);
         let upstream = self.lock().get(key).map(|entry| {
             entry.upstream.set_access(access::of(&record));
             entry.wanted.send_replace(Some(record.clone()));
@@ -383,6 +406,7 @@ impl Registry {
             Some(upstream) => self.routes.insert(upstream),
             None => self.begin(key, Some(record), Vec::new()),
         }
+        self.routes.set_domains(key, &domains);
     }
 
     fn begin(self: &Arc<Self>, key: &FunctionKey, record: Option<FunctionRecord>, inherited: Vec<Inherited>) {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::de::IgnoredAny;
 
 use crate::function::access::{AUTH, INTERNAL};
+use crate::function::domains::DOMAIN;
 use crate::function::grants::{DEVICE, MOUNT};
 use crate::function::record::Revision;
 use crate::function::spec::Deployment;
@@ -80,7 +81,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
     }
     warnings.extend(without_effect(&revision.deployment));
     let known = |name: &str| {
-        [AUTH, INTERNAL].contains(&name)
+        [AUTH, DOMAIN, INTERNAL].contains(&name)
             || [MOUNT, DEVICE].iter().any(|p| name.starts_with(p))
             || Policy::is_setting_name(name)
     };

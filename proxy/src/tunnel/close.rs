@@ -13,12 +13,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::trace;
 
 use super::frames::{Frames, Sender};
 use super::pump::Activity;
+use super::side::{ReadHalf, WriteHalf};
 use super::way::{self, Way};
 
 /// How long a frame that is under way may take to end.
@@ -141,7 +141,12 @@ async fn say(
     let said = match words {
         _ if way.frames.closed() => true,
         Some(words) if settled && way.frames.at_boundary() => {
-            matches!(timeout_at(until, way.to.write_all(&words.frame(sender))).await, Ok(Ok(())))
+            let frame = words.frame(sender);
+            let told = async {
+                way.to.write_all(&frame).await?;
+                way.to.flush().await
+            };
+            matches!(timeout_at(until, told).await, Ok(Ok(())))
         }
         _ => false,
     };
@@ -160,8 +165,11 @@ async fn hear_out(
         let answer = timeout_at(until, way::discard(from, frames, Frames::closed)).await;
         trace!(?answer, closed = frames.closed(), "told of the end");
     }
-    if let Err(error) = way::end(to).await {
-        trace!(%error, "gone before the end");
+    // Of a socket it is one call; TLS and HTTP/2 have something to say, and may not get it out.
+    match timeout(LINGER, way::end(to)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => trace!(%error, "gone before the end"),
+        Err(_) => trace!("the end cannot be said"),
     }
     if until.is_some() {
         // Closing a socket with unread bytes in it resets the connection, and the reset may overtake our Close.

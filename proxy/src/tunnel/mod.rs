@@ -14,6 +14,7 @@ mod close;
 mod ends;
 mod frames;
 mod pump;
+mod side;
 mod traffic;
 mod way;
 
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
 use tokio::net::TcpStream;
@@ -32,15 +33,18 @@ use tracing::{debug, error};
 use crate::access_log::Record;
 use crate::body::Exchange;
 use crate::client::ClientSocket;
+use crate::extended::Asked;
 use crate::pool::Connection;
+use crate::stream::Stream;
 pub(crate) use ends::Ends;
 use ends::Told;
 use pump::Terms;
+use side::Side;
 pub(crate) use traffic::Traffic;
 
 /// Both sides of a tunnel that was agreed upon, and what it holds.
 pub(crate) struct Tunnel {
-    pub(crate) client: OnUpgrade,
+    pub(crate) client: Asked,
     pub(crate) function: OnUpgrade,
     pub(crate) connection: Connection,
     pub(crate) exchange: Arc<Exchange>,
@@ -90,6 +94,7 @@ impl Tunnels {
 
 async fn run(tunnel: Tunnel, replica: Told, server: Told) {
     let Tunnel { client, function, connection, exchange, websocket, limit, mut record } = tunnel;
+    let Asked { upgrade: client, extended } = client;
     // The client's side is there once the 101 was written to it, the function's once hyper let go of it.
     let sides = tokio::try_join!(client, function);
     // Its task has ended with the upgrade: there is nothing left to keep.
@@ -101,21 +106,46 @@ async fn run(tunnel: Tunnel, replica: Told, server: Told) {
             return debug!(%failed, "a tunnel ended before it began");
         }
     };
-    let (Ok(mut client), Ok(mut function)) =
-        (downcast::<ClientSocket>(client), function.downcast::<TokioIo<TcpStream>>())
-    else {
-        return error!("a tunnel between other sockets than ours");
+    let Ok(mut function) = function.downcast::<TokioIo<TcpStream>>() else {
+        return error!("a tunnel to another socket than ours");
     };
-    let ahead = Ahead { of_client: client.read_buf, of_function: function.read_buf };
+    let (mut client, of_client) = match downcast::<ClientSocket>(client) {
+        Ok(parts) => (Client::Connection(parts.io), parts.read_buf),
+        Err(stream) => (Client::Http2(Box::new(TokioIo::new(stream))), Bytes::new()),
+    };
+    let ahead = Ahead { of_client, of_function: function.read_buf };
     let traffic = exchange.claim().upstream().traffic();
     let terms = Terms { websocket, limit, traffic, replica, server };
-    let ended = pump::run(client.io.stream(), function.io.inner_mut(), ahead, terms).await;
+    let ended = pump::run(client.side(), Side::Socket(function.io.inner_mut()), ahead, terms).await;
     record.sent = ended.to_client;
     record.broken = ended.broken;
     if let Some(messages) = ended.messages {
         record.messages(messages);
     }
     drop(exchange);
+    drop(client);
+    // Only now may its connection be taken for one that has nothing to do.
+    drop(extended);
+}
+
+/// What the client's side of a tunnel is made of.
+enum Client {
+    /// All of a connection.
+    Connection(ClientSocket),
+    /// One stream of an HTTP/2 connection.
+    Http2(Box<TokioIo<Upgraded>>),
+}
+
+impl Client {
+    fn side(&mut self) -> Side<'_> {
+        match self {
+            Self::Connection(socket) => match socket.stream() {
+                Stream::Plain(socket) => Side::Socket(socket),
+                Stream::Tls(stream) => Side::Inner(&mut **stream),
+            },
+            Self::Http2(stream) => Side::Inner(&mut **stream),
+        }
+    }
 }
 
 /// Bytes that came in one packet with the handshake, and were read with it.

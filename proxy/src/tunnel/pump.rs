@@ -19,7 +19,6 @@ use std::future::pending;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -27,6 +26,7 @@ use super::Ahead;
 use super::close::{self, Ending, HANDSHAKE};
 use super::ends::Told;
 use super::frames::{Frames, Sender};
+use super::side::Side;
 use super::traffic::Traffic;
 use super::way::{Failed, Way};
 
@@ -111,9 +111,9 @@ impl Activity<'_> {
 }
 
 /// Moves bytes until both directions have ended, one has failed, nothing moved for the limit, or it is told to end.
-pub(super) async fn run(
-    client: &mut TcpStream,
-    function: &mut TcpStream,
+pub(super) async fn run<'a>(
+    client: Side<'a>,
+    function: Side<'a>,
     ahead: Ahead,
     mut terms: Terms<'_>,
 ) -> Ended {

@@ -7,11 +7,11 @@ use std::io;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tracing::debug;
 
 use super::frames::Frames;
 use super::pump::Activity;
+use super::side::{ReadHalf, WriteHalf};
 
 /// The most that is read at once.
 const BUFFER: usize = 16 * 1024;
@@ -54,6 +54,8 @@ impl<'a> Way<'a> {
             while self.written < self.held.len() {
                 self.write(self.held.len(), activity).await.map_err(|_| Failed::To)?;
             }
+            // A socket holds nothing back; TLS may.
+            self.to.flush().await.map_err(|_| Failed::To)?;
             if !self.read(activity).await.map_err(|_| Failed::From)? {
                 return Ok(());
             }
@@ -86,6 +88,7 @@ impl<'a> Way<'a> {
             while self.written < goal {
                 self.write(goal, activity).await.map_err(|_| Failed::To)?;
             }
+            self.to.flush().await.map_err(|_| Failed::To)?;
             if whole.is_some() || !self.read(activity).await.map_err(|_| Failed::From)? {
                 return Ok(());
             }
