@@ -3,7 +3,7 @@
 //! Owns what is watched. Directories are, not files: a file is replaced by another one, and a watch would stay with the
 //! old one. Never reads a file.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -61,14 +61,20 @@ fn watch(what: &str, paths: &[&Path]) -> io::Result<(Events, HashSet<OsString>)>
         | AddWatchFlags::IN_DELETE
         | AddWatchFlags::IN_ATTRIB;
     let mut names = HashSet::new();
+    let mut directories: BTreeMap<&Path, AddWatchFlags> = BTreeMap::new();
     for path in paths {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
         names.extend(path.file_name().map(ToOwned::to_owned));
         // A file that has just been made says nothing yet, a link that has just been made says all.
         let link = path.symlink_metadata().is_ok_and(|about| about.is_symlink());
-        let changed = if link { changed | AddWatchFlags::IN_CREATE } else { changed };
-        match events.inotify().add_watch(directory, changed | AddWatchFlags::IN_MASK_ADD) {
+        let flags = directories.entry(directory).or_insert(changed);
+        if link {
+            *flags |= AddWatchFlags::IN_CREATE;
+        }
+    }
+    for (directory, flags) in directories {
+        match events.inotify().add_watch(directory, flags) {
             Ok(_) => {}
             Err(Errno::ENOENT) => {
                 warn!("{}: is not there, so it is not watched for {what}", directory.display());

@@ -146,7 +146,8 @@ mod tests {
     fn a_cookie_is_known_again_with_the_same_key_for_the_same_replica_and_is_not_given_twice() {
         let key = AffinityKey::random();
         let cookies = Cookies::new(key.clone());
-        let given = cookies.issue(&claim(&cookies, &HeaderMap::new(), "f", "f-1"), &at("/function/f.ns")).unwrap();
+        let given =
+            cookies.issue(&claim(&cookies, &HeaderMap::new(), "f", "f-1"), &at("/function/f.ns")).unwrap();
         let (pair, attributes) = given.to_str().unwrap().split_once("; ").unwrap();
         assert_eq!(attributes, "Path=/function/f.ns; HttpOnly; SameSite=Lax");
         assert_eq!(pair.len(), "roost-affinity=".len() + 32);
@@ -167,7 +168,11 @@ mod tests {
             (&Cookies::new(AffinityKey::random()), "f", "f-1", pair, false),
         ] {
             let claim = claim(cookies, &sent(cookie), function, replica);
-            assert_eq!(cookies.issue(&claim, &at("/function/f/x")).is_none(), known, "{function} {replica} {cookie}");
+            assert_eq!(
+                cookies.issue(&claim, &at("/function/f/x")).is_none(),
+                known,
+                "{function} {replica} {cookie}"
+            );
         }
     }
 

@@ -292,11 +292,7 @@ pub(crate) fn unasked_switch(answer: &Answer) -> Error {
 /// An answer that is none.
 fn no_answer(answer: &Answer, what: &'static str) -> Error {
     let claim = answer.exchange.claim();
-    Error::NoAnswer {
-        function: claim.upstream().key().clone(),
-        replica: claim.endpoint().id().clone(),
-        what,
-    }
+    Error::NoAnswer { function: claim.upstream().key().clone(), replica: claim.endpoint().id().clone(), what }
 }
 
 fn is_admitted(method: &Method) -> bool {

@@ -72,8 +72,8 @@ impl Certificate {
             .collect();
         let key =
             PrivateKeyDer::from_pem_slice(key).map_err(|error| CertificateError::Key(error.to_string()))?;
-        let key = ring::sign::any_supported_type(&key)
-            .map_err(|error| CertificateError::Key(error.to_string()))?;
+        let key =
+            ring::sign::any_supported_type(&key).map_err(|error| CertificateError::Key(error.to_string()))?;
         let key = CertifiedKey::new(chain, key);
         match key.keys_match() {
             // A key that cannot say whose it is shows it in the first handshake.

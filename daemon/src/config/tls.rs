@@ -59,7 +59,8 @@ impl RawTls {
         for (index, RawCertificate { cert, key }) in self.certificates.into_iter().enumerate() {
             let mut file = |name: &str, path: Option<PathBuf>| {
                 let path = path.unwrap_or_default();
-                let expected = format!("tls.certificates[{index}].{name} = {path:?}: expected an absolute path");
+                let expected =
+                    format!("tls.certificates[{index}].{name} = {path:?}: expected an absolute path");
                 m.require(path.is_absolute(), &expected);
                 path
             };

@@ -67,7 +67,8 @@ fn check(name: &str) -> Result<(), &'static str> {
         return Err("expected the name of a host, such as chat.example.org");
     }
     // No top-level domain is a number.
-    if name.parse::<IpAddr>().is_ok() || name.rsplit('.').next().is_some_and(|top| top.parse::<u64>().is_ok()) {
+    if name.parse::<IpAddr>().is_ok() || name.rsplit('.').next().is_some_and(|top| top.parse::<u64>().is_ok())
+    {
         return Err("expected a name, not an address");
     }
     if name == GATEWAY || name.strip_prefix(GATEWAY).is_some_and(|rest| rest.starts_with('.')) {

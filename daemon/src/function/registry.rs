@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::function::access;
-use crate::function::domains;
 use crate::function::controller::{Controller, Tools};
+use crate::function::domains;
 use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::replica::Inherited;

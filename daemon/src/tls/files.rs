@@ -72,7 +72,11 @@ pub(super) fn read(files: &[CertificateFiles]) -> Result<Held, TlsError> {
             digest.update(bytes);
         }
         let pair = Certificate::from_pem(&chain, &secret);
-        certificates.push(pair.map_err(|why| TlsError::Pair { cert: cert.clone(), key: key.clone(), why })?);
+        certificates.push(pair.map_err(|why| TlsError::Pair {
+            cert: cert.clone(),
+            key: key.clone(),
+            why,
+        })?);
     }
     Ok(Held { certificates, digest: digest.finalize().into() })
 }
