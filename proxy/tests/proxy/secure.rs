@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use roost_proxy::tls::{Certificate, CertificateError, Tls};
@@ -110,7 +111,8 @@ async fn http2_is_agreed_upon_in_the_handshake_and_trailers_pass_both_ways() {
     let driver = tokio::spawn(connection);
     let mut sent = http::HeaderMap::new();
     sent.insert("x-sum", "1".parse().unwrap());
-    let body = Empty::<Bytes>::new().with_trailers(std::future::ready(Some(Ok(sent))));
+    let frames = [Frame::data(Bytes::from_static(b"hi")), Frame::trailers(sent)];
+    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, std::io::Error>)));
     let request = Request::post("https://h.example/function/f/x")
         .header("te", "trailers")
         .header("trailer", "x-sum")
@@ -122,7 +124,7 @@ async fn http2_is_agreed_upon_in_the_handshake_and_trailers_pass_both_ways() {
         let head = wire.head().await;
         assert_eq!(head.value("te"), Some("trailers"));
         assert_eq!(head.value("x-forwarded-proto"), Some("https"));
-        wire.expect("0\r\nx-sum: 1\r\n\r\n").await;
+        wire.expect("2\r\nhi\r\n0\r\nx-sum: 1\r\n\r\n").await;
         let head = CHUNKED.replace("\r\n\r\n", "\r\ntrailer: grpc-status\r\n\r\n");
         wire.send(format!("{head}2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n")).await;
         wire
@@ -269,15 +271,11 @@ async fn a_websocket_in_tls_carries_every_byte_however_much_there_is() {
             client_writes.flush().await.unwrap();
         };
         let here = async { function_writes.write_all(&back).await.unwrap() };
-        within(async {
-            tokio::join!(
-                there,
-                here,
-                function_reads.read_exact(&mut to_function),
-                client_reads.read_exact(&mut to_client)
-            )
-        })
-        .await;
+        let function = function_reads.read_exact(&mut to_function);
+        let client = client_reads.read_exact(&mut to_client);
+        let ((), (), from_client, from_function) =
+            within(async { tokio::join!(there, here, function, client) }).await;
+        from_client.and(from_function).unwrap();
         assert!(to_function == sent && to_client == back, "{size}");
     }
     // The client says goodbye and the function answers.
