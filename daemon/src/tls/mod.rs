@@ -8,6 +8,8 @@
 //! ```
 
 mod files;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
