@@ -33,6 +33,8 @@ pub struct Config {
     pub request_timeout: &'static str,
     /// The lines of `[queue]`.
     pub queue: &'static str,
+    /// The lines of `[tls]`.
+    pub tls: String,
     /// `[network] dns`. Empty is: as the machine.
     pub dns: &'static [&'static str],
     /// The Docker-style credentials file.
@@ -52,6 +54,7 @@ impl Default for Config {
             header_timeout: "10s",
             request_timeout: "1m",
             queue: "",
+            tls: String::new(),
             dns: &[],
             docker_config: json!({}),
         }
@@ -92,6 +95,7 @@ impl Host {
             header_timeout,
             request_timeout,
             queue,
+            tls,
             dns,
             ..
         } = &self.config;
@@ -131,6 +135,8 @@ header = "{header_timeout}"
 request = "{request_timeout}"
 [queue]
 {queue}
+[tls]
+{tls}
 "#,
             port = self.port,
             metrics = self.metrics_port,
