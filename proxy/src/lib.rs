@@ -9,7 +9,7 @@
 //!  client ──► server          accept; a task per connection; TLS; header, idle and stall limits
 //!               │
 //!               ▼
-//!             handler         identify   which path is this, is it canonical, who calls     ──► 301, fallback
+//!             handler         identify   whose host and path is this, is it canonical        ──► 301, fallback
 //!               │             admit      is the method one of ours                          ──► 405
 //!               │             route  ⟲   the upstream, from an immutable table              ──► 404
 //!               │             access     what the function asks of its callers, if anything     ──► 401, 404
