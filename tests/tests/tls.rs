@@ -23,8 +23,8 @@ fn make(directory: &Path, name: &str) {
 
 /// What curl prints; `None` when it fails.
 fn curl(args: &[&str]) -> Option<String> {
-    let output = Command::new("curl").args(["--silent", "--show-error", "--max-time", "20"]).args(args);
-    let output = output.output().unwrap();
+    let mut command = Command::new("curl");
+    let output = command.args(["--silent", "--show-error", "--max-time", "20"]).args(args).output().unwrap();
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }
 
