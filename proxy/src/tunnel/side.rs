@@ -182,3 +182,54 @@ impl Debug for ReadAhead<'_> {
         f.debug_struct("ReadAhead").field("held", &self.held()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream, duplex};
+    use tokio::time::timeout;
+
+    use super::super::ends::Ends;
+    use super::super::pump::{self, Terms};
+    use super::super::{Ahead, Traffic};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_side_holds_back_is_sent_on_before_the_pump_waits() {
+        let (mut client, of_client) = duplex(64);
+        let (mut function, of_function) = duplex(64);
+        // These write nothing before they are told to, or have kilobytes.
+        let (mut of_client, mut of_function) = (BufStream::new(of_client), BufStream::new(of_function));
+        let (replica, server, traffic) = (Ends::default(), Ends::default(), Traffic::default());
+        let terms = Terms {
+            websocket: true,
+            limit: None,
+            traffic: &traffic,
+            replica: replica.listen(),
+            server: server.listen(),
+        };
+        let ahead = Ahead { of_client: Bytes::new(), of_function: Bytes::new() };
+        let tunnel = pump::run(Side::Inner(&mut of_client), Side::Inner(&mut of_function), ahead, terms);
+        let talk = async {
+            let mut heard = vec![0; 8];
+            client.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
+            function.read_exact(&mut heard).await.unwrap();
+            assert_eq!(heard, b"\x81\x82\0\0\0\0hi");
+            // More than is read ahead, and more than there is room for on the way.
+            let long = [&[0x82, 100][..], &[7; 100]].concat();
+            let mut heard = vec![0; long.len()];
+            tokio::try_join!(function.write_all(&long), client.read_exact(&mut heard)).unwrap();
+            assert_eq!(heard, long);
+            replica.pace(Duration::ZERO);
+            let mut close = [0; 19];
+            client.read_exact(&mut close).await.unwrap();
+            assert_eq!(&close[4..], b"service restart");
+            drop((client, function));
+        };
+        let both = timeout(Duration::from_secs(20), async { tokio::join!(tunnel, talk) }).await;
+        let (ended, ()) = both.expect("the pump moves on");
+        assert_eq!((ended.to_client, ended.messages), (102, Some([1, 1])));
+    }
+}
