@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::{self, Api, ApiCall};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::function::binds::Binds;
 use crate::function::controller::Tools;
 use crate::function::grants::Allowed;
@@ -40,6 +40,7 @@ use crate::runtime::containerd::{self, Containerd, oci};
 use crate::scaling::events::Events;
 use crate::secrets::Secrets;
 use crate::store::Store;
+use crate::tls::Certificates;
 use crate::usage::{self, Sampler, UsageRecord};
 use crate::users::{self, Users};
 use crate::{access_log, affinity, image, memory, stacks, systemd};
@@ -120,6 +121,7 @@ struct Stored {
 /// What is listened on.
 struct Sockets {
     main: Vec<TcpListener>,
+    tls: Option<(TcpListener, Certificates)>,
     metrics: Option<TcpListener>,
 }
 
@@ -136,7 +138,11 @@ impl House {
         make_directories(config)?;
         let main = listeners(config, inherited)?;
         let here = main.first().context("no socket to listen on")?.local_addr()?;
-        let sockets = Sockets { main, metrics: config.metrics.map(metrics_listener).transpose()? };
+        let sockets = Sockets {
+            main,
+            tls: config.tls.as_ref().map(open_tls).transpose()?,
+            metrics: config.metrics.map(metrics_listener).transpose()?,
+        };
 
         let containerd = Containerd::new(runtime_settings(config)?);
         reach(&containerd).await;
@@ -284,6 +290,12 @@ impl House {
             let server = server.clone();
             tokio::spawn(async move { server.serve(listener).await });
         }
+        if let Some((listener, certificates)) = sockets.tls {
+            info!("listening on {}, in TLS", listener.local_addr()?);
+            let (server, tls) = (server.clone(), certificates.tls());
+            tokio::spawn(async move { server.serve_tls(listener, tls).await });
+            tokio::spawn(certificates.follow());
+        }
         if let Some(listener) = sockets.metrics {
             info!("metrics on {}", listener.local_addr()?);
             let containerd_calls = self.containerd.client().channel().calls().clone();
@@ -351,6 +363,12 @@ fn listeners(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyhow::
     let listeners: std::io::Result<Vec<TcpListener>> =
         listeners.into_iter().map(TcpListener::from_std).collect();
     listeners.context("cannot use the listening socket")
+}
+
+fn open_tls(settings: &config::Tls) -> anyhow::Result<(TcpListener, Certificates)> {
+    let certificates = Certificates::load(&settings.certificates).context("tls.certificates")?;
+    let listener = bind(settings.listen, false).context("tls.listen")?;
+    Ok((TcpListener::from_std(listener).context("tls.listen: cannot use the socket")?, certificates))
 }
 
 fn metrics_listener(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -18,6 +18,7 @@ use crate::ask::Wish;
 use crate::claim::Claim;
 use crate::endpoint::Endpoint;
 use crate::function::{FunctionKey, ReplicaId};
+use crate::path::FunctionPath;
 use crate::upstream::Upstream;
 
 const NAME: &str = "roost-affinity";
@@ -76,17 +77,17 @@ impl Cookies {
         headers.get_all(COOKIE).iter().flat_map(tags).find_map(known).map(|endpoint| endpoint.id().clone())
     }
 
-    /// The cookie for a client whose request was claimed so, and who addressed the function as `segment`: if clients of
-    /// this function are known by one, and this client's is for another replica.
-    pub(crate) fn issue(&self, claim: &Claim, segment: &str) -> Option<HeaderValue> {
+    /// The cookie for a client whose request was claimed so, and who found the function at `path`: if clients of this
+    /// function are known by one, and this client's is for another replica.
+    pub(crate) fn issue(&self, claim: &Claim, path: &FunctionPath<'_>) -> Option<HeaderValue> {
         let replica = claim.endpoint().id();
         match &claim.ask().wish {
             Wish::Again(had) if had.as_ref() != Some(replica) => {}
             _ => return None,
         }
         let tag = self.tag(claim.upstream().key(), claim.endpoint());
-        let cookie = format!("{NAME}={tag:032x}; Path=/function/{segment}; HttpOnly; SameSite=Lax");
-        // A segment is letters, digits and a few marks.
+        let cookie = format!("{NAME}={tag:032x}; Path={}; HttpOnly; SameSite=Lax", path.base());
+        // A path is letters, digits and a few marks.
         HeaderValue::try_from(cookie).ok()
     }
 
@@ -120,6 +121,7 @@ mod tests {
 
     use super::*;
     use crate::ask::Ask;
+    use crate::path::{self, Target};
     use crate::upstream::UpstreamLimits;
 
     fn claim(cookies: &Cookies, headers: &HeaderMap, function: &str, replica: &str) -> Claim {
@@ -127,6 +129,13 @@ mod tests {
         upstream.publish(vec![Endpoint::new(replica.parse().unwrap(), "127.0.0.1:1".parse().unwrap())]);
         let wish = Wish::Again(cookies.recall(&upstream, headers));
         upstream.claim_for(&Ask { wish, ..Ask::default() }).unwrap()
+    }
+
+    fn at(path: &str) -> FunctionPath<'_> {
+        match path::read(path) {
+            Target::Function(path) => path,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn sent(cookie: &str) -> HeaderMap {
@@ -137,11 +146,15 @@ mod tests {
     fn a_cookie_is_known_again_with_the_same_key_for_the_same_replica_and_is_not_given_twice() {
         let key = AffinityKey::random();
         let cookies = Cookies::new(key.clone());
-        let given = cookies.issue(&claim(&cookies, &HeaderMap::new(), "f", "f-1"), "f.ns").unwrap();
+        let given =
+            cookies.issue(&claim(&cookies, &HeaderMap::new(), "f", "f-1"), &at("/function/f.ns")).unwrap();
         let (pair, attributes) = given.to_str().unwrap().split_once("; ").unwrap();
         assert_eq!(attributes, "Path=/function/f.ns; HttpOnly; SameSite=Lax");
         assert_eq!(pair.len(), "roost-affinity=".len() + 32);
         assert!(!pair.contains("f-1"));
+        let own = claim(&cookies, &HeaderMap::new(), "f", "f-1");
+        let own = cookies.issue(&own, &FunctionPath::at_root("f.ns", "/x")).unwrap();
+        assert_eq!(own.to_str().unwrap(), format!("{pair}; Path=/; HttpOnly; SameSite=Lax"));
         let after_restart = Cookies::new(key);
         let forged = format!("{NAME}={:032x}", 7);
         for (cookies, function, replica, cookie, known) in [
@@ -155,7 +168,11 @@ mod tests {
             (&Cookies::new(AffinityKey::random()), "f", "f-1", pair, false),
         ] {
             let claim = claim(cookies, &sent(cookie), function, replica);
-            assert_eq!(cookies.issue(&claim, "f").is_none(), known, "{function} {replica} {cookie}");
+            assert_eq!(
+                cookies.issue(&claim, &at("/function/f/x")).is_none(),
+                known,
+                "{function} {replica} {cookie}"
+            );
         }
     }
 
@@ -164,7 +181,7 @@ mod tests {
         let upstream = Upstream::new(FunctionKey::from_route("f").unwrap(), UpstreamLimits::default());
         upstream.publish(vec![Endpoint::new("f-1".parse().unwrap(), "127.0.0.1:1".parse().unwrap())]);
         let cookies = Cookies::new(AffinityKey::random());
-        assert_eq!(cookies.issue(&Arc::clone(&upstream).claim().unwrap(), "f"), None);
+        assert_eq!(cookies.issue(&Arc::clone(&upstream).claim().unwrap(), &at("/function/f")), None);
     }
 
     #[test]

@@ -24,11 +24,11 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::lanes::Seat;
+use crate::stream::Stream;
 
 /// The first bytes of HTTP/2 without an upgrade.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2";
@@ -107,7 +107,7 @@ impl Drop for Busy {
 /// A client's socket.
 #[derive(Debug)]
 pub(crate) struct ClientSocket {
-    io: TokioIo<TcpStream>,
+    io: TokioIo<Stream>,
     requests: Arc<Requests>,
     limits: Limits,
     timer: Option<Pin<Box<Sleep>>>,
@@ -128,7 +128,7 @@ struct Linger {
 }
 
 impl ClientSocket {
-    pub(crate) fn new(stream: TcpStream, requests: Arc<Requests>, limits: Limits) -> Self {
+    pub(crate) fn new(stream: Stream, requests: Arc<Requests>, limits: Limits) -> Self {
         Self {
             io: TokioIo::new(stream),
             requests,
@@ -143,8 +143,8 @@ impl ClientSocket {
         }
     }
 
-    /// The socket alone, once it is no longer HTTP.
-    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+    /// The bytes alone, once they are no longer HTTP.
+    pub(crate) fn stream(&mut self) -> &mut Stream {
         // It may be upgraded for hours: the timer is not needed there.
         self.timer = None;
         self.io.inner_mut()
@@ -285,7 +285,7 @@ impl Drop for ClientSocket {
     fn drop(&mut self) {
         if self.requests.reset.load(Ordering::Relaxed) {
             // Without this the close would look like the end of the body.
-            if let Err(error) = SockRef::from(self.io.inner()).set_linger(Some(Duration::ZERO)) {
+            if let Err(error) = SockRef::from(self.io.inner().socket()).set_linger(Some(Duration::ZERO)) {
                 tracing::debug!(%error, "a truncated answer cannot be reset");
             }
         }

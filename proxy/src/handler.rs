@@ -16,7 +16,6 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::access::Guard;
@@ -28,6 +27,7 @@ use crate::call::{Call, CallIds};
 use crate::claim::Claim;
 use crate::compress::{Compressor, Offer};
 use crate::error::Error;
+use crate::extended::{Asked, Extended};
 use crate::forward::{self, Answer};
 use crate::headers;
 use crate::intake::{Deferred, Intake};
@@ -67,16 +67,41 @@ impl Handler {
         request: Request<Incoming>,
         peer: SocketAddr,
     ) -> Response<ResponseBody> {
-        let deferred = path::is_deferred(request.uri().path());
+        let at_domain = self.routes.find_domain(&request);
+        let deferred = at_domain.is_none() && path::is_deferred(request.uri().path());
         let deferred = deferred.then(|| (request.method().clone(), Instant::now()));
+        let extended = Extended::of(&request);
         let mut note = self.log.begin(&request, Some(peer));
-        let response = self.respond(request, peer, &mut note).await;
+        let response = match at_domain {
+            None => self.respond(request, peer, &mut note).await,
+            Some(upstream) => self.at_domain(upstream, request, peer, &mut note).await,
+        };
         // Of a request to a function, its record has it.
         note.answered(&response);
         if let Some((method, began)) = deferred {
             self.intake.answered(&method, response.status(), began.elapsed());
         }
-        response
+        match extended {
+            Some(extended) => extended.answer(response),
+            None => response,
+        }
+    }
+
+    /// Answers a request to a host that is all a function's.
+    async fn at_domain(
+        &self,
+        upstream: Arc<Upstream>,
+        mut request: Request<Incoming>,
+        peer: SocketAddr,
+        note: &mut Note,
+    ) -> Response<ResponseBody> {
+        if !is_admitted(request.method()) {
+            return status(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let uri = request.uri().clone();
+        let name = upstream.key().to_string();
+        let call = self.identify(&mut request, note);
+        self.enter(upstream, request, &FunctionPath::at_root(&name, uri.path()), call, peer, note).await
     }
 
     async fn respond(
@@ -99,31 +124,50 @@ impl Handler {
                 self.cancel(path.segment(), request.headers(), peer).await
             }
             Target::Function(path) => {
-                let call = self.ids.identify(request.headers());
-                let trace = trace::pass_on(request.headers_mut(), self.spans.then_some(&self.ids));
-                note.call(&call.id, trace);
+                let call = self.identify(&mut request, note);
                 let Some(upstream) = self.routes.find(path.segment()) else {
                     return refuse(&unknown(path.segment()), &call, false);
                 };
-                if !upstream.access().is_open() {
-                    match upstream.admit(&self.guard, request.headers(), peer).await {
-                        // The password of a user of this host is not for a function to know.
-                        Ok(true) => {
-                            note.user(|| self.guard.user(request.headers()));
-                            request.headers_mut().remove(AUTHORIZATION);
-                        }
-                        Ok(false) => {}
-                        Err(error) => return turn_away(&upstream, &error, &call, note),
-                    }
-                }
-                if path.is_deferred() {
-                    note.function(upstream.key());
-                    return self.defer(&upstream, &path, request, &call, peer).await;
-                }
-                let record = Record::begin(&upstream, note.take());
-                self.invoke(upstream, request, &path, call, peer, record).await
+                self.enter(upstream, request, &path, call, peer, note).await
             }
         }
+    }
+
+    /// What the call is known by, and the trace that it is a part of.
+    fn identify(&self, request: &mut Request<Incoming>, note: &mut Note) -> Call {
+        let call = self.ids.identify(request.headers());
+        let trace = trace::pass_on(request.headers_mut(), self.spans.then_some(&self.ids));
+        note.call(&call.id, trace);
+        call
+    }
+
+    /// Asks who comes, and lets the request go to the function, now or later.
+    async fn enter(
+        &self,
+        upstream: Arc<Upstream>,
+        mut request: Request<Incoming>,
+        path: &FunctionPath<'_>,
+        call: Call,
+        peer: SocketAddr,
+        note: &mut Note,
+    ) -> Response<ResponseBody> {
+        if !upstream.access().is_open() {
+            match upstream.admit(&self.guard, request.headers(), peer).await {
+                // The password of a user of this host is not for a function to know.
+                Ok(true) => {
+                    note.user(|| self.guard.user(request.headers()));
+                    request.headers_mut().remove(AUTHORIZATION);
+                }
+                Ok(false) => {}
+                Err(error) => return turn_away(&upstream, &error, &call, note),
+            }
+        }
+        if path.is_deferred() {
+            note.function(upstream.key());
+            return self.defer(&upstream, path, request, &call, peer).await;
+        }
+        let record = Record::begin(&upstream, note.take());
+        self.invoke(upstream, request, path, call, peer, record).await
     }
 
     /// Takes a request to a function, and its answer to the point where only bytes are left to move.
@@ -158,7 +202,7 @@ impl Handler {
         };
         match reached.await {
             Ok((mut answer, timer)) => {
-                if let Some(cookie) = self.cookies.issue(answer.exchange.claim(), path.segment()) {
+                if let Some(cookie) = self.cookies.issue(answer.exchange.claim(), path) {
                     answer.response.headers_mut().append(SET_COOKIE, cookie);
                 }
                 let response = self.finish(answer, timer, &call, asked_with, upgrade, &timeouts, record);
@@ -179,7 +223,7 @@ impl Handler {
         timer: Option<Pin<Box<Sleep>>>,
         call: &Call,
         asked_with: Option<HeaderValue>,
-        upgrade: Option<OnUpgrade>,
+        upgrade: Option<Asked>,
         timeouts: &Timeouts,
         mut record: Record,
     ) -> Response<ResponseBody> {
@@ -191,6 +235,11 @@ impl Handler {
             record.status = error.status(false).as_u16();
             return refuse(&error, call, false);
         };
+        if client.extended.as_ref().is_some_and(|asked| !asked.is_answered_by(&answer.response)) {
+            let error = no_answer(&answer, "switched to something else than the WebSocket it was asked for");
+            record.status = error.status(true).as_u16();
+            return refuse(&error, call, true);
+        }
         let Answer { mut response, connection, exchange } = answer;
         record.status = response.status().as_u16();
         record.answered_by(exchange.claim().endpoint().id());
@@ -277,12 +326,13 @@ pub(crate) fn pass_on(
 
 /// What to say of a replica that answers 101 to a request that was none for an upgrade.
 pub(crate) fn unasked_switch(answer: &Answer) -> Error {
+    no_answer(answer, "switched to another protocol unasked")
+}
+
+/// An answer that is none.
+fn no_answer(answer: &Answer, what: &'static str) -> Error {
     let claim = answer.exchange.claim();
-    Error::NoAnswer {
-        function: claim.upstream().key().clone(),
-        replica: claim.endpoint().id().clone(),
-        what: "switched to another protocol unasked",
-    }
+    Error::NoAnswer { function: claim.upstream().key().clone(), replica: claim.endpoint().id().clone(), what }
 }
 
 fn is_admitted(method: &Method) -> bool {
@@ -320,8 +370,8 @@ fn prepare(
     uri: Uri,
     call: &Call,
     peer: SocketAddr,
-) -> (Request<Payload>, Option<OnUpgrade>) {
-    let on_upgrade = hyper::upgrade::on(&mut request);
+) -> (Request<Payload>, Option<Asked>) {
+    let asked = Asked { upgrade: hyper::upgrade::on(&mut request), extended: Extended::of(&request) };
     let (mut parts, body) = request.into_parts();
     let upgrade = headers::wants_upgrade(&parts);
     headers::to_function(&mut parts, call, peer, upgrade);
@@ -332,7 +382,7 @@ fn prepare(
     parts.uri = uri;
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    (Request::from_parts(parts, Payload::Client(body)), upgrade.then_some(on_upgrade))
+    (Request::from_parts(parts, Payload::Client(body)), upgrade.then_some(asked))
 }
 
 /// Waits for the head of the answer, within the limits for that.

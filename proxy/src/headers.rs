@@ -13,6 +13,7 @@ use http::{StatusCode, Version};
 
 use crate::PRODUCT;
 use crate::call::Call;
+use crate::tls::Secure;
 
 pub(crate) const X_CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
 const X_START_TIME: HeaderName = HeaderName::from_static("x-start-time");
@@ -103,7 +104,8 @@ pub(crate) fn from_client(parts: &mut Parts, peer: SocketAddr, upgrade: bool) {
         entry.insert(host);
     }
     if let Entry::Vacant(entry) = headers.entry(X_FORWARDED_PROTO) {
-        entry.insert(HeaderValue::from_static("http"));
+        let secure = parts.extensions.get::<Secure>().is_some();
+        entry.insert(HeaderValue::from_static(if secure { "https" } else { "http" }));
     }
 }
 
@@ -163,7 +165,7 @@ fn host(parts: &Parts) -> Option<HeaderValue> {
 }
 
 /// HTTP/2 may send each cookie in a header of its own, HTTP/1 may not.
-fn join_cookies(headers: &mut HeaderMap) {
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     join(headers, &COOKIE, b"; ", None);
 }
 

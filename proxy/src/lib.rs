@@ -6,10 +6,10 @@
 //! # The life of a request
 //!
 //! ```text
-//!  client ──► server          accept; a task per connection; header, idle and stall limits
+//!  client ──► server          accept; a task per connection; TLS; header, idle and stall limits
 //!               │
 //!               ▼
-//!             handler         identify   which path is this, is it canonical, who calls     ──► 301, fallback
+//!             handler         identify   whose host and path is this, is it canonical        ──► 301, fallback
 //!               │             admit      is the method one of ours                          ──► 405
 //!               │             route  ⟲   the upstream, from an immutable table              ──► 404
 //!               │             access     what the function asks of its callers, if anything     ──► 401, 404
@@ -53,6 +53,7 @@ mod compress;
 mod endpoint;
 mod endpoints;
 mod error;
+mod extended;
 mod forward;
 pub mod function;
 mod handler;
@@ -67,7 +68,9 @@ mod pool;
 mod route;
 mod sent;
 mod server;
+mod stream;
 mod tcp;
+pub mod tls;
 mod trace;
 mod tunnel;
 mod upstream;

@@ -4,6 +4,8 @@
 //! text: the segment that names a function is looked for in the path as it was sent, and what stands behind it is the
 //! function's own business.
 
+use std::borrow::Cow;
+
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Target<'a> {
@@ -23,6 +25,8 @@ pub(crate) struct FunctionPath<'a> {
     segment: &'a str,
     rest: &'a str,
     deferred: bool,
+    /// The function has the whole host: its name does not stand in the path.
+    at_root: bool,
 }
 
 const PREFIX: &str = "/function/";
@@ -31,6 +35,16 @@ const PREFIX: &str = "/function/";
 const DEFERRED_PREFIX: &str = "/async-function/";
 
 impl<'a> FunctionPath<'a> {
+    /// All of `path` at a host that is the function's own.
+    pub(crate) fn at_root(segment: &'a str, path: &'a str) -> Self {
+        Self { segment, rest: path, deferred: false, at_root: true }
+    }
+
+    /// What the paths of the function begin with.
+    pub(crate) fn base(&self) -> Cow<'static, str> {
+        if self.at_root { Cow::Borrowed("/") } else { Cow::Owned(format!("{PREFIX}{}", self.segment)) }
+    }
+
     /// `name` or `name.namespace`, as the client wrote it.
     pub(crate) fn segment(&self) -> &'a str {
         self.segment
@@ -72,7 +86,7 @@ pub(crate) fn read(path: &str) -> Target<'_> {
         let (segment, rest) = tail.split_at(tail.find('/').unwrap_or(tail.len()));
         // A dot segment names nobody: taken for a name, it would hide where the path leads.
         if !segment.is_empty() && segment.bytes().all(is_name_byte) && dots(segment) == 0 {
-            return Target::Function(FunctionPath { segment, rest, deferred });
+            return Target::Function(FunctionPath { segment, rest, deferred, at_root: false });
         }
         if deferred
             && rest.is_empty()

@@ -1,11 +1,16 @@
 //! Which upstream serves a function.
 //!
-//! Owns the table: immutable, swapped whole, so a lookup takes no lock. Never changes an upstream.
+//! Owns the table: immutable, swapped whole, so a lookup takes no lock. Never changes an upstream. Where no function has a
+//! domain of its own, hosts of requests are not even looked at.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use http::Request;
+use http::header::HOST;
 
 use crate::function::{DEFAULT_NAMESPACE, FunctionKey, FunctionName, Namespace};
 use crate::upstream::Upstream;
@@ -15,6 +20,8 @@ use crate::upstream::Upstream;
 pub struct RouteTable {
     /// In two steps, so that it can be asked with two slices of a path, without building a key.
     namespaces: HashMap<Namespace, HashMap<FunctionName, Arc<Upstream>>>,
+    /// Hosts that are all one function's, in lower case.
+    domains: HashMap<Box<str>, FunctionKey>,
 }
 
 impl RouteTable {
@@ -47,6 +54,15 @@ impl RouteTable {
                 self.namespaces.remove(&key.namespace);
             }
         }
+        self.set_domains(key, &[]);
+    }
+
+    /// What another function has already stays with that.
+    fn set_domains(&mut self, key: &FunctionKey, domains: &[String]) {
+        self.domains.retain(|_, owner| owner != key);
+        for domain in domains {
+            self.domains.entry(domain.as_str().into()).or_insert_with(|| key.clone());
+        }
     }
 }
 
@@ -55,9 +71,33 @@ pub(crate) fn split(segment: &str) -> (&str, &str) {
     segment.rsplit_once('.').unwrap_or((segment, DEFAULT_NAMESPACE))
 }
 
+/// The host that a request is for, in lower case: without the port, and without the dot of the root.
+fn host<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
+    let host = match request.uri().authority() {
+        Some(authority) => authority.host(),
+        None => {
+            let host = request.headers().get(HOST)?.to_str().ok()?;
+            host.rsplit_once(':').map_or(host, |(host, _)| host)
+        }
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    Some(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    })
+}
+
 /// The current table. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Routes(Arc<ArcSwap<RouteTable>>);
+pub struct Routes(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    table: ArcSwap<RouteTable>,
+    /// There was a domain once.
+    any_domain: AtomicBool,
+}
 
 impl Routes {
     /// A table without functions.
@@ -80,25 +120,45 @@ impl Routes {
         self.change(|table| table.remove(key));
     }
 
+    /// Gives a function these hosts, written in lower case, and takes from it those that it had. One that another function
+    /// has stays with that.
+    pub fn set_domains(&self, key: &FunctionKey, domains: &[String]) {
+        if domains.is_empty() && !self.0.any_domain.load(Ordering::Relaxed) {
+            return;
+        }
+        self.change(|table| table.set_domains(key, domains));
+        self.0.any_domain.store(true, Ordering::Release);
+    }
+
     /// The upstream of `key`.
     #[must_use]
     pub fn get(&self, key: &FunctionKey) -> Option<Arc<Upstream>> {
-        self.0.load().get(key).map(Arc::clone)
+        self.0.table.load().get(key).map(Arc::clone)
     }
 
     /// The table as it is now.
     #[must_use]
     pub fn table(&self) -> Arc<RouteTable> {
-        self.0.load_full()
+        self.0.table.load_full()
     }
 
     pub(crate) fn find(&self, segment: &str) -> Option<Arc<Upstream>> {
-        self.0.load().find(segment).map(Arc::clone)
+        self.0.table.load().find(segment).map(Arc::clone)
+    }
+
+    /// The function that has the host which `request` is for.
+    pub(crate) fn find_domain<B>(&self, request: &Request<B>) -> Option<Arc<Upstream>> {
+        if !self.0.any_domain.load(Ordering::Acquire) {
+            return None;
+        }
+        let host = host(request)?;
+        let table = self.0.table.load();
+        table.domains.get(&*host).and_then(|key| table.get(key)).map(Arc::clone)
     }
 
     /// Copies, changes and swaps; runs `change` again when somebody else was faster.
     fn change(&self, change: impl Fn(&mut RouteTable)) {
-        self.0.rcu(|table| {
+        self.0.table.rcu(|table| {
             let mut table = RouteTable::clone(table);
             change(&mut table);
             table
@@ -110,6 +170,42 @@ impl Routes {
 mod tests {
     use super::*;
     use crate::upstream::UpstreamLimits;
+
+    #[test]
+    fn a_host_is_a_functions_in_any_spelling_until_it_is_taken_from_it() {
+        let routes = Routes::new();
+        let keys = ["chat", "shop.blue"].map(|segment| FunctionKey::from_route(segment).unwrap());
+        for key in &keys {
+            routes.insert(Upstream::new(key.clone(), UpstreamLimits::default()));
+        }
+        let found = |uri: &str, host: &str| {
+            let request = Request::get(uri).header(HOST, host).body(()).unwrap();
+            routes.find_domain(&request).map(|upstream| upstream.key().to_string())
+        };
+        assert_eq!(found("/", "chat.example.org"), None);
+        let domains = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        routes.set_domains(&keys[0], &domains(&["chat.example.org", "talk.example.org"]));
+        routes.set_domains(&keys[1], &domains(&["shop.example.org", "talk.example.org"]));
+        for (uri, host, expected) in [
+            ("/x", "chat.example.org", Some("chat.openfaas-fn")),
+            ("/x", "Chat.Example.ORG.:8443", Some("chat.openfaas-fn")),
+            ("/x", "talk.example.org:80", Some("chat.openfaas-fn")),
+            ("/x", "shop.example.org", Some("shop.blue")),
+            ("http://shop.example.org:1/x", "chat.example.org", Some("shop.blue")),
+            ("http://elsewhere.example/x", "chat.example.org", None),
+            ("/x", "example.org", None),
+            ("/x", "a.chat.example.org", None),
+            ("/x", "[::1]:80", None),
+            ("/x", "", None),
+        ] {
+            assert_eq!(found(uri, host).as_deref(), expected, "{uri} {host}");
+        }
+        routes.remove(&keys[0]);
+        assert_eq!(found("/", "chat.example.org"), None);
+        routes.set_domains(&keys[1], &domains(&["talk.example.org"]));
+        assert_eq!(found("/", "talk.example.org").as_deref(), Some("shop.blue"));
+        assert_eq!(found("/", "shop.example.org"), None);
+    }
 
     #[test]
     fn a_function_is_found_by_its_key_and_by_its_segment_until_it_is_removed() {

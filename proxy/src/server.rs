@@ -33,11 +33,14 @@ use crate::affinity::{AffinityKey, Cookies};
 use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::compress::Compressor;
+use crate::extended;
 use crate::handler::{Fallback, Handler};
 use crate::intake::Intake;
 use crate::lanes::{Lanes, Seat};
 use crate::route::Routes;
+use crate::stream::Stream;
 use crate::tcp;
+use crate::tls::{Secure, Tls};
 use crate::tunnel::Tunnels;
 
 /// How long to wait after `accept` failed for want of descriptors or memory. There is no event for "some are free".
@@ -160,6 +163,15 @@ impl Server {
 
     /// Accepts connections until [`shutdown`](Self::shutdown). May run for several listeners at once.
     pub async fn serve(&self, listener: TcpListener) {
+        self.accept_from(listener, None).await;
+    }
+
+    /// Does the same for clients that speak TLS.
+    pub async fn serve_tls(&self, listener: TcpListener, tls: Tls) {
+        self.accept_from(listener, Some(tls)).await;
+    }
+
+    async fn accept_from(&self, listener: TcpListener, tls: Option<Tls>) {
         let shared = &self.0;
         if let Some(after) = shared.settings.tcp_keepalive {
             tcp::keep_alive(&listener, after);
@@ -173,7 +185,7 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer, permit)) => {
-                    self.take(stream, peer, permit);
+                    self.take(stream, peer, permit, tls.clone());
                 }
                 Err(error) if is_of_one_connection(&error) => {
                     debug!(%error, "a connection ended before it began");
@@ -190,17 +202,35 @@ impl Server {
     }
 
     /// Serves a connection where it belongs.
-    fn take(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    fn take(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit, tls: Option<Tls>) {
         let shared = Arc::clone(&self.0);
+        match tls {
+            None => self.spawn(stream, peer, move |stream, seat| {
+                connection(shared, Stream::Plain(stream), peer, permit, seat)
+            }),
+            Some(tls) => self.spawn(stream, peer, move |stream, seat| {
+                secure_connection(shared, stream, tls, peer, permit, seat)
+            }),
+        }
+    }
+
+    fn spawn<F>(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        serve: impl FnOnce(TcpStream, Option<Seat>) -> F + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let Some(lanes) = &self.0.lanes else {
-            self.0.tracker.spawn(connection(shared, stream, peer, permit, None));
+            self.0.tracker.spawn(serve(stream, None));
             return;
         };
         let (lane, seat) = lanes.seat();
         let served = async move {
             // What its socket has to tell is for that thread from now on.
             match stream.into_std().and_then(TcpStream::from_std) {
-                Ok(stream) => connection(shared, stream, peer, permit, Some(seat)).await,
+                Ok(stream) => serve(stream, Some(seat)).await,
                 Err(error) => warn!(%peer, %error, "a connection cannot be served"),
             }
         };
@@ -248,7 +278,7 @@ fn lanes(count: NonZeroUsize) -> Option<Lanes> {
     Lanes::start(count).inspect_err(|error| warn!(%error, "connections are served among all other work")).ok()
 }
 
-/// HTTP/1 and HTTP/2 (known beforehand, without TLS), with our limits.
+/// HTTP/1 and HTTP/2 (agreed upon in TLS, or known beforehand), with our limits.
 fn http(settings: &Settings, tracker: &TaskTracker) -> auto::Builder<Tracked> {
     let mut http = auto::Builder::new(Tracked(tracker.clone()));
     // hyper counts an idle connection's wait as reading a head; `ClientSocket` tells the two apart.
@@ -259,6 +289,7 @@ fn http(settings: &Settings, tracker: &TaskTracker) -> auto::Builder<Tracked> {
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
     http
 }
@@ -285,10 +316,33 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// Shakes hands, and serves the connection then.
+async fn secure_connection(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    tls: Tls,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    seat: Option<Seat>,
+) {
+    // Boxed: it is large, and over soon.
+    let handshake = Box::pin(timeout(shared.settings.header_timeout, tls.accept(stream)));
+    let shaken = tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => return,
+        shaken = handshake => shaken,
+    };
+    match shaken {
+        Ok(Ok(stream)) => connection(shared, stream, peer, permit, seat).await,
+        Ok(Err(error)) => debug!(%peer, %error, "a TLS handshake failed"),
+        Err(_) => debug!(%peer, "a TLS handshake took too long"),
+    }
+}
+
 /// Serves one connection to its end.
 async fn connection(
     shared: Arc<Shared>,
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     permit: OwnedSemaphorePermit,
     seat: Option<Seat>,
@@ -299,9 +353,14 @@ async fn connection(
         keep_alive: shared.settings.keep_alive,
         stall: shared.settings.stall_timeout,
     };
+    let secure = stream.is_tls();
     let socket = ClientSocket::new(stream, Arc::clone(&requests), limits);
-    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+    let service = service_fn(|mut request: http::Request<hyper::body::Incoming>| {
         let busy = requests.begin(request.version());
+        if secure {
+            request.extensions_mut().insert(Secure);
+        }
+        extended::translate(&mut request, &requests);
         let handler = Arc::clone(&shared.handler);
         async move {
             let response = handler.handle(request, peer).await;

@@ -16,6 +16,9 @@ use crate::image::{PullPolicy, RegistrySettings};
 use crate::{access_log, queue, units};
 
 mod raw;
+mod tls;
+
+pub use self::tls::{CertificateFiles, Tls};
 
 /// Where the settings are, unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/roost/roostd.toml";
@@ -29,6 +32,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// How long requests in flight may go on when the daemon ends.
     pub drain: Duration,
+    /// Where the same is answered in TLS; `None` for nowhere.
+    pub tls: Option<Tls>,
     /// Who may use the API; `None` for everybody.
     pub auth: Option<Auth>,
     /// What must survive a reboot.
@@ -275,6 +280,7 @@ impl Config {
                 },
             ),
             drain: m.duration("server.drain", raw.server.drain.as_deref(), 10),
+            tls: raw.tls.resolve(m),
             auth: raw.auth.enabled.unwrap_or(true).then(|| Auth {
                 user: raw.auth.user.unwrap_or_else(|| "admin".into()),
                 password_file: raw.auth.password_file.unwrap_or_else(|| "/etc/roost/admin-password".into()),

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::runtime::containerd::oci;
 
+use super::tls::RawTls;
 use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::network::LONGEST_PREFIX;
@@ -25,6 +26,7 @@ const MAX_SLOTS: usize = 64;
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Raw {
     pub(super) server: RawServer,
+    pub(super) tls: RawTls,
     pub(super) auth: RawAuth,
     pub(super) paths: RawPaths,
     pub(super) containerd: RawContainerd,

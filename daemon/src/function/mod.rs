@@ -16,6 +16,7 @@ pub mod backoff;
 pub mod binds;
 pub mod compression;
 pub mod controller;
+pub mod domains;
 pub mod grants;
 pub mod kept;
 pub mod known;

@@ -15,6 +15,7 @@ use tracing::{error, info};
 
 use crate::function::access;
 use crate::function::controller::{Controller, Tools};
+use crate::function::domains;
 use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::replica::Inherited;
@@ -130,7 +131,9 @@ impl Registry {
             match key_of(&record) {
                 Ok(key) => {
                     let replicas = inherited.remove(&key).unwrap_or_default();
+                    let domains = domains::of(&record.newest.deployment);
                     self.begin(&key, Some(record), replicas);
+                    self.routes.set_domains(&key, &domains);
                     let counted = usage.get(&path_of(&key)).copied().unwrap_or_default();
                     if let Some(entry) = self.lock().get(&key) {
                         entry.upstream.set_requests(counted.requests);
@@ -240,6 +243,7 @@ impl Registry {
                 "roost.auth: this host has no users that could log in: auth.enabled is false in its settings";
             return Err(RegistryError::Refused(why.to_owned()));
         }
+        self.require_free(&spec.key, &spec.domains)?;
         let annotated = spec.deployment.annotations.contains_key(labels::MIN);
         let field = format!("{}.{}", if annotated { "annotations" } else { "labels" }, labels::MIN);
         self.require_room(&field, &spec.key.namespace, spec.policy.min)?;
@@ -248,6 +252,24 @@ impl Registry {
         match spec.deployment.secrets.iter().find(missing) {
             Some(secret) => Err(RegistryError::Refused(format!("unable to find secret: {secret}"))),
             None => Ok(()),
+        }
+    }
+
+    /// Does no other function have one of these hosts?
+    fn require_free(&self, key: &FunctionKey, domains: &[String]) -> Result<(), RegistryError> {
+        if domains.is_empty() {
+            return Ok(());
+        }
+        let functions = self.lock();
+        let others = functions.iter().filter(|(other, _)| *other != key).map(|(other, entry)| {
+            let wanted = entry.wanted.borrow();
+            (other, wanted.as_ref().map(|record| domains::of(&record.newest.deployment)).unwrap_or_default())
+        });
+        match domains::taken(domains, others) {
+            None => Ok(()),
+            Some((domain, owner)) => Err(RegistryError::Refused(format!(
+                "annotations.roost.domain: {domain} is {owner}'s, so {key} cannot have it"
+            ))),
         }
     }
 
@@ -375,6 +397,7 @@ impl Registry {
 
     /// Hands a record to the function's controller; starts one if there is none.
     fn set(self: &Arc<Self>, key: &FunctionKey, record: FunctionRecord) {
+        let domains = domains::of(&record.newest.deployment);
         let upstream = self.lock().get(key).map(|entry| {
             entry.upstream.set_access(access::of(&record));
             entry.wanted.send_replace(Some(record.clone()));
@@ -384,6 +407,7 @@ impl Registry {
             Some(upstream) => self.routes.insert(upstream),
             None => self.begin(key, Some(record), Vec::new()),
         }
+        self.routes.set_domains(key, &domains);
     }
 
     fn begin(self: &Arc<Self>, key: &FunctionKey, record: Option<FunctionRecord>, inherited: Vec<Inherited>) {

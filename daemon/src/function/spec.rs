@@ -10,6 +10,7 @@ use roost_proxy::Access;
 use roost_proxy::function::{FunctionKey, FunctionName, Namespace};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::function::domains;
 use crate::function::grants::Wishes;
 use crate::function::liveness::Liveness;
 use crate::function::readiness::Probe;
@@ -118,6 +119,8 @@ pub struct FunctionSpec {
     pub wishes: Wishes,
     /// What is asked of its callers.
     pub access: Access,
+    /// The hosts that are all its own.
+    pub domains: Vec<String>,
     /// How it is scaled.
     pub policy: Policy,
     /// What was sent.
@@ -158,6 +161,10 @@ impl FunctionSpec {
             mistakes.0.extend(why);
             Access::STRICTEST
         });
+        let domains = domains::parse(&deployment.settings()).unwrap_or_else(|why| {
+            mistakes.add(format!("annotations.{why}"));
+            Vec::new()
+        });
         let policy = Policy::parse(&deployment).map_err(|why| mistakes.0.extend(why)).ok();
         if let Err(why) = Times::parse(&deployment) {
             mistakes.0.extend(why);
@@ -179,6 +186,7 @@ impl FunctionSpec {
                     liveness,
                     wishes,
                     access,
+                    domains,
                     policy,
                     deployment,
                     ignored: Vec::new(),
@@ -370,7 +378,7 @@ mod tests {
         let text = parse(json!({
             "service": "Bad_Name", "image": "", "namespace": "No_Where", "limits": {"memory": "lots", "cpu": "-1"},
             "envVars": {"A=B": "x"}, "labels": {"com.openfaas.scale.min": "0", "roost.internal": "1", "com.openfaas.scale.zero": "maybe"},
-            "annotations": {"roost.auth": "jwt", "roost.drain": "a day", "roost.compression": "br"}
+            "annotations": {"roost.auth": "jwt", "roost.domain": "localhost", "roost.drain": "a day", "roost.compression": "br"}
         }))
         .unwrap_err();
         for field in [
@@ -384,6 +392,7 @@ mod tests {
             "labels.com.openfaas.scale.zero: \"maybe\": expected true or false",
             "annotations.roost.drain:",
             "annotations.roost.compression: \"br\": expected gzip or off",
+            "annotations.roost.domain: \"localhost\":",
             "labels.roost.internal:",
             "annotations.roost.auth: jwt is not available in this version",
         ] {

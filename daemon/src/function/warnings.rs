@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 
 use crate::function::access::{AUTH, INTERNAL};
 use crate::function::compression::COMPRESSION;
+use crate::function::domains::DOMAIN;
 use crate::function::grants::{DEVICE, MOUNT};
 use crate::function::record::Revision;
 use crate::function::spec::Deployment;
@@ -83,7 +84,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
     warnings.extend(without_effect(&revision.deployment));
     warnings.extend(timeouts::unreadable(&revision.deployment));
     let known = |name: &str| {
-        [AUTH, INTERNAL].contains(&name)
+        [AUTH, DOMAIN, INTERNAL].contains(&name)
             || [MOUNT, DEVICE].iter().any(|p| name.starts_with(p))
             || Policy::is_setting_name(name)
             || Times::is_setting_name(name)

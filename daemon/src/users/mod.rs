@@ -18,7 +18,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -160,7 +160,7 @@ impl Users {
         }
     }
 
-    fn paths(&self) -> [&PathBuf; 2] {
+    fn paths(&self) -> [&Path; 2] {
         [&self.files.password_file, &self.files.users_file]
     }
 }

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::trace;
 
 use super::frames::{Frames, Sender};
 use super::pump::Activity;
+use super::side::{ReadHalf, WriteHalf};
 use super::way::{self, Way};
 use super::words::CloseFrame;
 
@@ -148,7 +148,12 @@ async fn say(
     let said = match words {
         _ if way.frames.closed() => true,
         Some(words) if settled && way.frames.at_boundary() => {
-            matches!(timeout_at(until, way.to.write_all(&words.encode(sender))).await, Ok(Ok(())))
+            let frame = words.encode(sender);
+            let told = async {
+                way.to.write_all(&frame).await?;
+                way.to.flush().await
+            };
+            matches!(timeout_at(until, told).await, Ok(Ok(())))
         }
         _ => false,
     };
@@ -167,15 +172,19 @@ async fn hear_out(
         let answer = timeout_at(until, way::discard(from, frames, Frames::closed)).await;
         trace!(?answer, closed = frames.closed(), "told of the end");
     }
-    if let Err(error) = way::end(to).await {
-        trace!(%error, "gone before the end");
+    // Of a socket it is one call; TLS and HTTP/2 have something to say, and may not get it out.
+    match timeout(LINGER, way::end(to)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => trace!(%error, "gone before the end"),
+        Err(_) => trace!("the end cannot be said"),
     }
     if until.is_some() {
         // Closing a socket with unread bytes in it resets the connection, and the reset may overtake our Close.
         let gone = timeout(LINGER, way::discard(from, frames, |_| false)).await;
         trace!(?gone, "ended");
         if gone.is_err()
-            && let Err(error) = SockRef::from(from.as_ref()).set_linger(Some(Duration::ZERO))
+            && let Some(socket) = from.socket()
+            && let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO))
         {
             trace!(%error, "cannot be reset");
         }

@@ -18,6 +18,7 @@ mod frames;
 mod ping;
 mod pump;
 mod screen;
+mod side;
 mod tally;
 mod traffic;
 mod way;
@@ -29,21 +30,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error};
+use tracing::debug;
 
 use crate::access_log::Record;
 use crate::body::Exchange;
 use crate::claim::Claim;
 use crate::client::ClientSocket;
 use crate::error::Error;
+use crate::extended::Asked;
 use crate::pool::Connection;
+use crate::stream::Stream;
 pub(crate) use ends::Ends;
 use ends::Told;
 use pump::Terms;
+use side::Side;
 pub(crate) use tally::Tally;
 pub use tally::{By, FRAME_TYPES, WebSockets};
 pub(crate) use traffic::Traffic;
@@ -51,7 +56,7 @@ pub use words::CloseFrame;
 
 /// Both sides of a tunnel that was agreed upon, and what it holds.
 pub(crate) struct Tunnel {
-    pub(crate) client: OnUpgrade,
+    pub(crate) client: Asked,
     /// The function's side.
     pub(crate) connection: Connection,
     pub(crate) exchange: Arc<Exchange>,
@@ -119,6 +124,7 @@ impl Tunnels {
 
 async fn run(tunnel: Box<Tunnel>, replica: Told, server: Told) {
     let Tunnel { client, mut connection, exchange, websocket, mut record } = *tunnel;
+    let Asked { upgrade: client, extended } = client;
     // As HTTP the connection ends with the answer's head.
     poll_fn(|cx| connection.poll(cx)).await;
     let (mut function, of_function) = connection.into_socket();
@@ -131,14 +137,15 @@ async fn run(tunnel: Box<Tunnel>, replica: Told, server: Told) {
             return debug!(%failed, "a tunnel ended before it began");
         }
     };
-    let Ok(mut client) = downcast::<ClientSocket>(client) else {
-        return error!("a tunnel to another socket than ours");
+    let (mut client, of_client) = match downcast::<ClientSocket>(client) {
+        Ok(parts) => (Client::Connection(parts.io), parts.read_buf),
+        Err(stream) => (Client::Http2(Box::new(TokioIo::new(stream))), Bytes::new()),
     };
-    let ahead = Box::new(Ahead { of_client: client.read_buf, of_function });
+    let ahead = Box::new(Ahead { of_client, of_function });
     let (upstream, traffic) = (exchange.claim().upstream(), exchange.claim().traffic());
     let (limits, tally) = (upstream.shared_limits(), &upstream.counters().websockets);
     let mut terms = Terms { websocket, limits, traffic, tally, replica, server };
-    let ended = pump::run(client.io.stream(), &mut function, ahead, &mut terms).await;
+    let ended = pump::run(client.side(), Side::Socket(&mut function), ahead, &mut terms).await;
     (record.received, record.sent) = (ended.of_client, ended.to_client);
     record.broken = ended.broken;
     if let Some((code, by)) = ended.closed {
@@ -146,6 +153,29 @@ async fn run(tunnel: Box<Tunnel>, replica: Told, server: Told) {
     }
     record.closed(ended.messages, ended.closed.map(|(code, by)| (code, by.name())));
     drop(exchange);
+    drop(client);
+    // Only now may its connection be taken for one that has nothing to do.
+    drop(extended);
+}
+
+/// What the client's side of a tunnel is made of.
+enum Client {
+    /// All of a connection.
+    Connection(ClientSocket),
+    /// One stream of an HTTP/2 connection.
+    Http2(Box<TokioIo<Upgraded>>),
+}
+
+impl Client {
+    fn side(&mut self) -> Side<'_> {
+        match self {
+            Self::Connection(socket) => match socket.stream() {
+                Stream::Plain(socket) => Side::Socket(socket),
+                Stream::Tls(stream) => Side::Inner(&mut **stream),
+            },
+            Self::Http2(stream) => Side::Inner(&mut **stream),
+        }
+    }
 }
 
 /// Bytes that came in one packet with the handshake, and were read with it.

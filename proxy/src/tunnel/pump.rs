@@ -22,7 +22,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -32,6 +31,7 @@ use super::ends::{Told, Word};
 use super::frames::{Counts, Frames, Sender};
 use super::ping::{KeepAlive, Step};
 use super::screen::Screen;
+use super::side::Side;
 use super::tally::{By, Tally};
 use super::traffic::Traffic;
 use super::way::{Failed, Way};
@@ -160,9 +160,9 @@ impl Activity<'_> {
 }
 
 /// Moves bytes until both directions have ended, one has failed, nothing moved for the limit, or it is told to end.
-pub(super) async fn run(
-    client: &mut TcpStream,
-    function: &mut TcpStream,
+pub(super) async fn run<'a>(
+    client: Side<'a>,
+    function: Side<'a>,
     ahead: Box<Ahead>,
     terms: &mut Terms<'_>,
 ) -> Ended {

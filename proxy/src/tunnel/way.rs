@@ -8,13 +8,13 @@ use std::io;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tracing::debug;
 
 use super::frames::{Frames, KINDS};
 use super::ping::Ping;
 use super::pump::Activity;
 use super::screen::{Screen, Verdict};
+use super::side::{ReadHalf, WriteHalf};
 
 /// The most that is read at once.
 const BUFFER: usize = 16 * 1024;
@@ -75,6 +75,8 @@ impl<'a> Way<'a> {
     pub(super) async fn pump(&mut self, activity: &Activity<'_>) -> Result<(), Failed> {
         loop {
             self.pass(activity).await?;
+            // A socket holds nothing back; TLS may.
+            self.to.flush().await.map_err(|_| Failed::To)?;
             if !self.read(activity).await.map_err(|_| Failed::From)? {
                 // What was held back will not become more.
                 while self.written < self.held.len() {
@@ -174,6 +176,7 @@ impl<'a> Way<'a> {
             while self.written < goal {
                 self.write(goal, activity).await.map_err(|_| Failed::To)?;
             }
+            self.to.flush().await.map_err(|_| Failed::To)?;
             if whole.is_some() || !self.read(activity).await.map_err(|_| Failed::From)? {
                 return Ok(());
             }

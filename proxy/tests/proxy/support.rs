@@ -12,7 +12,7 @@ use roost_proxy::{
     Answering, Deferred, Denied, Endpoint, Fallback, Guard, Intake, Judgement, ResponseBody, Routes, Server,
     Settings, Timeouts, Upstream, UpstreamLimits,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How long anything may take before a test gives up. Never waited for when all is well.
@@ -206,8 +206,8 @@ impl Function {
 }
 
 /// One end of a connection.
-pub(crate) struct Wire {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Wire<S = TcpStream> {
+    pub(crate) stream: S,
     read: Vec<u8>,
 }
 
@@ -253,6 +253,12 @@ impl Head {
 impl Wire {
     pub(crate) fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(crate) fn over(stream: S) -> Self {
         Self { stream, read: Vec::new() }
     }
 

@@ -37,6 +37,8 @@ pub struct Config {
     pub queue: &'static str,
     /// Is there an access log, `access.log` in the host's directory, and a span for each request?
     pub access_log: bool,
+    /// The lines of `[tls]`.
+    pub tls: String,
     /// `[network] dns`. Empty is: as the machine.
     pub dns: &'static [&'static str],
     /// The Docker-style credentials file.
@@ -58,6 +60,7 @@ impl Default for Config {
             idle_timeout: "5m",
             queue: "",
             access_log: false,
+            tls: String::new(),
             dns: &[],
             docker_config: json!({}),
         }
@@ -100,6 +103,7 @@ impl Host {
             idle_timeout,
             queue,
             access_log,
+            tls,
             dns,
             ..
         } = &self.config;
@@ -145,6 +149,8 @@ idle = "{idle_timeout}"
 target = "{log}"
 [tracing]
 spans = {access_log}
+[tls]
+{tls}
 "#,
             port = self.port,
             metrics = self.metrics_port,
