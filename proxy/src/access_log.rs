@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{Level, debug, enabled};
 
 use crate::function::ReplicaId;
+use crate::limits::TunnelPlace;
 use crate::upstream::Upstream;
 
 /// The record of one request. Dropping it ends it: it is counted and, if wanted, logged.
@@ -29,6 +30,8 @@ pub(crate) struct Record {
     pub(crate) broken: Option<&'static str>,
     /// It is a tunnel now, and was counted.
     tunnel: bool,
+    /// Its place among the tunnels of the function, if it asked to be one.
+    pub(crate) place: Option<TunnelPlace>,
     details: Option<Box<Details>>,
 }
 
@@ -70,6 +73,7 @@ impl Record {
             sent: 0,
             broken: None,
             tunnel: false,
+            place: None,
             details,
         }
     }

@@ -23,6 +23,7 @@ use tracing::debug;
 use crate::access_log::Record;
 use crate::claim::Claim;
 use crate::client::Busy;
+use crate::limits::Bounded;
 use crate::pool::Connection;
 
 /// Any error.
@@ -37,6 +38,10 @@ pub(crate) enum Broken {
     Client(#[source] hyper::Error),
     #[error("the function's body broke off")]
     Function(#[source] hyper::Error),
+    #[error("the client's body is longer than {0} bytes")]
+    TooLarge(u64),
+    #[error("the client's body took longer than {0:?}")]
+    Late(Duration),
 }
 
 /// One request at one replica: the claim, and when a byte last moved in either direction.
@@ -112,19 +117,21 @@ impl IdleTimer {
 #[derive(Debug)]
 pub(crate) enum Payload {
     Client(Incoming),
+    Bounded(Box<Bounded>),
     Own(Full<Bytes>),
 }
 
 impl Body for Payload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
-            Self::Client(body) => Pin::new(body).poll_frame(cx),
+            Self::Client(body) => Pin::new(body).poll_frame(cx).map_err(Broken::Client),
+            Self::Bounded(body) => body.poll_frame(cx),
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
@@ -132,6 +139,7 @@ impl Body for Payload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Client(body) => body.is_end_stream(),
+            Self::Bounded(body) => body.is_end_stream(),
             Self::Own(body) => body.is_end_stream(),
         }
     }
@@ -139,6 +147,7 @@ impl Body for Payload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Client(body) => body.size_hint(),
+            Self::Bounded(body) => body.size_hint(),
             Self::Own(body) => body.size_hint(),
         }
     }
@@ -179,7 +188,7 @@ impl Body for RequestBody {
                 if let Some(exchange) = &this.exchange {
                     exchange.touch();
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(Broken::Client)))
+                Poll::Ready(frame)
             }
             Poll::Pending => match &this.exchange {
                 Some(exchange) => this
@@ -244,7 +253,7 @@ impl FunctionBody {
     fn fail(&mut self, broken: Broken) -> Broken {
         self.record.broken = Some(match broken {
             Broken::Idle(_) => "idle",
-            Broken::Client(_) => "client",
+            Broken::Client(_) | Broken::TooLarge(_) | Broken::Late(_) => "client",
             Broken::Function(_) => "function",
         });
         if let Some(lease) = self.lease.take() {

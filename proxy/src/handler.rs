@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::forward::{self, Answer};
 use crate::headers;
 use crate::intake::{Deferred, Intake};
+use crate::limits::{self, Gate};
 use crate::path::{self, FunctionPath, Target};
 use crate::route::{Routes, split};
 use crate::tunnel::{Tunnel, Tunnels};
@@ -51,6 +52,7 @@ pub(crate) struct Handler {
     pub(crate) intake: Arc<dyn Intake>,
     pub(crate) cookies: Cookies,
     pub(crate) tunnels: Tunnels,
+    pub(crate) gate: Gate,
 }
 
 impl Handler {
@@ -62,9 +64,21 @@ impl Handler {
     ) -> Response<ResponseBody> {
         let deferred = path::is_deferred(request.uri().path());
         let deferred = deferred.then(|| (request.method().clone(), Instant::now()));
-        let response = self.respond(request, peer).await;
+        let response = match self.gate.admit(&request, peer.ip()) {
+            Ok(()) => self.respond(request, peer).await,
+            Err(error) => self.turn_back(&request, &error),
+        };
         if let Some((method, began)) = deferred {
             self.intake.answered(&method, response.status(), began.elapsed());
+        }
+        response
+    }
+
+    /// Tells a client why its request goes no further. What may be two requests is the last of its connection.
+    fn turn_back(&self, request: &Request<Incoming>, error: &Error) -> Response<ResponseBody> {
+        let mut response = refuse(error, &self.ids.identify(request.headers()), false);
+        if matches!(error, Error::Malformed { .. }) && request.version() <= Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
@@ -119,8 +133,11 @@ impl Handler {
         };
         let asked_with = request.headers().get(CONTENT_TYPE).cloned();
         let (outbound, upgrade) = prepare(request, uri, &call, peer);
-        let timeouts = upstream.limits().timeouts;
+        let limits = upstream.limits();
+        let timeouts = limits.timeouts;
         let reached = async {
+            record.place = upstream.enter(&outbound, upgrade.is_some(), &limits.bounds)?;
+            let outbound = limits::bound(outbound, &upstream, &limits.bounds);
             let ask = Ask::of_client(&upstream, &outbound, peer.ip(), &self.cookies, upgrade.is_some())?;
             let claim = upstream.acquire_for(&ask).await?;
             answer(claim, outbound, &timeouts).await
@@ -175,7 +192,7 @@ impl Handler {
     /// Has a call taken over, to be made when nobody waits for it.
     async fn defer(
         &self,
-        upstream: &Upstream,
+        upstream: &Arc<Upstream>,
         path: &FunctionPath<'_>,
         request: Request<Incoming>,
         call: &Call,
@@ -192,15 +209,18 @@ impl Handler {
         parts.headers.remove(TE);
         parts.headers.remove(TRAILER);
         let request = Request::from_parts(parts, body);
+        let limits = upstream.limits();
         // Now there is somebody to tell that it could never be made.
-        if let Err(error) = Ask::of_own(upstream, &request) {
+        let entered = upstream.enter(&request, false, &limits.bounds);
+        if let Err(error) = entered.and_then(|_| Ask::of_own(upstream, &request)) {
             return refuse(&error, call, false);
         }
         let answered = self.intake.accept(Deferred {
             function: upstream.key().clone(),
             name: path.segment().to_owned(),
             call_id: call.id.clone(),
-            idle: upstream.limits().timeouts.idle,
+            idle: limits.timeouts.idle,
+            max_body: limits.bounds.body,
             request,
         });
         let mut response = answered.await;

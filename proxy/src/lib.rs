@@ -9,11 +9,13 @@
 //!  client ──► server          accept; a task per connection; header, idle and stall limits
 //!               │
 //!               ▼
-//!             handler         identify   which path is this, is it canonical, who calls     ──► 301, fallback
+//!             handler         limits     is it one request, and may its client ask so fast   ──► 400, 429
+//!               │             identify   which path is this, is it canonical, who calls     ──► 301, fallback
 //!               │             admit      is the method one of ours                          ──► 405
 //!               │             route  ⟲   the upstream, from an immutable table              ──► 404
 //!               │             access     what the function asks of its callers, if anything     ──► 401, 404
 //!               │             ask    ⟲   which key, which replica it had, if that matters      ──► 400
+//!               │             limits     how much, how often, how many at once            ──► 413, 429
 //!               │             claim  ⟲   an endpoint and its in-flight count, in one step   ──► 429, 503
 //!               │               └─ none ready or all full: the waiting room, first come first served
 //!               │             forward    headers, a pooled connection, the response head    ──► 500, 502
@@ -57,12 +59,14 @@ pub mod function;
 mod handler;
 mod headers;
 mod intake;
+mod limits;
 mod metrics;
 mod path;
 mod placement;
 mod pool;
 mod route;
 mod server;
+mod strict;
 mod tunnel;
 mod upstream;
 mod waiting;
@@ -77,6 +81,7 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Side};
 pub use handler::Fallback;
 pub use intake::{Answering, Deferred, Intake};
+pub use limits::{Bounds, ClientLimits, InvalidRate, Limit, Rate};
 pub use metrics::{BOUNDS, CLIENT_LEFT, Distribution, Histogram, Load, Totals};
 pub use placement::{Affinity, InvalidPlacement, KeySource, MAX_KEY, Placement, ReplicaKey};
 pub use route::{RouteTable, Routes};

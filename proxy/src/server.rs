@@ -32,6 +32,7 @@ use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::handler::{Fallback, Handler};
 use crate::intake::Intake;
+use crate::limits::{ClientLimits, Gate, Limit, turn_away};
 use crate::route::Routes;
 use crate::tunnel::Tunnels;
 
@@ -44,6 +45,9 @@ const CUT_GRACE: Duration = Duration::from_secs(5);
 /// How long after the one tunnel the next is closed when the server ends, if the deadline leaves the time: so fast their
 /// clients may come back.
 const TUNNEL_PACE: Duration = Duration::from_millis(5);
+
+/// Headers of a request. For so many hyper keeps room on the stack, for more it takes memory.
+const DEFAULT_HEADERS: usize = 100;
 
 /// Requests that one HTTP/2 connection may have open.
 const MAX_HTTP2_STREAMS: u32 = 256;
@@ -59,6 +63,10 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// The largest request head, in bytes.
     pub max_header_bytes: usize,
+    /// How many headers a request of HTTP/1 may have.
+    pub max_headers: usize,
+    /// What each client may do.
+    pub clients: ClientLimits,
     /// The secret of the cookies by which clients come back to their replicas: they do so for as long as it stays the same.
     pub affinity_key: AffinityKey,
     /// Connections and tunnels open at once; more wait in the backlog.
@@ -72,6 +80,8 @@ impl Default for Settings {
             keep_alive: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(300),
             max_header_bytes: 1 << 20,
+            max_headers: DEFAULT_HEADERS,
+            clients: ClientLimits::default(),
             affinity_key: AffinityKey::random(),
             max_connections: 65_536,
         }
@@ -114,9 +124,10 @@ impl Server {
     ) -> Self {
         let (tracker, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let (ids, tunnels) = (CallIds::default(), Tunnels::default());
+        let gate = Gate::new(&settings.clients);
         let cookies = Cookies::new(settings.affinity_key.clone());
         Self(Arc::new(Shared {
-            handler: Arc::new(Handler { ids, routes, fallback, guard, intake, cookies, tunnels }),
+            handler: Arc::new(Handler { ids, routes, fallback, guard, intake, cookies, tunnels, gate }),
             http: http(&settings, &tracker),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             settings,
@@ -183,6 +194,12 @@ impl Server {
         Drained { cut }
     }
 
+    /// How often each limit of this server turned something away.
+    #[must_use]
+    pub fn limited(&self) -> [(Limit, u64); Limit::OF_SERVER.len()] {
+        self.0.handler.gate.reached()
+    }
+
     /// Tasks that serve connections and tunnels now.
     #[must_use]
     pub fn open(&self) -> usize {
@@ -198,6 +215,9 @@ fn http(settings: &Settings, tracker: &TaskTracker) -> auto::Builder<Tracked> {
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_buf_size(settings.max_header_bytes.max(8192));
+    if settings.max_headers != DEFAULT_HEADERS {
+        http.http1().max_headers(settings.max_headers);
+    }
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
@@ -229,7 +249,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// Serves one connection to its end.
 async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-    let requests = Requests::new(permit);
+    let gate = &shared.handler.gate;
+    let Ok(place) = gate.enter(peer.ip()) else { return turn_away(stream).await };
+    let requests = Requests::new(permit, place);
     let limits = Limits {
         header: shared.settings.header_timeout,
         keep_alive: shared.settings.keep_alive,
@@ -253,6 +275,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, pe
             biased;
             ended = served.as_mut() => {
                 if let Err(error) = ended {
+                    gate.note(&*error);
                     debug!(%peer, %error, "a connection ended early");
                 }
                 return;
