@@ -7,6 +7,7 @@
 
 mod access;
 mod affinity;
+mod bounds;
 mod capacity;
 mod closing;
 mod connections;
