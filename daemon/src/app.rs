@@ -42,7 +42,7 @@ use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::usage::{self, Sampler, UsageRecord};
 use crate::users::{self, Users};
-use crate::{affinity, image, memory, stacks, systemd};
+use crate::{affinity, files, image, memory, stacks, systemd};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
@@ -273,6 +273,7 @@ impl House {
             let containerd_calls = self.containerd.client().channel().calls().clone();
             let server = metrics::server::server(Collector::new(Sources {
                 registry: Arc::clone(&self.registry),
+                server: server.clone(),
                 queue: self.queue.clone(),
                 network: self.network.clone(),
                 sampler: sampler.clone(),
@@ -446,6 +447,7 @@ fn limits(config: &Config) -> UpstreamLimits {
             connect: timeouts.connect,
             waiting: timeouts.waiting,
         },
+        bounds: config.limits.bounds,
         ..UpstreamLimits::default()
     }
 }
@@ -453,6 +455,10 @@ fn limits(config: &Config) -> UpstreamLimits {
 fn server_settings(config: &Config) -> roost_proxy::Settings {
     roost_proxy::Settings {
         header_timeout: config.timeouts.header,
+        max_connections: files::connections(config.limits.connections),
+        max_header_bytes: config.limits.header_size,
+        max_headers: config.limits.headers,
+        clients: config.limits.clients,
         affinity_key: affinity::key(&config.state),
         ..roost_proxy::Settings::default()
     }

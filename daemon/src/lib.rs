@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod cron;
+pub mod files;
 pub mod function;
 pub mod gateways;
 pub mod guard;

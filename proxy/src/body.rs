@@ -125,10 +125,7 @@ impl Body for Payload {
     type Data = Bytes;
     type Error = Broken;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Client(body) => Pin::new(body).poll_frame(cx).map_err(Broken::Client),
             Self::Bounded(body) => body.poll_frame(cx),

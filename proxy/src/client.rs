@@ -196,9 +196,11 @@ impl ClientSocket {
         match self.head_since {
             Some(since) => self.poll_limit(cx, since + self.limits.header, SLOW_HEAD),
             // Not a byte yet: whoever connects to ask does so.
-            None if self.http2.is_none() => {
-                self.poll_limit(cx, self.quiet_since + self.limits.header.min(self.limits.keep_alive), "no request came")
-            }
+            None if self.http2.is_none() => self.poll_limit(
+                cx,
+                self.quiet_since + self.limits.header.min(self.limits.keep_alive),
+                "no request came",
+            ),
             None => self.poll_limit(cx, self.quiet_since + self.limits.keep_alive, "no request came"),
         }
     }

@@ -232,7 +232,9 @@ impl Error {
 
     fn retry_after(&self) -> HeaderValue {
         match self {
-            Self::Limited { wait, .. } => HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
+            Self::Limited { wait, .. } => {
+                HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+            }
             _ => RETRY_AFTER_SECONDS,
         }
     }

@@ -5,8 +5,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
-    self, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, Entry, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+    self, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, Entry, HeaderMap, HeaderName,
+    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::request::Parts;
 use http::{StatusCode, Version};
@@ -312,7 +312,11 @@ mod tests {
             ),
             (&[("connection", "x-forwarded-for"), ("x-forwarded-for", "spoof")], &[PEER]),
             (
-                &[("connection", "upgrade"), ("upgrade", "h2c, websocket"), ("upgrade", "HTTP/2.0 , TLS/1.0,x")],
+                &[
+                    ("connection", "upgrade"),
+                    ("upgrade", "h2c, websocket"),
+                    ("upgrade", "HTTP/2.0 , TLS/1.0,x"),
+                ],
                 &["connection: Upgrade", "upgrade: websocket", "upgrade: x", PEER],
             ),
             (&[("transfer-encoding", "chunked"), ("content-length", "3")], &[PEER]),

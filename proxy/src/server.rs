@@ -194,6 +194,12 @@ impl Server {
         Drained { cut }
     }
 
+    /// How many connections and tunnels may be open at once.
+    #[must_use]
+    pub fn max_connections(&self) -> usize {
+        self.0.settings.max_connections
+    }
+
     /// How often each limit of this server turned something away.
     #[must_use]
     pub fn limited(&self) -> [(Limit, u64); Limit::OF_SERVER.len()] {

@@ -64,7 +64,9 @@ fn check_host(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<(), &'
         return Err("has a URL with more than a host and a port in front of its path");
     }
     match host {
-        Some(host) if !is_same_host(uri, authority.as_str(), host) => Err("has a URL of another host than its Host"),
+        Some(host) if !is_same_host(uri, authority.as_str(), host) => {
+            Err("has a URL of another host than its Host")
+        }
         _ => Ok(()),
     }
 }
@@ -103,9 +105,11 @@ fn is_look_alike(name: &str) -> bool {
         return false;
     }
     let reads_as = |of: &str, name: &str| {
-        of.len() == name.len() && of.bytes().zip(name.bytes()).all(|(of, is)| of == is || (of == b'-' && is == b'_'))
+        of.len() == name.len()
+            && of.bytes().zip(name.bytes()).all(|(of, is)| of == is || (of == b'-' && is == b'_'))
     };
-    VOUCHED_FOR.iter().any(|of| reads_as(of, name)) || name.get(..OURS.len()).is_some_and(|begin| reads_as(OURS, begin))
+    VOUCHED_FOR.iter().any(|of| reads_as(of, name))
+        || name.get(..OURS.len()).is_some_and(|begin| reads_as(OURS, begin))
 }
 
 #[cfg(test)]
@@ -115,7 +119,12 @@ mod tests {
 
     use super::*;
 
-    fn said(uri: &str, version: Version, headers: &[(&str, &str)], body: &'static str) -> Option<&'static str> {
+    fn said(
+        uri: &str,
+        version: Version,
+        headers: &[(&str, &str)],
+        body: &'static str,
+    ) -> Option<&'static str> {
         let mut request = Request::builder().version(version).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);

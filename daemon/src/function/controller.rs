@@ -14,6 +14,7 @@ use roost_proxy::{Endpoint, ReplicaKey, Upstream};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::function::bounds::Said;
 use crate::function::kept::{Kept, new_replica_id};
 use crate::function::known::{ImageState, Known};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
@@ -189,7 +190,9 @@ impl Controller {
                 Policy::default()
             });
             self.upstream.set_placement(policy.placement.clone());
-            self.upstream.set_limits(self.registry.limits_of(&policy));
+            let mut limits = self.registry.limits_of(&policy);
+            limits.bounds = Said::parse(&record.newest.deployment).unwrap_or_default().over(limits.bounds);
+            self.upstream.set_limits(limits);
             self.policy = (record.newest.id.clone(), policy);
         }
         let policy = &self.policy.1;

@@ -11,6 +11,7 @@ use roost_proxy::function::{FunctionKey, FunctionName, Namespace};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::function::access;
+use crate::function::bounds::Said;
 use crate::function::grants::Wishes;
 use crate::function::liveness::Liveness;
 use crate::function::readiness::Probe;
@@ -157,6 +158,7 @@ impl FunctionSpec {
             mistakes.0.extend(why);
             Access::STRICTEST
         });
+        mistakes.0.extend(Said::parse(&deployment).err().into_iter().flatten());
         let policy = Policy::parse(&deployment).map_err(|why| mistakes.0.extend(why)).ok();
         check_environment(&mut mistakes, &deployment.env_process, &deployment.env_vars);
         mistakes.0.extend(check_texts("labels", &deployment.labels));

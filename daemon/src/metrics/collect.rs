@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::{Distribution, Totals};
+use roost_proxy::{Distribution, Limit, Server, Totals};
 use tokio::sync::Mutex;
 use tracing::debug;
 
@@ -31,6 +31,8 @@ use crate::usage::Sampler;
 pub struct Sources {
     /// Functions and their replicas.
     pub registry: Arc<Registry>,
+    /// Connections.
+    pub server: Server,
     /// Deferred calls.
     pub queue: Queue,
     /// Networks.
@@ -64,6 +66,15 @@ pub(super) struct Snapshot {
     pub(super) containerd: Vec<(Call, Distribution)>,
     pub(super) steps: Vec<(&'static str, Distribution)>,
     pub(super) process: Option<(Process, f64)>,
+    pub(super) connections: Connections,
+}
+
+/// Of the port for clients.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    pub(super) open: usize,
+    pub(super) most: usize,
+    pub(super) limited: Vec<(Limit, u64)>,
 }
 
 /// A function's.
@@ -71,6 +82,7 @@ pub(super) struct Snapshot {
 pub(super) struct Function {
     pub(super) key: FunctionKey,
     pub(super) totals: Totals,
+    pub(super) limited: Vec<(Limit, u64)>,
     pub(super) desired: u32,
     pub(super) ready: usize,
     /// Of each replica.
@@ -108,7 +120,7 @@ impl Collector {
                 None
             }
         };
-        let Sources { network, api, containerd, steps, .. } = &self.sources;
+        let Sources { server, network, api, containerd, steps, .. } = &self.sources;
         render(&Snapshot {
             functions,
             slots: network.ready_slots(),
@@ -116,6 +128,11 @@ impl Collector {
             containerd: containerd.read(),
             steps: steps.read(),
             process,
+            connections: Connections {
+                open: server.open(),
+                most: server.max_connections(),
+                limited: server.limited().into(),
+            },
         })
     }
 
@@ -153,6 +170,7 @@ impl Function {
     fn new(of: Observed, decisions: Decisions, cpu_usec: u64, memory_bytes: u64, queue: QueueLoad) -> Self {
         Self {
             totals: of.upstream.totals(),
+            limited: of.upstream.limited().into(),
             desired: of.desired,
             ready: of.available,
             phases: of.phases,

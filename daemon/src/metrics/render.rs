@@ -41,6 +41,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     invocations(page, &functions);
     replicas(page, &functions);
     waiting(page, &functions);
+    limits(page, &functions, snapshot);
     starts(page, snapshot);
     queue(page, &functions);
     api(page, snapshot);
@@ -126,6 +127,21 @@ fn waiting(page: &mut Page, functions: &[(&str, &Function)]) {
         refused.add(&[name, "unavailable"], function.totals.refused_unavailable);
         refused.add(&[name, "capacity"], function.totals.refused_capacity);
     }
+}
+
+fn limits(page: &mut Page, functions: &[(&str, &Function)], snapshot: &Snapshot) {
+    let mut limited = page.family(&f::LIMITED);
+    for (name, function) in functions {
+        for (limit, count) in &function.limited {
+            limited.add(&[name, limit.name()], *count);
+        }
+    }
+    let mut limited = page.family(&f::CLIENTS_LIMITED);
+    for (limit, count) in &snapshot.connections.limited {
+        limited.add(&[limit.name()], *count);
+    }
+    page.number(&f::CONNECTIONS, snapshot.connections.open as u64);
+    page.number(&f::MAX_CONNECTIONS, snapshot.connections.most as u64);
 }
 
 fn starts(page: &mut Page, snapshot: &Snapshot) {
@@ -220,7 +236,9 @@ mod tests {
     use std::time::Duration;
 
     use roost_proxy::function::{FunctionKey, Namespace};
-    use roost_proxy::{Histogram, Upstream, UpstreamLimits};
+    use roost_proxy::{Histogram, Limit, Upstream, UpstreamLimits};
+
+    use super::super::collect::Connections;
 
     use super::*;
     use crate::api::ApiCall;
@@ -255,6 +273,7 @@ mod tests {
             restarts: 7,
             oom_kills: 5,
             queue: QueueLoad { pending: 4, submitted_total: 5, ..QueueLoad::default() },
+            limited: vec![(Limit::Body, 6)],
         };
         let call = |path: &str| ApiCall { method: "GET", path: path.to_owned(), status: 404 };
         let rpc = |code| Call { method: "containerd.services.tasks.v1.Tasks/Get".to_owned(), code };
@@ -265,6 +284,7 @@ mod tests {
             api: vec![(call("/system/function"), took(1)), (call("/async-function"), took(1))],
             containerd: vec![(rpc("NotFound"), took(1)), (rpc("OK"), took(1))],
             process: Some((Process { max_files: Some(1024), ..Process::default() }, 1_700_000_000.25)),
+            connections: Connections { open: 8, most: 256, limited: vec![(Limit::Head, 3)] },
         }
     }
 
@@ -300,6 +320,10 @@ mod tests {
             r#"gateway_function_invocation_total{function_name="echo.staging",code="200"} 1"#,
             r#"gateway_function_invocation_inflight{function_name="echo.staging"} 3"#,
             r#"gateway_service_count{function_name="echo.staging"} 2"#,
+            r#"roost_function_limited_total{function_name="echo.staging",limit="body"} 6"#,
+            r#"roost_limited_total{limit="header_size"} 3"#,
+            "roost_open_connections 8",
+            "roost_max_connections 256",
             r#"gateway_service_ready_count{function_name="echo.staging"} 1"#,
             r#"roost_replicas{function_name="echo.staging",phase="ready"} 1"#,
             r#"roost_replicas{function_name="echo.staging",phase="draining"} 2"#,

@@ -19,7 +19,11 @@ use crate::body::{Broken, Payload};
 use crate::upstream::Upstream;
 
 /// Holds the body of `request` to the limits of its function.
-pub(crate) fn bound(request: Request<Payload>, upstream: &Arc<Upstream>, bounds: &Bounds) -> Request<Payload> {
+pub(crate) fn bound(
+    request: Request<Payload>,
+    upstream: &Arc<Upstream>,
+    bounds: &Bounds,
+) -> Request<Payload> {
     request.map(|body| match body {
         Payload::Client(inner) if Bounded::is_needed(&inner, bounds) => {
             let late = bounds.body_time.map(|limit| (limit, Box::pin(sleep(limit))));

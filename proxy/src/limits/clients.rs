@@ -134,7 +134,9 @@ impl Paces {
 
     #[cfg(test)]
     fn known(&self) -> usize {
-        self.0.as_ref().map_or(0, |limited| limited.full_at.0.iter().map(|part| part.lock().unwrap().len()).sum())
+        self.0
+            .as_ref()
+            .map_or(0, |limited| limited.full_at.0.iter().map(|part| part.lock().unwrap().len()).sum())
     }
 }
 
@@ -149,7 +151,8 @@ mod tests {
     #[test]
     fn each_client_has_its_own_connections_and_those_that_end_make_room() {
         let connections = Connections::new(NonZeroUsize::new(2));
-        let enter = |text: &str| connections.enter(address(text)).map(|place| place.expect("there is a limit"));
+        let enter =
+            |text: &str| connections.enter(address(text)).map(|place| place.expect("there is a limit"));
         let first = enter("192.0.2.1").unwrap();
         let _second = enter("::ffff:192.0.2.1").unwrap();
         assert!(enter("192.0.2.1").is_err(), "the same client, however its address is spelt");

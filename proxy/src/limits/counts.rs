@@ -73,7 +73,9 @@ impl Limit {
             Self::Connections => "this function has as many connections open as it may have",
             Self::Requests => "this function is asked more often than it may be",
             Self::Handshakes => "connections to this function are opened faster than they may be",
-            Self::Malformed | Self::Head | Self::HeadTime | Self::Body | Self::BodyTime => "a limit is reached",
+            Self::Malformed | Self::Head | Self::HeadTime | Self::Body | Self::BodyTime => {
+                "a limit is reached"
+            }
         }
     }
 
@@ -116,7 +118,8 @@ mod tests {
         Limit::OF_FUNCTION.iter().for_each(|limit| function.reached(*limit));
         assert!(server.read(Limit::OF_SERVER).iter().all(|(_, count)| *count == 1));
         assert!(function.read(Limit::OF_FUNCTION).iter().all(|(_, count)| *count == 1));
-        let names: BTreeSet<_> = Limit::OF_SERVER.iter().chain(&Limit::OF_FUNCTION).map(|of| of.name()).collect();
+        let names: BTreeSet<_> =
+            Limit::OF_SERVER.iter().chain(&Limit::OF_FUNCTION).map(|of| of.name()).collect();
         assert_eq!(names.len(), Limit::OF_SERVER.len() + Limit::OF_FUNCTION.len());
     }
 }

@@ -139,8 +139,22 @@ mod tests {
             assert_eq!(text.parse(), Ok(Rate { interval, burst }), "{text}");
         }
         for text in [
-            "", "100", "/s", "0/s", "-1/s", "+1/s", "1.5/s", "1/d", "1/", "1/s burst", "1/s burst 0", "1/s 5",
-            "1/s burst 5 6", "1000001/s", "1/s burst 1000001", "99999999999999999999/s",
+            "",
+            "100",
+            "/s",
+            "0/s",
+            "-1/s",
+            "+1/s",
+            "1.5/s",
+            "1/d",
+            "1/",
+            "1/s burst",
+            "1/s burst 0",
+            "1/s 5",
+            "1/s burst 5 6",
+            "1000001/s",
+            "1/s burst 1000001",
+            "99999999999999999999/s",
         ] {
             assert_eq!(text.parse::<Rate>(), Err(InvalidRate), "{text}");
         }
@@ -199,8 +213,9 @@ mod tests {
         assert_eq!(bucket.take(|| panic!("no rate, and no look at the clock")), Ok(()));
         bucket.set(Some("1/h burst 1000".parse().unwrap()));
         let given: usize = std::thread::scope(|scope| {
-            let takers: Vec<_> =
-                (0..4).map(|_| scope.spawn(|| (0..500).filter(|_| bucket.take(|| 5).is_ok()).count())).collect();
+            let takers: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..500).filter(|_| bucket.take(|| 5).is_ok()).count()))
+                .collect();
             takers.into_iter().map(|taker| taker.join().unwrap()).sum()
         });
         assert_eq!(given, 1000);

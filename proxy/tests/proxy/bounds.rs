@@ -8,8 +8,7 @@ use roost_proxy::{Bounds, ClientLimits, Limit, Settings, Upstream, UpstreamLimit
 
 use crate::support::*;
 
-const UPGRADE: &str =
-    "GET /function/f HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+const UPGRADE: &str = "GET /function/f HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
 
 fn clients(clients: ClientLimits) -> Settings {
@@ -153,7 +152,10 @@ async fn a_body_of_the_limit_passes_and_a_longer_one_is_refused_before_anybody_s
     let answer = refused.answer().await;
     assert_eq!(answer.head.status(), 413);
     assert_eq!(answer.body, "the request body is longer than the limit of 5 bytes\n");
-    assert_eq!(proxy.ask(&post(6).replace("/function/", "/async-function/")).await.head().await.status(), 413);
+    assert_eq!(
+        proxy.ask(&post(6).replace("/function/", "/async-function/")).await.head().await.status(),
+        413
+    );
     assert_eq!(count(&upstream.limited(), Limit::Body), 2);
     let mut client = proxy.ask(&post(5)).await;
     let mut wire = function.accept().await;

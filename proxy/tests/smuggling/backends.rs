@@ -47,8 +47,8 @@ impl Backend {
                 let (stream, _) = listener.accept().await.unwrap();
                 let sees = sees.clone();
                 let service = service_fn(move |request| answer(request, sees.clone()));
-                let served =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let served = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
                 // What goes wrong on a connection shows in what is seen and answered.
                 tokio::spawn(async move { drop(served.await) });
             }
@@ -68,12 +68,8 @@ impl Backend {
     }
 
     async fn run(command: &mut Command) -> Self {
-        let mut process = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let mut process =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let input = process.stdin.take().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let first = within(lines.next_line()).await.unwrap().expect("the server ended at once");

@@ -172,7 +172,10 @@ pub(crate) fn cases() -> Vec<Case> {
         (*name, [start, rest].concat(), *expected)
     });
     let whole = WHOLE.iter().map(|(name, bytes, expected)| (*name, bytes.to_vec(), *expected));
-    posted.chain(whole).map(|(name, bytes, expected)| Case { name, bytes: filled_in(&bytes), expected }).collect()
+    posted
+        .chain(whole)
+        .map(|(name, bytes, expected)| Case { name, bytes: filled_in(&bytes), expected })
+        .collect()
 }
 
 fn filled_in(bytes: &[u8]) -> Vec<u8> {
