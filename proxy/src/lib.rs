@@ -56,6 +56,9 @@ mod endpoints;
 mod error;
 mod forward;
 pub mod function;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod headers;
 mod intake;

@@ -7,6 +7,7 @@ use roost_proxy::Access;
 use serde::{Deserialize, Serialize};
 
 use crate::function::access;
+use crate::function::bounds;
 use crate::function::spec::{self, Deployment};
 use crate::scaling::Policy;
 
@@ -198,8 +199,9 @@ impl FunctionRecord {
 fn only_settings(old: &Deployment, new: &Deployment) -> bool {
     let seen = |deployment: &Deployment| {
         let mut seen = deployment.clone();
-        seen.labels.retain(|name, _| !Policy::is_setting_name(name));
-        seen.annotations.retain(|name, _| !Policy::is_setting_name(name));
+        let is_seen = |name: &str| !Policy::is_setting_name(name) && !bounds::NAMES.contains(&name);
+        seen.labels.retain(|name, _| is_seen(name));
+        seen.annotations.retain(|name, _| is_seen(name));
         seen
     };
     old != new && seen(old) == seen(new)
@@ -273,6 +275,18 @@ mod tests {
             assert_eq!(third.newest.of_replicas(), first.newest.id, "and so on");
         }
         assert_eq!(pinned(&first.updated(with("4", "")), "1").parted().taken_over(), None);
+    }
+
+    #[test]
+    fn limits_are_settings_that_replicas_do_not_see() {
+        let with = |name: &str| {
+            let annotations = [(name.to_owned(), "1".to_owned())].into();
+            Revision::new(Deployment { annotations, ..Deployment::default() })
+        };
+        let first = FunctionRecord::new(revision("")).completed();
+        for (name, only_settings) in [("roost.limit.connections", true), ("roost.limits", false)] {
+            assert_eq!(first.updated(with(name)).newest.only_settings, only_settings, "{name}");
+        }
     }
 
     #[test]

@@ -35,6 +35,8 @@ use crate::client::ClientSocket;
 use crate::pool::Connection;
 pub(crate) use ends::Ends;
 use ends::Told;
+#[cfg(feature = "fuzzing")]
+pub(crate) use frames::{Frames, Sender};
 use pump::Terms;
 pub(crate) use traffic::Traffic;
 
