@@ -43,7 +43,7 @@ use crate::store::Store;
 use crate::tls::Certificates;
 use crate::usage::{self, Sampler, UsageRecord};
 use crate::users::{self, Users};
-use crate::{access_log, affinity, image, memory, stacks, systemd};
+use crate::{access_log, affinity, files, image, memory, stacks, systemd};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
@@ -301,6 +301,7 @@ impl House {
             let containerd_calls = self.containerd.client().channel().calls().clone();
             let server = metrics::server::server(Collector::new(Sources {
                 registry: Arc::clone(&self.registry),
+                server: server.clone(),
                 queue: self.queue.clone(),
                 network: self.network.clone(),
                 sampler: sampler.clone(),
@@ -482,6 +483,7 @@ fn limits(config: &Config) -> UpstreamLimits {
             waiting: timeouts.waiting,
             ..roost_proxy::Timeouts::default()
         },
+        bounds: config.limits.bounds,
         ..UpstreamLimits::default()
     }
 }
@@ -495,6 +497,10 @@ fn server_settings(config: &Config, access_log: AccessLog) -> roost_proxy::Setti
     roost_proxy::Settings {
         header_timeout: config.timeouts.header,
         tcp_keepalive: limit(config.timeouts.tcp_keepalive),
+        max_connections: files::connections(config.limits.connections),
+        max_header_bytes: config.limits.header_size,
+        max_headers: config.limits.headers,
+        clients: config.limits.clients,
         affinity_key: affinity::key(&config.state),
         lanes: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         access_log,

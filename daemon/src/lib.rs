@@ -11,6 +11,7 @@ pub mod changes;
 pub mod cli;
 pub mod config;
 pub mod cron;
+pub mod files;
 pub mod function;
 pub mod gateways;
 pub mod guard;

@@ -16,6 +16,7 @@ use http::header::HeaderMap;
 use tokio::time::Instant;
 
 use crate::function::ReplicaId;
+use crate::limits::TunnelPlace;
 use crate::upstream::Upstream;
 pub use entry::{AccessEntry, AccessLog, AccessLogOptions, AccessSink, EntryKind, TunnelClose, TunnelEntry};
 pub(crate) use note::Note;
@@ -37,6 +38,8 @@ pub(crate) struct Record {
     tunnel: bool,
     /// A function has answered it.
     answered: bool,
+    /// Its place among the tunnels of the function, if it asked to be one.
+    pub(crate) place: Option<TunnelPlace>,
     note: Note,
 }
 
@@ -53,6 +56,7 @@ impl Record {
             broken: None,
             tunnel: false,
             answered: false,
+            place: None,
             note,
         }
     }

@@ -25,6 +25,7 @@ use crate::access_log::Record;
 use crate::claim::Claim;
 use crate::client::Busy;
 use crate::compress::Compressed;
+use crate::limits::Bounded;
 use crate::pool::Connection;
 use crate::sent::Watched;
 
@@ -42,6 +43,10 @@ pub(crate) enum Broken {
     Client(#[source] hyper::Error),
     #[error("the function's body broke off")]
     Function(#[source] hyper::Error),
+    #[error("the client's body is longer than {0} bytes")]
+    TooLarge(u64),
+    #[error("the client's body took longer than {0:?}")]
+    Late(Duration),
 }
 
 /// One request at one replica: the claim, and when a byte last moved in either direction.
@@ -128,6 +133,7 @@ impl IdleTimer {
 #[derive(Debug)]
 pub(crate) enum Payload {
     Client(Incoming),
+    Bounded(Box<Bounded>),
     Own(Full<Bytes>),
     /// Either, of which somebody wants to know the end.
     Watched(Box<Watched>),
@@ -135,14 +141,12 @@ pub(crate) enum Payload {
 
 impl Body for Payload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
-            Self::Client(body) => Pin::new(body).poll_frame(cx),
+            Self::Client(body) => Pin::new(body).poll_frame(cx).map_err(Broken::Client),
+            Self::Bounded(body) => body.poll_frame(cx),
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Watched(body) => Pin::new(&mut **body).poll_frame(cx),
         }
@@ -151,6 +155,7 @@ impl Body for Payload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Client(body) => body.is_end_stream(),
+            Self::Bounded(body) => body.is_end_stream(),
             Self::Own(body) => body.is_end_stream(),
             Self::Watched(body) => body.is_end_stream(),
         }
@@ -159,6 +164,7 @@ impl Body for Payload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Client(body) => body.size_hint(),
+            Self::Bounded(body) => body.size_hint(),
             Self::Own(body) => body.size_hint(),
             Self::Watched(body) => body.size_hint(),
         }
@@ -205,7 +211,7 @@ impl Body for RequestBody {
                         exchange.received.fetch_add(data.len() as u64, Ordering::Relaxed);
                     }
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(Broken::Client)))
+                Poll::Ready(frame)
             }
             Poll::Pending => match &this.exchange {
                 Some(exchange) => {
@@ -271,7 +277,7 @@ impl FunctionBody {
         self.record.broken = Some(match broken {
             Broken::Idle(_) => "idle",
             Broken::Request => "request",
-            Broken::Client(_) => "client",
+            Broken::Client(_) | Broken::TooLarge(_) | Broken::Late(_) => "client",
             Broken::Function(_) => "function",
         });
         if let Some(lease) = self.lease.take() {

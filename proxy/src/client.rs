@@ -11,7 +11,9 @@
 //!   closed                closed             closed
 //! ```
 //!
-//! One timer serves all three, and is set when it fires, not when something moves: a busy connection never touches it.
+//! A connection that never said a byte has no more than `header_timeout` to say the first one.
+//!
+//! One timer serves all of them, and is set when it fires, not when something moves: a busy connection never touches it.
 
 use std::io;
 use std::pin::Pin;
@@ -28,10 +30,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::lanes::Seat;
+use crate::limits::Place;
 use crate::stream::Stream;
 
 /// The first bytes of HTTP/2 without an upgrade.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2";
+
+/// Why a connection ends whose head is not there in time.
+pub(crate) const SLOW_HEAD: &str = "the request head took too long";
 
 /// After our last byte: how long, and for how many bytes, we go on reading. Closing a socket with unread bytes in it
 /// resets the connection, and the reset may overtake the answer.
@@ -62,6 +68,8 @@ pub(crate) struct Requests {
     _permit: OwnedSemaphorePermit,
     /// Its place on a lane, as long.
     _seat: Option<Seat>,
+    /// And its place among those of this client, where they are counted.
+    _place: Option<Place>,
 }
 
 /// A request that is going on. Dropping it ends it.
@@ -73,13 +81,14 @@ pub(crate) struct Busy {
 }
 
 impl Requests {
-    pub(crate) fn new(permit: OwnedSemaphorePermit, seat: Option<Seat>) -> Arc<Self> {
+    pub(crate) fn new(permit: OwnedSemaphorePermit, seat: Option<Seat>, place: Option<Place>) -> Arc<Self> {
         Arc::new(Self {
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             reset: AtomicBool::new(false),
             _permit: permit,
             _seat: seat,
+            _place: place,
         })
     }
 
@@ -189,7 +198,13 @@ impl ClientSocket {
             return Poll::Pending;
         }
         match self.head_since {
-            Some(since) => self.poll_limit(cx, since + self.limits.header, "the request head took too long"),
+            Some(since) => self.poll_limit(cx, since + self.limits.header, SLOW_HEAD),
+            // Not a byte yet: whoever connects to ask does so.
+            None if self.http2.is_none() => self.poll_limit(
+                cx,
+                self.quiet_since + self.limits.header.min(self.limits.keep_alive),
+                "no request came",
+            ),
             None => self.poll_limit(cx, self.quiet_since + self.limits.keep_alive, "no request came"),
         }
     }

@@ -14,6 +14,7 @@ use http::{Response, StatusCode};
 
 use crate::body::ResponseBody;
 use crate::function::{FunctionKey, ReplicaId};
+use crate::limits::Limit;
 use crate::placement::{InvalidPlacement, KeySource};
 
 /// Marks an answer of the platform, as opposed to one of the function.
@@ -168,6 +169,32 @@ pub enum Error {
     /// The client's request body broke off.
     #[error("the request body broke off")]
     ClientGone,
+    /// The client's request body is too long for the function.
+    #[error("the request body is longer than the limit of {limit} bytes")]
+    BodyTooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// The client's request body was not there in time.
+    #[error("the request body was not there within its limit of {limit:?}")]
+    BodyTooSlow {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The request may be read in more than one way.
+    #[error("the request {what}")]
+    Malformed {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Too much is asked in too short a time, or too much is open.
+    #[error("{}", .limit.says())]
+    Limited {
+        /// Which limit it is.
+        limit: Limit,
+        /// When there may be room again.
+        wait: Duration,
+    },
 }
 
 impl Error {
@@ -179,7 +206,11 @@ impl Error {
             | Self::MissingKey { .. }
             | Self::InvalidKey { .. }
             | Self::ClientStalled { .. }
+            | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow { .. }
+            | Self::Malformed { .. }
             | Self::ClientGone => Side::Downstream,
+            Self::Limited { limit, .. } if limit.is_of_client() => Side::Downstream,
             Self::Connect { .. }
             | Self::NoAnswer { .. }
             | Self::RequestTimeout { .. }
@@ -191,6 +222,7 @@ impl Error {
             | Self::AtCapacity { .. }
             | Self::TooManyKeys { .. }
             | Self::Draining
+            | Self::Limited { .. }
             | Self::Unavailable { .. } => Side::Host,
         }
     }
@@ -214,9 +246,23 @@ impl Error {
             | Self::WaitingTimeout { .. }
             | Self::Draining
             | Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::AtCapacity { .. } | Self::TooManyKeys { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::ClientStalled { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::MissingKey { .. } | Self::InvalidKey { .. } | Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::AtCapacity { .. } | Self::TooManyKeys { .. } | Self::Limited { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::ClientStalled { .. } | Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MissingKey { .. } | Self::InvalidKey { .. } | Self::Malformed { .. } | Self::ClientGone => {
+                StatusCode::BAD_REQUEST
+            }
+        }
+    }
+
+    fn retry_after(&self) -> HeaderValue {
+        match self {
+            Self::Limited { wait, .. } => {
+                HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+            }
+            _ => RETRY_AFTER_SECONDS,
         }
     }
 
@@ -247,7 +293,7 @@ impl Error {
             headers.insert(X_ROOST_TIMEOUT, HeaderValue::from_static(limit));
         }
         if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+            response.headers_mut().insert(RETRY_AFTER, self.retry_after());
         }
         if response.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
@@ -287,6 +333,10 @@ mod tests {
             (Error::Unavailable { function, reason: "two\nlines".into() }, 503, 503),
             (Error::ClientStalled { limit }, 408, 408),
             (Error::ClientGone, 400, 400),
+            (Error::BodyTooLarge { limit: 1 }, 413, 413),
+            (Error::BodyTooSlow { limit }, 408, 408),
+            (Error::Malformed { what: "has no Host" }, 400, 400),
+            (Error::Limited { limit: Limit::ClientRequests, wait: limit }, 429, 429),
         ] {
             assert_eq!(error.status(false).as_u16(), call, "{error}");
             assert_eq!(error.status(true).as_u16(), tunnel, "{error}");

@@ -118,6 +118,8 @@ async fn send_on(
 fn no_answer(claim: &Claim, error: &hyper::Error) -> Error {
     let what = match broken(error) {
         Some(Broken::Idle(limit)) => return Error::ClientStalled { limit: *limit },
+        Some(Broken::TooLarge(limit)) => return Error::BodyTooLarge { limit: *limit },
+        Some(Broken::Late(limit)) => return Error::BodyTooSlow { limit: *limit },
         Some(_) => return Error::ClientGone,
         None if error.is_parse() => "sent something that is not HTTP",
         None => "closed the connection without an answer",

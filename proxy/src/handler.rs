@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -31,6 +32,7 @@ use crate::extended::{Asked, Extended};
 use crate::forward::{self, Answer};
 use crate::headers;
 use crate::intake::{Deferred, Intake};
+use crate::limits::{self, Gate};
 use crate::path::{self, FunctionPath, Target};
 use crate::route::{Routes, split};
 use crate::sent::Sent;
@@ -58,6 +60,7 @@ pub(crate) struct Handler {
     /// Has each request to a function a span of ours?
     pub(crate) spans: bool,
     pub(crate) compressor: Compressor,
+    pub(crate) gate: Gate,
 }
 
 impl Handler {
@@ -72,9 +75,10 @@ impl Handler {
         let deferred = deferred.then(|| (request.method().clone(), Instant::now()));
         let extended = Extended::of(&request);
         let mut note = self.log.begin(&request, Some(peer));
-        let response = match at_domain {
-            None => self.respond(request, peer, &mut note).await,
-            Some(upstream) => self.at_domain(upstream, request, peer, &mut note).await,
+        let response = match (self.gate.admit(&request, peer.ip()), at_domain) {
+            (Err(error), _) => self.turn_back(&request, &error),
+            (Ok(()), None) => self.respond(request, peer, &mut note).await,
+            (Ok(()), Some(upstream)) => self.at_domain(upstream, request, peer, &mut note).await,
         };
         // Of a request to a function, its record has it.
         note.answered(&response);
@@ -85,6 +89,15 @@ impl Handler {
             Some(extended) => extended.answer(response),
             None => response,
         }
+    }
+
+    /// Tells a client why its request goes no further. What may be two requests is the last of its connection.
+    fn turn_back(&self, request: &Request<Incoming>, error: &Error) -> Response<ResponseBody> {
+        let mut response = refuse(error, &self.ids.identify(request.headers()), false);
+        if matches!(error, Error::Malformed { .. }) && request.version() <= Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     /// Answers a request to a host that is all a function's.
@@ -190,8 +203,11 @@ impl Handler {
             false => Offer::None,
         };
         let (outbound, upgrade) = prepare(request, uri, &call, peer);
-        let timeouts = upstream.limits().timeouts;
+        let limits = upstream.limits();
+        let timeouts = limits.timeouts;
         let reached = async {
+            record.place = upstream.enter(&outbound, upgrade.is_some(), &limits.bounds)?;
+            let outbound = limits::bound(outbound, &upstream, &limits.bounds);
             let ask = Ask::of_client(&upstream, &outbound, peer.ip(), &self.cookies, upgrade.is_some())?;
             let waits = record.waits();
             let claim = self.tunnels.admit(upgrade.is_some(), upstream.acquire_for(&ask)).await;
@@ -254,7 +270,7 @@ impl Handler {
     /// Has a call taken over, to be made when nobody waits for it.
     async fn defer(
         &self,
-        upstream: &Upstream,
+        upstream: &Arc<Upstream>,
         path: &FunctionPath<'_>,
         request: Request<Incoming>,
         call: &Call,
@@ -271,15 +287,18 @@ impl Handler {
         parts.headers.remove(TE);
         parts.headers.remove(TRAILER);
         let request = Request::from_parts(parts, body);
+        let limits = upstream.limits();
         // Now there is somebody to tell that it could never be made.
-        if let Err(error) = Ask::of_own(upstream, &request) {
+        let entered = upstream.enter(&request, false, &limits.bounds);
+        if let Err(error) = entered.and_then(|_| Ask::of_own(upstream, &request)) {
             return refuse(&error, call, false);
         }
         let answered = self.intake.accept(Deferred {
             function: upstream.key().clone(),
             name: path.segment().to_owned(),
             call_id: call.id.clone(),
-            idle: upstream.limits().timeouts.idle,
+            idle: limits.timeouts.idle,
+            max_body: limits.bounds.body,
             request,
         });
         let mut response = answered.await;

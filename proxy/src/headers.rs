@@ -5,8 +5,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
-    self, CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, Entry, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+    self, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, Entry, HeaderMap, HeaderName,
+    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::request::Parts;
 use http::{StatusCode, Version};
@@ -39,14 +39,24 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ///
 /// An offer of `h2c` alone is not passed on: it speaks of the next hop, and is as good as none.
 pub(crate) fn wants_upgrade(parts: &Parts) -> bool {
-    let offers = |value: &HeaderValue| tokens(value).any(|token| !token.eq_ignore_ascii_case(b"h2c"));
-    parts.version == Version::HTTP_11
-        && parts.headers.get_all(UPGRADE).iter().any(offers)
-        && parts
-            .headers
+    offers_upgrade(parts.version, &parts.headers)
+}
+
+/// As [`wants_upgrade`].
+pub(crate) fn offers_upgrade(version: Version, headers: &HeaderMap) -> bool {
+    version == Version::HTTP_11
+        && headers.get_all(UPGRADE).iter().any(|value| tokens(value).any(is_passed_on))
+        && headers
             .get_all(CONNECTION)
             .iter()
             .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"upgrade")))
+}
+
+/// Is a protocol that a client offers for the function? HTTP/2 is not: behind it whole requests would pass that nobody
+/// here has looked at.
+fn is_passed_on(protocol: &[u8]) -> bool {
+    let name = protocol.split(|byte| *byte == b'/').next().unwrap_or(protocol).trim_ascii();
+    ![b"h2c".as_slice(), b"h2", b"http", b"tls"].iter().any(|hop| name.eq_ignore_ascii_case(hop))
 }
 
 /// Is WebSocket what both sides agreed upon, by the headers of a 101?
@@ -90,7 +100,7 @@ pub(crate) fn from_client(parts: &mut Parts, peer: SocketAddr, upgrade: bool) {
     if upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         for value in protocol {
-            headers.append(UPGRADE, value);
+            offer(headers, value);
         }
     } else if trailers {
         // Ours to say for our connection: we pass trailers on.
@@ -106,6 +116,20 @@ pub(crate) fn from_client(parts: &mut Parts, peer: SocketAddr, upgrade: bool) {
     if let Entry::Vacant(entry) = headers.entry(X_FORWARDED_PROTO) {
         let secure = parts.extensions.get::<Secure>().is_some();
         entry.insert(HeaderValue::from_static(if secure { "https" } else { "http" }));
+    }
+}
+
+/// Offers the function what of `protocols` is for it.
+fn offer(headers: &mut HeaderMap, protocols: HeaderValue) {
+    if tokens(&protocols).all(is_passed_on) {
+        headers.append(UPGRADE, protocols);
+        return;
+    }
+    for protocol in tokens(&protocols).filter(|protocol| is_passed_on(protocol)) {
+        // A part of a valid value is valid.
+        if let Ok(protocol) = HeaderValue::from_bytes(protocol) {
+            headers.append(UPGRADE, protocol);
+        }
     }
 }
 
@@ -151,7 +175,11 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderValue> {
     }
     let upgrade = headers.get_all(UPGRADE).iter().cloned().collect();
     for name in &HOP_BY_HOP {
-        headers.remove(name);
+        let was = headers.remove(name);
+        if was.is_some() && *name == TRANSFER_ENCODING {
+            // Of two lengths this one does not count, and would be taken for the body's on the next connection.
+            headers.remove(CONTENT_LENGTH);
+        }
     }
     upgrade
 }
@@ -285,6 +313,15 @@ mod tests {
                 &[PEER],
             ),
             (&[("connection", "x-forwarded-for"), ("x-forwarded-for", "spoof")], &[PEER]),
+            (
+                &[
+                    ("connection", "upgrade"),
+                    ("upgrade", "h2c, websocket"),
+                    ("upgrade", "HTTP/2.0 , TLS/1.0,x"),
+                ],
+                &["connection: Upgrade", "upgrade: websocket", "upgrade: x", PEER],
+            ),
+            (&[("transfer-encoding", "chunked"), ("content-length", "3")], &[PEER]),
         ] {
             assert_eq!(sent(Version::HTTP_11, given), expected, "{given:?}");
         }
@@ -305,6 +342,7 @@ mod tests {
             (Version::HTTP_11, &[("connection", "keep-alive"), ("upgrade", "websocket")], false),
             (Version::HTTP_11, &[("connection", "upgrade")], false),
             (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "h2c")], false),
+            (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "H2C, h2, HTTP/2.0")], false),
             (Version::HTTP_10, &[("connection", "upgrade"), ("upgrade", "websocket")], false),
         ] {
             assert_eq!(wants_upgrade(&parts(version, given)), wanted, "{given:?}");

@@ -26,6 +26,8 @@ pub struct Deferred {
     pub call_id: HeaderValue,
     /// How long the client may leave its body without a byte.
     pub idle: Option<Duration>,
+    /// The largest body that the function takes, in bytes. One of known length was measured.
+    pub max_body: Option<u64>,
     /// The request as it is for the function, but for what a [`Caller`](crate::Caller) adds. The URI is a path and a query.
     pub request: Request<Incoming>,
 }

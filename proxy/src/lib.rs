@@ -9,11 +9,13 @@
 //!  client ──► server          accept; a task per connection; TLS; header, idle and stall limits
 //!               │
 //!               ▼
-//!             handler         identify   whose host and path is this, is it canonical        ──► 301, fallback
+//!             handler         limits     is it one request, and may its client ask so fast   ──► 400, 429
+//!               │             identify   whose host and path is this, is it canonical        ──► 301, fallback
 //!               │             admit      is the method one of ours                          ──► 405
 //!               │             route  ⟲   the upstream, from an immutable table              ──► 404
 //!               │             access     what the function asks of its callers, if anything     ──► 401, 404
 //!               │             ask    ⟲   which key, which replica it had, if that matters      ──► 400
+//!               │             limits     how much, how often, how many at once            ──► 413, 429
 //!               │             claim  ⟲   an endpoint and its in-flight count, in one step   ──► 429, 503
 //!               │               └─ none ready or all full: the waiting room, first come first served
 //!               │             forward    headers, a pooled connection, the response head    ──► 500, 502
@@ -56,11 +58,15 @@ mod error;
 mod extended;
 mod forward;
 pub mod function;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod headers;
 mod intake;
 mod keys;
 mod lanes;
+mod limits;
 mod metrics;
 mod path;
 mod placement;
@@ -69,6 +75,7 @@ mod route;
 mod sent;
 mod server;
 mod stream;
+mod strict;
 mod tcp;
 pub mod tls;
 mod trace;
@@ -90,6 +97,7 @@ pub use error::{Error, Side};
 pub use handler::Fallback;
 pub use intake::{Answering, Deferred, Intake};
 pub use keys::HeldKeys;
+pub use limits::{Bounds, ClientLimits, InvalidRate, Limit, Rate};
 pub use metrics::{BOUNDS, CLIENT_LEFT, Distribution, Histogram, Load, Totals};
 pub use placement::{Affinity, InvalidPlacement, KeySource, MAX_KEY, Placement, ReplicaKey};
 pub use route::{RouteTable, Routes};

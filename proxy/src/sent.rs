@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
-use crate::body::Payload;
+use crate::body::{Broken, Payload};
 
 /// Tells when a body was taken to its end.
 #[derive(Debug, Clone, Default)]
@@ -42,12 +42,12 @@ impl Sent {
 
 impl Body for Watched {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         // Nobody asks a body of known length again after its last byte.
         if matches!(polled, Poll::Ready(None)) || self.inner.is_end_stream() {

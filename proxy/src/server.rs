@@ -37,6 +37,7 @@ use crate::extended;
 use crate::handler::{Fallback, Handler};
 use crate::intake::Intake;
 use crate::lanes::{Lanes, Seat};
+use crate::limits::{ClientLimits, Gate, Limit, turn_away};
 use crate::route::Routes;
 use crate::stream::Stream;
 use crate::tcp;
@@ -52,6 +53,9 @@ const CUT_GRACE: Duration = Duration::from_secs(5);
 /// How long after the one tunnel the next is closed when the server ends, if the deadline leaves the time: so fast their
 /// clients may come back.
 const TUNNEL_PACE: Duration = Duration::from_millis(5);
+
+/// Headers of a request. For so many hyper keeps room on the stack, for more it takes memory.
+const DEFAULT_HEADERS: usize = 100;
 
 /// Requests that one HTTP/2 connection may have open.
 const MAX_HTTP2_STREAMS: u32 = 256;
@@ -69,6 +73,10 @@ pub struct Settings {
     pub tcp_keepalive: Option<Duration>,
     /// The largest request head, in bytes.
     pub max_header_bytes: usize,
+    /// How many headers a request of HTTP/1 may have.
+    pub max_headers: usize,
+    /// What each client may do.
+    pub clients: ClientLimits,
     /// The secret of the cookies by which clients come back to their replicas: they do so for as long as it stays the same.
     pub affinity_key: AffinityKey,
     /// Connections and tunnels open at once; more wait in the backlog.
@@ -90,6 +98,8 @@ impl Default for Settings {
             stall_timeout: Duration::from_secs(300),
             tcp_keepalive: Some(Duration::from_secs(60)),
             max_header_bytes: 1 << 20,
+            max_headers: DEFAULT_HEADERS,
+            clients: ClientLimits::default(),
             affinity_key: AffinityKey::random(),
             max_connections: 65_536,
             lanes: 0,
@@ -137,6 +147,7 @@ impl Server {
         let (tracker, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let (ids, tunnels) = (CallIds::default(), Tunnels::default());
         let (log, spans, compressor) = (settings.access_log.clone(), settings.spans, Compressor::default());
+        let gate = Gate::new(&settings.clients);
         let cookies = Cookies::new(settings.affinity_key.clone());
         Self(Arc::new(Shared {
             handler: Arc::new(Handler {
@@ -150,6 +161,7 @@ impl Server {
                 log,
                 spans,
                 compressor,
+                gate,
             }),
             http: http(&settings, &tracker),
             lanes: NonZeroUsize::new(settings.lanes).and_then(lanes),
@@ -206,7 +218,7 @@ impl Server {
         let shared = Arc::clone(&self.0);
         match tls {
             None => self.spawn(stream, peer, move |stream, seat| {
-                connection(shared, Stream::Plain(stream), peer, permit, seat)
+                plain_connection(shared, stream, peer, permit, seat)
             }),
             Some(tls) => self.spawn(stream, peer, move |stream, seat| {
                 secure_connection(shared, stream, tls, peer, permit, seat)
@@ -266,6 +278,18 @@ impl Server {
         Drained { cut }
     }
 
+    /// How many connections and tunnels may be open at once.
+    #[must_use]
+    pub fn max_connections(&self) -> usize {
+        self.0.settings.max_connections
+    }
+
+    /// How often each limit of this server turned something away.
+    #[must_use]
+    pub fn limited(&self) -> [(Limit, u64); Limit::OF_SERVER.len()] {
+        self.0.handler.gate.reached()
+    }
+
     /// Tasks that serve connections and tunnels now.
     #[must_use]
     pub fn open(&self) -> usize {
@@ -286,6 +310,9 @@ fn http(settings: &Settings, tracker: &TaskTracker) -> auto::Builder<Tracked> {
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_buf_size(settings.max_header_bytes.max(8192));
+    if settings.max_headers != DEFAULT_HEADERS {
+        http.http1().max_headers(settings.max_headers);
+    }
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
@@ -325,6 +352,9 @@ async fn secure_connection(
     permit: OwnedSemaphorePermit,
     seat: Option<Seat>,
 ) {
+    // Nothing can be said to one that is turned away: that would be for a handshake to begin with.
+    let Ok(place) = shared.handler.gate.enter(peer.ip()) else { return };
+    let requests = Requests::new(permit, seat, place);
     // Boxed: it is large, and over soon.
     let handshake = Box::pin(timeout(shared.settings.header_timeout, tls.accept(stream)));
     let shaken = tokio::select! {
@@ -333,21 +363,30 @@ async fn secure_connection(
         shaken = handshake => shaken,
     };
     match shaken {
-        Ok(Ok(stream)) => connection(shared, stream, peer, permit, seat).await,
+        Ok(Ok(stream)) => connection(shared, stream, peer, requests).await,
         Ok(Err(error)) => debug!(%peer, %error, "a TLS handshake failed"),
         Err(_) => debug!(%peer, "a TLS handshake took too long"),
     }
 }
 
 /// Serves one connection to its end.
-async fn connection(
+async fn plain_connection(
     shared: Arc<Shared>,
-    stream: Stream,
+    stream: TcpStream,
     peer: SocketAddr,
     permit: OwnedSemaphorePermit,
     seat: Option<Seat>,
 ) {
-    let requests = Requests::new(permit, seat);
+    match shared.handler.gate.enter(peer.ip()) {
+        Ok(place) => {
+            connection(shared, Stream::Plain(stream), peer, Requests::new(permit, seat, place)).await;
+        }
+        Err(_) => turn_away(stream).await,
+    }
+}
+
+async fn connection(shared: Arc<Shared>, stream: Stream, peer: SocketAddr, requests: Arc<Requests>) {
+    let gate = &shared.handler.gate;
     let limits = Limits {
         header: shared.settings.header_timeout,
         keep_alive: shared.settings.keep_alive,
@@ -376,6 +415,7 @@ async fn connection(
             biased;
             ended = served.as_mut() => {
                 if let Err(error) = ended {
+                    gate.note(&*error);
                     debug!(%peer, %error, "a connection ended early");
                 }
                 return;

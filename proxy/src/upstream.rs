@@ -30,6 +30,7 @@ use crate::endpoints::Endpoints;
 use crate::error::Error;
 use crate::function::FunctionKey;
 use crate::keys::{self, Admission, HeldKeys};
+use crate::limits::{Bounds, FunctionGate, Limit};
 use crate::metrics::{Counters, Load, Refused, Totals};
 use crate::placement::{Placement, ReplicaKey};
 use crate::tunnel::{CloseFrame, Traffic};
@@ -96,6 +97,8 @@ pub struct UpstreamLimits {
     /// It is for those who come then. Who came while there was no replica at all goes on waiting for one with room, for
     /// [`Timeouts::waiting`].
     pub cap_wait: Duration,
+    /// How much may be sent to it.
+    pub bounds: Bounds,
 }
 
 impl Default for UpstreamLimits {
@@ -106,6 +109,7 @@ impl Default for UpstreamLimits {
             waiting_capacity: 10_000,
             cap: None,
             cap_wait: Duration::ZERO,
+            bounds: Bounds::default(),
         }
     }
 }
@@ -139,6 +143,7 @@ pub struct Upstream {
     demand: Notify,
     retired: AtomicBool,
     counters: Counters,
+    gate: FunctionGate,
     /// On tunnels.
     traffic: Traffic,
 }
@@ -162,6 +167,7 @@ impl Upstream {
             demand: Notify::new(),
             retired: AtomicBool::new(false),
             counters: Counters::default(),
+            gate: FunctionGate::new(&limits.bounds),
             traffic: Traffic::default(),
         })
     }
@@ -186,6 +192,7 @@ impl Upstream {
     pub fn set_limits(self: &Arc<Self>, limits: UpstreamLimits) {
         self.limits.store(Arc::new(limits));
         self.cap.store(limits.most_claims(), Ordering::SeqCst);
+        self.gate.set(&limits.bounds);
         self.waiting.serve_all(|ask| self.take(ask, &[]));
     }
 
@@ -406,6 +413,12 @@ impl Upstream {
         self.counters.totals(self.waiting.len())
     }
 
+    /// How often each of its [`Bounds`] turned something away, since this process began.
+    #[must_use]
+    pub fn limited(&self) -> [(Limit, u64); Limit::OF_FUNCTION.len()] {
+        self.gate.reached()
+    }
+
     /// How long ago something of a message last moved on a tunnel of this function, either way; a ping or a pong is
     /// none. Of protocols other than WebSocket each byte counts. `None` as long as there was nothing. Where replicas have
     /// keys, each of them tells: [`Endpoint::last_traffic`].
@@ -429,6 +442,10 @@ impl Upstream {
     /// that begins anew.
     pub fn set_requests(&self, count: u64) {
         self.counters.set_requests(count);
+    }
+
+    pub(crate) fn gate(&self) -> &FunctionGate {
+        &self.gate
     }
 
     pub(crate) fn counters(&self) -> &Counters {

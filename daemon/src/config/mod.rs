@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use self::limits::Limits;
 use self::raw::Raw;
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::{access_log, queue, units};
 
+pub mod limits;
 mod raw;
 mod tls;
 
@@ -52,6 +54,8 @@ pub struct Config {
     pub images: Images,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// What clients may send, how fast, and how much at once.
+    pub limits: Limits,
     /// Calls that nobody waits for.
     pub queue: queue::Settings,
     /// Output.
@@ -294,6 +298,7 @@ impl Config {
             network: raw.network.resolve(m),
             images: raw.images.resolve(m),
             timeouts: raw.timeouts.resolve(m),
+            limits: raw.limits.resolve(m),
             queue: raw.queue.resolve(m),
             logs: raw.logs.resolve(m),
             access_log: raw.access_log.resolve(m),
@@ -358,6 +363,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
 
     fn resolve(text: &str) -> Result<Config, String> {
@@ -412,7 +419,9 @@ mod tests {
         let text = resolve(
             "[server]\nlisten = '8080'\n[functions]\ndrain = 'soon'\n[network]\nsubnet = 'x'\ndns = ['y']\nslots = 65\n\
              [images]\npolicy = 'Never'\nmax_size = '0'\n[paths]\nstate = 'here'\n\
-             [queue]\nconcurrency = 0\nmax_body = '1GiB'",
+             [queue]\nconcurrency = 0\nmax_body = '1GiB'\n\
+             [limits]\nconnections = 0\nconnections_per_client = -1\nrequests_per_client = 'fast'\nheaders = 1\n\
+             header_size = '1KiB'\nbody = 'big'\nbody_time = 'soon'\nfunction_connections = 'x'",
         )
         .unwrap_err();
         for key in [
@@ -426,6 +435,14 @@ mod tests {
             "paths.state",
             "queue.concurrency",
             "queue.max_body",
+            "limits.connections:",
+            "limits.connections_per_client",
+            "limits.requests_per_client",
+            "limits.headers",
+            "limits.header_size",
+            "limits.body =",
+            "limits.body_time",
+            "limits.function_connections",
         ] {
             assert!(text.contains(key), "{key} in {text}");
         }
@@ -486,6 +503,29 @@ mod tests {
             assert!(text.contains("network.namespaces = ") && text.contains(why), "{settings}: {text}");
         }
         resolve("[network]\nsubnet = '10.63.0.0/16'\nnamespaces = '10.62.0.0/28'").unwrap();
+    }
+
+    #[test]
+    fn limits_are_numbers_rates_sizes_and_times_or_off() {
+        let limits = resolve(
+            "[limits]\nconnections = 100\nconnections_per_client = 10\nrequests_per_client = '5/s burst 9'\n\
+             handshakes_per_client = 'off'\nbody = '1MiB'\nbody_time = '0'\nfunction_connections = 'off'\n\
+             function_requests = '100/m'",
+        )
+        .unwrap()
+        .limits;
+        assert_eq!(limits.connections.map(NonZeroUsize::get), Some(100));
+        assert_eq!(limits.clients.connections.map(NonZeroUsize::get), Some(10));
+        assert_eq!(limits.clients.requests, "5/s burst 9".parse().ok());
+        assert_eq!(limits.clients.handshakes, None);
+        let bounds = limits.bounds;
+        assert_eq!((bounds.body, bounds.body_time, bounds.connections), (Some(1 << 20), None, None));
+        assert_eq!(bounds.requests, "100/m".parse().ok());
+        let none = resolve("").unwrap().limits;
+        assert_eq!(
+            (none.bounds, none.clients),
+            (roost_proxy::Bounds::default(), roost_proxy::ClientLimits::default())
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::runtime::containerd::oci;
 
+use super::limits::RawLimits;
 use super::tls::RawTls;
 use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
 use crate::image::{PullPolicy, RegistrySettings};
@@ -34,6 +35,7 @@ pub(super) struct Raw {
     pub(super) network: RawNetwork,
     pub(super) images: RawImages,
     pub(super) timeouts: RawTimeouts,
+    pub(super) limits: RawLimits,
     pub(super) queue: RawQueue,
     pub(super) logs: RawLogs,
     pub(super) access_log: RawAccessLog,

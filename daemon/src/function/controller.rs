@@ -14,6 +14,7 @@ use roost_proxy::{Endpoint, ReplicaKey, Upstream};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::function::bounds::Said;
 use crate::function::compression;
 use crate::function::kept::{Kept, new_replica_id};
 use crate::function::known::{ImageState, Known};
@@ -196,7 +197,9 @@ impl Controller {
                 warn!(function = %self.key, "{}: as much time as if nothing was set: {}", self.key, mistakes.join("; "));
                 Times::default()
             });
-            self.upstream.set_limits(self.registry.limits_of(&policy, &times));
+            let mut limits = self.registry.limits_of(&policy, &times);
+            limits.bounds = Said::parse(&record.newest.deployment).unwrap_or_default().over(limits.bounds);
+            self.upstream.set_limits(limits);
             self.upstream.set_compression(compression::parse(&record.newest.deployment).unwrap_or(false));
             self.policy = (record.newest.id.clone(), policy);
         }

@@ -14,6 +14,7 @@
 pub mod access;
 pub mod backoff;
 pub mod binds;
+pub mod bounds;
 pub mod compression;
 pub mod controller;
 pub mod domains;

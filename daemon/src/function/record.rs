@@ -7,6 +7,7 @@ use roost_proxy::Access;
 use serde::{Deserialize, Serialize};
 
 use crate::function::access;
+use crate::function::bounds;
 use crate::function::compression::COMPRESSION;
 use crate::function::spec::Deployment;
 use crate::function::timeouts::Times;
@@ -202,7 +203,10 @@ fn only_settings(old: &Deployment, new: &Deployment) -> bool {
     let seen = |deployment: &Deployment| {
         let mut seen = deployment.clone();
         let is_seen = |name: &str| {
-            !Policy::is_setting_name(name) && !Times::is_setting_name(name) && name != COMPRESSION
+            !Policy::is_setting_name(name)
+                && !Times::is_setting_name(name)
+                && !bounds::NAMES.contains(&name)
+                && name != COMPRESSION
         };
         seen.labels.retain(|name, _| is_seen(name));
         seen.annotations.retain(|name, _| is_seen(name));
@@ -327,6 +331,18 @@ mod tests {
         let mut timed = with("3", "");
         timed.deployment.annotations.insert("roost.timeout.request".into(), "1h".into());
         assert!(pinned(&first.updated(timed), "1").taken_over().is_some(), "replicas see no limits either");
+    }
+
+    #[test]
+    fn limits_are_settings_that_replicas_do_not_see() {
+        let with = |name: &str| {
+            let annotations = [(name.to_owned(), "1".to_owned())].into();
+            Revision::new(Deployment { annotations, ..Deployment::default() })
+        };
+        let first = FunctionRecord::new(revision("")).completed();
+        for (name, only_settings) in [("roost.limit.connections", true), ("roost.limits", false)] {
+            assert_eq!(first.updated(with(name)).newest.only_settings, only_settings, "{name}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use roost_proxy::Access;
 use roost_proxy::function::{FunctionKey, FunctionName, Namespace};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::function::bounds::Said;
 use crate::function::domains;
 use crate::function::grants::Wishes;
 use crate::function::liveness::Liveness;
@@ -165,6 +166,7 @@ impl FunctionSpec {
             mistakes.add(format!("annotations.{why}"));
             Vec::new()
         });
+        mistakes.0.extend(Said::parse(&deployment).err().into_iter().flatten());
         let policy = Policy::parse(&deployment).map_err(|why| mistakes.0.extend(why)).ok();
         if let Err(why) = Times::parse(&deployment) {
             mistakes.0.extend(why);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::de::IgnoredAny;
 
 use crate::function::access::{AUTH, INTERNAL};
+use crate::function::bounds;
 use crate::function::compression::COMPRESSION;
 use crate::function::domains::DOMAIN;
 use crate::function::grants::{DEVICE, MOUNT};
@@ -86,6 +87,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
     let known = |name: &str| {
         [AUTH, DOMAIN, INTERNAL].contains(&name)
             || [MOUNT, DEVICE].iter().any(|p| name.starts_with(p))
+            || bounds::NAMES.contains(&name)
             || Policy::is_setting_name(name)
             || Times::is_setting_name(name)
             || name == COMPRESSION
@@ -129,7 +131,7 @@ mod tests {
             "service": "f", "image": "i", "namespace": "n", "envProcess": "p", "envVars": {"A": "b"},
             "constraints": ["a"], "secrets": ["s"], "labels": {"com.openfaas.serviceaccount": "s", "com.openfaas.scale.min": "2",
                 "com.openfaas.scale.max": "9", "com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": "5m"},
-            "annotations": {"com.openfaas.profile": "p", "topic": "t", "roost.internl": "true", "roost.internal": "true", "com.openfaas.retry.attempts": "3",
+            "annotations": {"com.openfaas.profile": "p", "topic": "t", "roost.internl": "true", "roost.internal": "true", "roost.limit.body": "1MiB", "com.openfaas.retry.attempts": "3",
                 "com.openfaas.queue": "q", "com.openfaas.scale.zero": "true"},
             "limits": {"memory": "5Mi", "nvidia.com/gpu": "1"}, "requests": {"memory": "1Mi"},
             "readOnlyRootFilesystem": true, "network": "n", "registryAuth": null,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::{Distribution, Totals};
+use roost_proxy::{Distribution, Limit, Server, Totals};
 use tokio::sync::Mutex;
 use tracing::debug;
 
@@ -32,6 +32,8 @@ use crate::usage::Sampler;
 pub struct Sources {
     /// Functions and their replicas.
     pub registry: Arc<Registry>,
+    /// Connections.
+    pub server: Server,
     /// Deferred calls.
     pub queue: Queue,
     /// Networks.
@@ -68,6 +70,15 @@ pub(super) struct Snapshot {
     pub(super) steps: Vec<(&'static str, Distribution)>,
     pub(super) access_log_dropped: u64,
     pub(super) process: Option<(Process, f64)>,
+    pub(super) connections: Connections,
+}
+
+/// Of the port for clients.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    pub(super) open: usize,
+    pub(super) most: usize,
+    pub(super) limited: Vec<(Limit, u64)>,
 }
 
 /// A function's.
@@ -75,6 +86,7 @@ pub(super) struct Snapshot {
 pub(super) struct Function {
     pub(super) key: FunctionKey,
     pub(super) totals: Totals,
+    pub(super) limited: Vec<(Limit, u64)>,
     pub(super) desired: u32,
     pub(super) ready: usize,
     /// Of each replica.
@@ -112,7 +124,7 @@ impl Collector {
                 None
             }
         };
-        let Sources { network, api, containerd, steps, access_log_dropped, .. } = &self.sources;
+        let Sources { server, network, api, containerd, steps, access_log_dropped, .. } = &self.sources;
         render(&Snapshot {
             functions,
             slots: network.ready_slots(),
@@ -121,6 +133,11 @@ impl Collector {
             steps: steps.read(),
             access_log_dropped: access_log_dropped.load(Relaxed),
             process,
+            connections: Connections {
+                open: server.open(),
+                most: server.max_connections(),
+                limited: server.limited().into(),
+            },
         })
     }
 
@@ -158,6 +175,7 @@ impl Function {
     fn new(of: Observed, decisions: Decisions, cpu_usec: u64, memory_bytes: u64, queue: QueueLoad) -> Self {
         Self {
             totals: of.upstream.totals(),
+            limited: of.upstream.limited().into(),
             desired: of.desired,
             ready: of.available,
             phases: of.phases,

@@ -86,6 +86,14 @@ families! {
         "Requests that wait for a replica now.";
     REFUSED: Counter "roost_waiting_refused_total" ["function_name", "reason"]
         "Requests that were turned away for want of a replica.";
+    LIMITED: Counter "roost_function_limited_total" ["function_name", "limit"]
+        "What a limit of a function turned away.";
+    CLIENTS_LIMITED: Counter "roost_limited_total" ["limit"]
+        "What a limit on all clients turned away.";
+    CONNECTIONS: Gauge "roost_open_connections" []
+        "Connections of clients that are open now, tunnels included.";
+    MAX_CONNECTIONS: Gauge "roost_max_connections" []
+        "How many may be.";
     TUNNELS: Gauge "roost_open_tunnels" ["function_name"]
         "WebSockets and other upgraded connections that are open now.";
     SENT: Counter "roost_response_bytes_total" ["function_name"]

@@ -42,6 +42,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     websockets(page, &functions);
     replicas(page, &functions);
     waiting(page, &functions);
+    limits(page, &functions, snapshot);
     starts(page, snapshot);
     queue(page, &functions);
     api(page, snapshot);
@@ -172,6 +173,21 @@ fn waiting(page: &mut Page, functions: &[(&str, &Function)]) {
     }
 }
 
+fn limits(page: &mut Page, functions: &[(&str, &Function)], snapshot: &Snapshot) {
+    let mut limited = page.family(&f::LIMITED);
+    for (name, function) in functions {
+        for (limit, count) in &function.limited {
+            limited.add(&[name, limit.name()], *count);
+        }
+    }
+    let mut limited = page.family(&f::CLIENTS_LIMITED);
+    for (limit, count) in &snapshot.connections.limited {
+        limited.add(&[limit.name()], *count);
+    }
+    page.number(&f::CONNECTIONS, snapshot.connections.open as u64);
+    page.number(&f::MAX_CONNECTIONS, snapshot.connections.most as u64);
+}
+
 fn starts(page: &mut Page, snapshot: &Snapshot) {
     let mut seconds = page.family(&f::START_SECONDS);
     for (step, durations) in &snapshot.steps {
@@ -265,7 +281,9 @@ mod tests {
     use std::time::Duration;
 
     use roost_proxy::function::{FunctionKey, Namespace};
-    use roost_proxy::{By, Histogram, Upstream, UpstreamLimits, WebSockets};
+    use roost_proxy::{By, Histogram, Limit, Upstream, UpstreamLimits, WebSockets};
+
+    use super::super::collect::Connections;
 
     use super::*;
     use crate::api::ApiCall;
@@ -307,6 +325,7 @@ mod tests {
             restarts: 7,
             oom_kills: 5,
             queue: QueueLoad { pending: 4, submitted_total: 5, ..QueueLoad::default() },
+            limited: vec![(Limit::Body, 6)],
         };
         let call = |path: &str| ApiCall { method: "GET", path: path.to_owned(), status: 404 };
         let rpc = |code| Call { method: "containerd.services.tasks.v1.Tasks/Get".to_owned(), code };
@@ -318,6 +337,7 @@ mod tests {
             containerd: vec![(rpc("NotFound"), took(1)), (rpc("OK"), took(1))],
             access_log_dropped: 6,
             process: Some((Process { max_files: Some(1024), ..Process::default() }, 1_700_000_000.25)),
+            connections: Connections { open: 8, most: 256, limited: vec![(Limit::Head, 3)] },
         }
     }
 
@@ -358,6 +378,10 @@ mod tests {
             r#"ws_closes_total{function_name="echo.staging",code="1012",by="host"} 3"#,
             r#"ws_closes_total{function_name="echo.staging",code="other",by="client"} 4"#,
             r#"gateway_service_count{function_name="echo.staging"} 2"#,
+            r#"roost_function_limited_total{function_name="echo.staging",limit="body"} 6"#,
+            r#"roost_limited_total{limit="header_size"} 3"#,
+            "roost_open_connections 8",
+            "roost_max_connections 256",
             r#"gateway_service_ready_count{function_name="echo.staging"} 1"#,
             r#"roost_replicas{function_name="echo.staging",phase="ready"} 1"#,
             r#"roost_replicas{function_name="echo.staging",phase="draining"} 2"#,

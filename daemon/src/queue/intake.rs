@@ -106,7 +106,8 @@ impl Intake for Queue {
 
 impl Queue {
     async fn take(&self, call: Deferred) -> Result<(), Refusal> {
-        let Deferred { function, name, call_id, idle, request } = call;
+        let Deferred { function, name, call_id, idle, max_body, request } = call;
+        let limit = max_body.map_or(self.0.settings.max_body, |own| own.min(self.0.settings.max_body));
         let callback = request.headers().get(X_CALLBACK_URL).filter(|value| !value.is_empty());
         let callback = callback.map(|value| self.0.callbacks.parse(value, self.0.here)).transpose();
         let callback = callback.map_err(Refusal::Callback)?;
@@ -114,7 +115,7 @@ impl Queue {
         parts.headers = owned(&parts.headers, &call_id);
         let mut memory = self.0.memory.take(&function);
         memory.add(weight(&parts.headers))?;
-        let body = read(body, self.0.settings.max_body, idle, &mut memory).await?;
+        let body = read(body, limit, idle, &mut memory).await?;
         let call = Invocation {
             function,
             name,

@@ -27,7 +27,7 @@ pub(super) type Counts = [u64; KINDS];
 
 /// Which side of a connection sends the frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sender {
+pub(crate) enum Sender {
     /// Masks its frames.
     Client,
     /// Does not.
@@ -36,7 +36,7 @@ pub(super) enum Sender {
 
 /// One direction of a tunnel, fed with its bytes in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     /// Bytes of the current frame that are still to come behind its header, the masking key's included.
     left: u64,
     /// Frames of text or binary that began: one for each message.
@@ -65,7 +65,7 @@ enum Kind {
 
 impl Frames {
     /// Those of a WebSocket that begins now.
-    pub(super) fn of(sender: Sender) -> Self {
+    pub(crate) fn of(sender: Sender) -> Self {
         Self {
             left: 0,
             messages: 0,
@@ -79,22 +79,22 @@ impl Frames {
     }
 
     /// A stream of another protocol.
-    pub(super) fn opaque(sender: Sender) -> Self {
+    pub(crate) fn opaque(sender: Sender) -> Self {
         Self { kind: Kind::Opaque, ..Self::of(sender) }
     }
 
     /// Is it known where frames begin?
-    pub(super) fn are_known(&self) -> bool {
+    pub(crate) fn are_known(&self) -> bool {
         self.kind != Kind::Opaque
     }
 
     /// May a frame be put in here? Not in an opaque stream.
-    pub(super) fn at_boundary(&self) -> bool {
+    pub(crate) fn at_boundary(&self) -> bool {
         self.left == 0 && self.have == 0 && self.are_known()
     }
 
     /// Has a whole Close frame passed?
-    pub(super) fn closed(&self) -> bool {
+    pub(crate) fn closed(&self) -> bool {
         self.closed
     }
 
@@ -109,13 +109,13 @@ impl Frames {
     }
 
     /// Messages that have begun.
-    pub(super) fn messages(&self) -> u64 {
+    pub(crate) fn messages(&self) -> u64 {
         self.messages
     }
 
     /// Goes on by `bytes`. Was there anything of a message among them, other than pings and pongs? All of an opaque
     /// stream is taken for that.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> bool {
         self.scan(bytes, |_| {}, &mut [0; KINDS])
     }
 
@@ -126,7 +126,7 @@ impl Frames {
 
     /// How many of `bytes`, which come next, go up to the last boundary among them. `Some(0)` if the stream stands at
     /// one and they hold no other, `None` if there is none.
-    pub(super) fn last_boundary(mut self, bytes: &[u8]) -> Option<usize> {
+    pub(crate) fn last_boundary(mut self, bytes: &[u8]) -> Option<usize> {
         let mut last = self.at_boundary().then_some(0);
         self.scan(bytes, |position| last = Some(position), &mut [0; KINDS]);
         last

@@ -47,6 +47,8 @@ use crate::pool::Connection;
 use crate::stream::Stream;
 pub(crate) use ends::Ends;
 use ends::Told;
+#[cfg(feature = "fuzzing")]
+pub(crate) use frames::{Frames, Sender};
 use pump::Terms;
 use side::Side;
 pub(crate) use tally::Tally;

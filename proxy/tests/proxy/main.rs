@@ -8,6 +8,7 @@
 mod access;
 mod access_log;
 mod affinity;
+mod bounds;
 mod capacity;
 mod closing;
 mod compression;
