@@ -74,6 +74,20 @@ impl Record {
         }
     }
 
+    /// That of a tunnel which an earlier process has opened, and counted as a request.
+    pub(crate) fn resumed(upstream: &Arc<Upstream>) -> Self {
+        upstream.counters().tunnel_opened();
+        Self {
+            upstream: Arc::clone(upstream),
+            began: Instant::now(),
+            status: 101,
+            sent: 0,
+            broken: None,
+            tunnel: true,
+            details: None,
+        }
+    }
+
     /// Both sides have agreed to go on as a tunnel.
     pub(crate) fn upgraded(&mut self) {
         let counters = self.upstream.counters();

@@ -81,6 +81,7 @@ pub use metrics::{BOUNDS, CLIENT_LEFT, Distribution, Histogram, Load, Totals};
 pub use placement::{Affinity, InvalidPlacement, KeySource, MAX_KEY, Placement, ReplicaKey};
 pub use route::{RouteTable, Routes};
 pub use server::{Drained, Server, Settings};
+pub use tunnel::keep::{DescriptorStore, Inherited, Keep, MAX_KEPT, MEMORY_NAME, Named, Storing};
 pub use upstream::{Timeouts, Upstream, UpstreamLimits};
 
 /// How we name ourselves to functions and other servers (`User-Agent`) and to clients (`X-Served-By`).

@@ -109,6 +109,8 @@ pub struct Upstream {
     counters: Counters,
     /// On tunnels.
     traffic: Traffic,
+    /// Woken by each set of endpoints.
+    published: Notify,
 }
 
 impl Upstream {
@@ -128,6 +130,7 @@ impl Upstream {
             retired: AtomicBool::new(false),
             counters: Counters::default(),
             traffic: Traffic::default(),
+            published: Notify::new(),
         })
     }
 
@@ -183,6 +186,7 @@ impl Upstream {
             last.without(&endpoints).for_each(|endpoint| endpoint.close());
         };
         self.waiting.change(replace, |ask| self.take(ask, &[]));
+        self.published.notify_waiters();
         if self.retired.load(Ordering::Acquire) {
             self.waiting.refuse(&self.unknown());
         }
@@ -327,6 +331,11 @@ impl Upstream {
     #[must_use]
     pub fn last_traffic(&self) -> Option<Duration> {
         self.traffic.last().map(|last| last.elapsed())
+    }
+
+    /// Resolves with each set of endpoints that is published once this was [enabled](tokio::sync::futures::Notified::enable).
+    pub(crate) fn published(&self) -> tokio::sync::futures::Notified<'_> {
+        self.published.notified()
     }
 
     pub(crate) fn traffic(&self) -> &Traffic {

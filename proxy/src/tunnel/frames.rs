@@ -71,6 +71,36 @@ impl Frames {
         Self { kind: Kind::Opaque, ..Self::of(sender) }
     }
 
+    /// As numbers, for whoever goes on with it. The highest 16 bits of the last are zero.
+    pub(super) fn to_words(self) -> [u64; 4] {
+        let [a, b, c, d, e, f, g, h, i, j] = self.header;
+        let kind = match self.kind {
+            Kind::Data => 0,
+            Kind::Probe => 1,
+            Kind::Close => 2,
+            Kind::Opaque => 3,
+        };
+        let rest = u64::from_le_bytes([i, j, self.have, kind, u8::from(self.closed), 0, 0, 0]);
+        [self.left, self.messages, u64::from_le_bytes([a, b, c, d, e, f, g, h]), rest]
+    }
+
+    /// What [`to_words`](Self::to_words) made numbers of. Of any others, a stream of which nothing is known.
+    pub(super) fn of_words([left, messages, header, rest]: [u64; 4], sender: Sender) -> Self {
+        let [a, b, c, d, e, f, g, h] = header.to_le_bytes();
+        let [i, j, have, kind, closed, ..] = rest.to_le_bytes();
+        let kind = match kind {
+            0 => Kind::Data,
+            1 => Kind::Probe,
+            2 => Kind::Close,
+            _ => Kind::Opaque,
+        };
+        if usize::from(have) >= MAX_HEADER {
+            return Self::opaque(sender);
+        }
+        let header = [a, b, c, d, e, f, g, h, i, j];
+        Self { left, messages, header, have, kind, sender, closed: closed != 0 }
+    }
+
     /// Is it known where frames begin?
     pub(super) fn are_known(&self) -> bool {
         self.kind != Kind::Opaque
@@ -283,6 +313,9 @@ mod tests {
             let known = parts.are_known();
             parts.feed(second);
             prop_assert!(known || !parts.are_known(), "what was lost is never found again");
+            let again = Frames::of_words(parts.to_words(), sender);
+            prop_assert_eq!(again, parts);
+            prop_assert_eq!(parts.to_words()[3] >> 48, 0);
             // The scratch of a header is no part of what is known.
             let says = |frames: &Frames| (frames.kind, frames.left, frames.have, frames.closed, frames.messages);
             prop_assert_eq!(says(&whole), says(&parts));

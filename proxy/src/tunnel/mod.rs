@@ -9,25 +9,34 @@
 //!              idle, the function is gone, or ────────┘
 //!              ends: the replica's or the server's
 //! ```
+//!
+//! Where there is a [`Keep`](keep::Keep), a tunnel between two plain sockets does not end with the process: it is left
+//! where it is, and [resumed](handover) by the next.
 
 mod close;
 mod ends;
 mod frames;
+mod handover;
+pub(crate) mod keep;
 mod pump;
 mod traffic;
 mod way;
 
 use std::fmt;
-use std::sync::Arc;
+use std::net::Shutdown;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{debug, error, trace};
 
 use crate::access_log::Record;
 use crate::body::Exchange;
@@ -35,7 +44,9 @@ use crate::client::ClientSocket;
 use crate::pool::Connection;
 pub(crate) use ends::Ends;
 use ends::Told;
-use pump::Terms;
+use frames::Sender;
+use keep::{Keep, Kept, Origin};
+use pump::{Ended, Terms};
 pub(crate) use traffic::Traffic;
 
 /// Both sides of a tunnel that was agreed upon, and what it holds.
@@ -55,7 +66,21 @@ pub(crate) struct Tunnel {
 #[derive(Debug, Default)]
 pub(crate) struct Tunnels {
     tracker: TaskTracker,
+    /// Those of them that end with this process.
+    ending: TaskTracker,
     ends: Ends,
+    /// Speaks to those that need not.
+    ends_of_kept: Ends,
+    keep: OnceLock<Arc<Keep>>,
+}
+
+/// What a tunnel has of the server.
+struct Ties {
+    keep: Option<Arc<Keep>>,
+    /// Held by those that end with this process.
+    ending: Option<TaskTrackerToken>,
+    server: Told,
+    if_kept: Told,
 }
 
 impl Tunnels {
@@ -64,31 +89,75 @@ impl Tunnels {
         self.tracker.len()
     }
 
-    /// Ends all of them, spread over `over`, and at once those that still come.
-    pub(crate) fn end(&self, over: Duration) {
+    /// How many of them end with this process.
+    pub(crate) fn ending(&self) -> usize {
+        self.ending.len()
+    }
+
+    /// Keeps those that open from now on, as far as that can be.
+    pub(crate) fn keep(&self, keep: Arc<Keep>) {
+        if self.keep.set(keep).is_err() {
+            error!("there is one that keeps tunnels already");
+        }
+    }
+
+    /// Ends all of them, spread over `over`, and at once those that still come; those that are kept only if `all`.
+    pub(crate) fn end(&self, over: Duration, all: bool) {
         self.ends.pace(over);
+        if all {
+            self.ends_of_kept.pace(over);
+        }
+        self.ending.close();
         self.tracker.close();
     }
 
-    /// Ends all of them without a word.
-    pub(crate) fn cut(&self) {
+    /// Ends all of them without a word; those that are kept only if `all`.
+    pub(crate) fn cut(&self, all: bool) {
         self.ends.cut();
+        if all {
+            self.ends_of_kept.cut();
+        }
+        self.ending.close();
         self.tracker.close();
     }
 
-    /// Resolves when all have ended, and no more come: [`end`](Self::end) or [`cut`](Self::cut) was called before.
-    pub(crate) async fn ended(&self) {
-        self.tracker.wait().await;
+    /// Leaves those that are kept where they are.
+    pub(crate) fn leave(&self) {
+        if let Some(keep) = self.keep.get() {
+            keep.leave();
+        }
+    }
+
+    /// Resolves when all have ended, or all that are not kept, and no more come: [`end`](Self::end) or
+    /// [`cut`](Self::cut) was called before.
+    pub(crate) async fn ended(&self, all: bool) {
+        if all { self.tracker.wait().await } else { self.ending.wait().await }
     }
 
     /// Runs a tunnel until both sides are done, one fails, nothing moves, or it is told to end.
     pub(crate) fn open(&self, tunnel: Tunnel) {
         let replica = tunnel.exchange.claim().endpoint().ends().listen();
-        self.tracker.spawn(run(tunnel, replica, self.ends.listen()));
+        self.tracker.spawn(run(tunnel, replica, self.ties()));
+    }
+
+    fn ties(&self) -> Ties {
+        Ties {
+            keep: self.keep.get().cloned(),
+            ending: Some(self.ending.token()),
+            server: self.ends.listen(),
+            if_kept: self.ends_of_kept.listen(),
+        }
     }
 }
 
-async fn run(tunnel: Tunnel, replica: Told, server: Told) {
+impl Ties {
+    /// Who speaks for the server to a tunnel that is kept, or is not.
+    fn settle(self, kept: bool) -> (Told, Option<TaskTrackerToken>) {
+        if kept { (self.if_kept, None) } else { (self.server, self.ending) }
+    }
+}
+
+async fn run(tunnel: Tunnel, replica: Told, ties: Ties) {
     let Tunnel { client, function, connection, exchange, websocket, limit, mut record } = tunnel;
     // The client's side is there once the 101 was written to it, the function's once hyper let go of it.
     let sides = tokio::try_join!(client, function);
@@ -107,15 +176,83 @@ async fn run(tunnel: Tunnel, replica: Told, server: Told) {
         return error!("a tunnel between other sockets than ours");
     };
     let ahead = Ahead { of_client: client.read_buf, of_function: function.read_buf };
-    let traffic = exchange.claim().upstream().traffic();
-    let terms = Terms { websocket, limit, traffic, replica, server };
-    let ended = pump::run(client.io.stream(), function.io.inner_mut(), ahead, terms).await;
-    record.sent = ended.to_client;
-    record.broken = ended.broken;
-    if let Some(messages) = ended.messages {
-        record.messages(messages);
+    let (client, function) = (client.io.stream(), function.io.inner_mut());
+    let claim = exchange.claim();
+    let kept = match &ties.keep {
+        // Boxed: it is over before anything moves.
+        Some(keep) => Box::pin(keep.open(claim, websocket, (&*client, &*function), &ahead)).await,
+        None => None,
+    };
+    let origins = match &kept {
+        Some(kept) => kept.origins(&ahead),
+        None => {
+            let frames = keep::frames(websocket);
+            [(&ahead.of_client, Sender::Client), (&ahead.of_function, Sender::Function)]
+                // A copy, as a rule of nothing: what is ahead is part of the buffer in which the handshake was.
+                .map(|(ahead, sender)| Origin::own(ahead, frames(sender)))
+        }
+    };
+    // The buffers of the handshake.
+    drop(ahead);
+    let (server, _ending) = ties.settle(kept.is_some());
+    let traffic = claim.upstream().traffic();
+    let terms = Terms { websocket, limit, traffic, replica, server, kept: kept.as_ref() };
+    let ended = pump_or_leave(client, function, origins, terms).await;
+    finish(ended, kept, exchange, record).await;
+}
+
+/// Moves bytes until the tunnel ends; `None` if it is left for the next process.
+async fn pump_or_leave(
+    client: &mut TcpStream,
+    function: &mut TcpStream,
+    origins: [Origin; 2],
+    terms: Terms<'_>,
+) -> Option<Ended> {
+    let Some(kept) = terms.kept else { return Some(pump::run(client, function, origins, terms).await) };
+    let ended = {
+        let mut pumped = pin!(pump::run(client, function, origins, terms));
+        tokio::select! {
+            biased;
+            // The pump may be dropped wherever it is: where it stands is written down.
+            () = kept.left() => return None,
+            ended = &mut pumped => ended,
+        }
+    };
+    shut(client, function);
+    Some(ended)
+}
+
+/// Ends both connections, of which there are copies in the store that would hold them open until they are gone, too.
+fn shut(client: &TcpStream, function: &TcpStream) {
+    for socket in [client, function] {
+        if let Err(error) = SockRef::from(socket).shutdown(Shutdown::Both) {
+            trace!(%error, "gone before the end");
+        }
     }
-    drop(exchange);
+}
+
+/// Ties up what is left of a tunnel.
+async fn finish(ended: Option<Ended>, kept: Option<Kept>, exchange: Arc<Exchange>, mut record: Record) {
+    match (ended, kept) {
+        (Some(ended), kept) => {
+            record.sent = ended.to_client;
+            record.broken = ended.broken;
+            if let Some(messages) = ended.messages {
+                record.messages(messages);
+            }
+            drop(exchange);
+            drop(record);
+            if let Some(kept) = kept {
+                kept.close().await;
+            }
+        }
+        (None, kept) => {
+            record.broken = Some("handed over");
+            if let Some(kept) = kept {
+                kept.keep().hold(exchange);
+            }
+        }
+    }
 }
 
 /// Bytes that came in one packet with the handshake, and were read with it.

@@ -23,10 +23,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Ahead;
 use super::close::{self, Ending, HANDSHAKE};
 use super::ends::Told;
-use super::frames::{Frames, Sender};
+use super::keep::{Kept, Origin};
 use super::traffic::Traffic;
 use super::way::{Failed, Way};
 
@@ -55,6 +54,8 @@ pub(super) struct Terms<'a> {
     pub(super) replica: Told,
     /// Speaks for the server.
     pub(super) server: Told,
+    /// Where it is written down, if it is to outlive this process.
+    pub(super) kept: Option<&'a Kept>,
 }
 
 /// What the directions tell the timer, and the function's books.
@@ -114,16 +115,13 @@ impl Activity<'_> {
 pub(super) async fn run(
     client: &mut TcpStream,
     function: &mut TcpStream,
-    ahead: Ahead,
+    [of_client, of_function]: [Origin; 2],
     mut terms: Terms<'_>,
 ) -> Ended {
-    let frames = if terms.websocket { Frames::of } else { Frames::opaque };
     let (client_reads, client_writes) = client.split();
     let (function_reads, function_writes) = function.split();
-    let mut to_function = Way::new(client_reads, function_writes, &ahead.of_client, frames(Sender::Client));
-    let mut to_client = Way::new(function_reads, client_writes, &ahead.of_function, frames(Sender::Function));
-    // The buffers of the handshake.
-    drop(ahead);
+    let mut to_function = Way::new(client_reads, function_writes, of_client);
+    let mut to_client = Way::new(function_reads, client_writes, of_function);
     let activity = Activity {
         last: Traffic::default(),
         half_open: AtomicBool::new(false),
@@ -146,6 +144,7 @@ pub(super) async fn run(
                     () = sleep(HANDSHAKE) => {}
                 }
             }
+            terms.kept.inspect(|kept| kept.ending());
             close::run(&mut to_client, &mut to_function, ending, &activity).await;
             stop
         });

@@ -5,16 +5,13 @@
 
 use std::io;
 
-use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tracing::debug;
 
 use super::frames::Frames;
+use super::keep::{BUFFER, Held, Origin};
 use super::pump::Activity;
-
-/// The most that is read at once.
-const BUFFER: usize = 16 * 1024;
 
 /// Bytes from one socket to another.
 #[derive(Debug)]
@@ -29,7 +26,7 @@ pub(super) struct Way<'a> {
     pub(super) ended: bool,
     /// What was read. A quiet direction has no buffer: one is taken when there is something to read, and given back
     /// when that is written.
-    held: Vec<u8>,
+    held: Held,
     /// So much of `held` is written.
     written: usize,
 }
@@ -42,10 +39,10 @@ pub(super) enum Failed {
 }
 
 impl<'a> Way<'a> {
-    /// `ahead` is what was read before.
-    pub(super) fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, ahead: &Bytes, frames: Frames) -> Self {
-        // A copy, as a rule of nothing: `ahead` is part of the buffer in which the handshake was.
-        Self { from, to, frames, moved: 0, ended: false, held: ahead.to_vec(), written: 0 }
+    /// From `origin` on.
+    pub(super) fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, origin: Origin) -> Self {
+        let Origin { held, written, frames } = origin;
+        Self { from, to, frames, moved: 0, ended: false, held, written }
     }
 
     /// Moves bytes until `from` ends.
@@ -76,7 +73,7 @@ impl<'a> Way<'a> {
         }
         if self.held.len() == self.written {
             self.clear();
-            self.held.reserve_exact(BUFFER);
+            self.held.take_buffer(BUFFER);
             // Without waiting. What is wrong with the socket, whoever waits for it will find.
             self.from.try_read_buf(&mut self.held).ok();
         }
@@ -95,17 +92,17 @@ impl<'a> Way<'a> {
     /// Drops what was read and not written. The frames go on behind it.
     pub(super) fn forget(&mut self) {
         self.frames.feed(&self.held[self.written..]);
-        self.held = Vec::new();
+        self.held.forget();
         self.written = 0;
     }
 
     /// Reads more, all that was read before being written. `false` at the end.
     async fn read(&mut self, activity: &Activity<'_>) -> io::Result<bool> {
         self.clear();
-        if self.held.capacity() == 0 {
+        if !self.held.has_buffer() {
             // Nothing is held while nothing comes.
             self.from.readable().await?;
-            self.held.reserve_exact(BUFFER);
+            self.held.take_buffer(BUFFER);
         }
         // `try_read_buf` would do, but this one also knows that a short read has emptied the socket.
         let length = self.from.read_buf(&mut self.held).await?;
@@ -115,10 +112,8 @@ impl<'a> Way<'a> {
 
     /// Gives the buffer back, unless more is to be expected at once.
     fn clear(&mut self) {
-        if self.held.len() < BUFFER {
-            self.held = Vec::new();
-        }
-        self.held.clear();
+        let more = self.held.len() >= BUFFER;
+        self.held.done(more, self.moved, &self.frames);
         self.written = 0;
     }
 

@@ -12,6 +12,7 @@ mod closing;
 mod connections;
 mod deferred;
 mod exactness;
+mod handover;
 mod headers;
 mod keys;
 mod limits;
