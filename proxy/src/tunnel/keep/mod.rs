@@ -143,6 +143,12 @@ impl Keep {
         self.memory.as_fd()
     }
 
+    /// Is this the name of something that is kept for tunnels?
+    #[must_use]
+    pub fn is_name(name: &str) -> bool {
+        name == MEMORY_NAME || names::slot(name).is_some()
+    }
+
     /// How many tunnels are kept now.
     #[must_use]
     pub fn len(&self) -> usize {
