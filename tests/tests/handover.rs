@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use hyper::{Method, StatusCode};
@@ -109,9 +108,9 @@ async fn idle_ones(host: &Host) -> Vec<Socket> {
 async fn tunnels(host: &Host) -> usize {
     let metrics = roost_tests::Api::new(host.metrics_port(), None);
     let text = metrics.get("/metrics").await.text().to_owned();
-    let sample = text.lines().find_map(|line| {
-        line.strip_prefix("roost_websocket_connections{function_name=\"echo.openfaas-fn\"} ")
-    });
+    let sample = text
+        .lines()
+        .find_map(|line| line.strip_prefix("roost_open_tunnels{function_name=\"echo.openfaas-fn\"} "));
     sample.map_or(0, |count| count.parse().unwrap())
 }
 
@@ -173,7 +172,11 @@ async fn a_request_in_flight_finishes_and_the_listener_refuses_nobody_meanwhile(
         assert_eq!((answer.status, answer.text()), (StatusCode::OK, "to whoever is there"));
     };
     let old = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        eventually("the end to begin", || async {
+            let log = std::fs::read_to_string(host.daemon_log()).unwrap();
+            log.contains("for another daemon: ending").then_some(())
+        })
+        .await;
         sender.send("after".into()).await.unwrap();
         assert_eq!(next_piece(&mut response).await.unwrap().unwrap(), "after");
         drop(sender);
