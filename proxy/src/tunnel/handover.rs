@@ -46,7 +46,7 @@ impl Tunnels {
     }
 }
 
-async fn resume(orphan: Orphan, routes: Routes, ties: Ties) {
+async fn resume(orphan: Orphan, routes: Routes, ties: Box<Ties>) {
     let found = orphan.read();
     let Orphan { kept, client, function } = orphan;
     let (client, function) = match (open(client), open(function)) {

@@ -137,28 +137,29 @@ impl Tunnels {
     /// Runs a tunnel until both sides are done, one fails, nothing moves, or it is told to end.
     pub(crate) fn open(&self, tunnel: Tunnel) {
         let replica = tunnel.exchange.claim().endpoint().ends().listen();
-        self.tracker.spawn(run(tunnel, replica, self.ties()));
+        // Boxed: what a task is given stays a part of it for as long as it runs.
+        self.tracker.spawn(run(Box::new(tunnel), replica, self.ties()));
     }
 
-    fn ties(&self) -> Ties {
-        Ties {
+    fn ties(&self) -> Box<Ties> {
+        Box::new(Ties {
             keep: self.keep.get().cloned(),
             ending: Some(self.ending.token()),
             server: self.ends.listen(),
             if_kept: self.ends_of_kept.listen(),
-        }
+        })
     }
 }
 
 impl Ties {
     /// Who speaks for the server to a tunnel that is kept, or is not.
-    fn settle(self, kept: bool) -> (Told, Option<TaskTrackerToken>) {
+    fn settle(self: Box<Self>, kept: bool) -> (Told, Option<TaskTrackerToken>) {
         if kept { (self.if_kept, None) } else { (self.server, self.ending) }
     }
 }
 
-async fn run(tunnel: Tunnel, replica: Told, ties: Ties) {
-    let Tunnel { client, function, connection, exchange, websocket, limit, mut record } = tunnel;
+async fn run(tunnel: Box<Tunnel>, replica: Told, ties: Box<Ties>) {
+    let Tunnel { client, function, connection, exchange, websocket, limit, mut record } = *tunnel;
     // The client's side is there once the 101 was written to it, the function's once hyper let go of it.
     let sides = tokio::try_join!(client, function);
     // Its task has ended with the upgrade: there is nothing left to keep.
@@ -264,5 +265,20 @@ pub(crate) struct Ahead {
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tunnel").field("exchange", &self.exchange).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_tunnel_is_a_small_task() {
+        fn size_of_future<F>(_: fn(Box<Tunnel>, Told, Box<Ties>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size_of_future(run);
+        println!("{size} bytes");
+        assert!(size <= 2944, "{size} bytes");
     }
 }

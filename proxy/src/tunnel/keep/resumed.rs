@@ -191,13 +191,19 @@ impl Orphan {
 fn place(mark: &Mark, from: Counts, to: Counts, buffer: &[u8]) -> Option<(usize, usize, super::Frames)> {
     let start = usize::from(mark.start);
     let within = |count: u64| usize::try_from(count).ok().filter(|count| start + count <= BUFFER);
-    let written = within(to.written.wrapping_sub(mark.written))?;
-    let read = match from.consumed.wrapping_sub(mark.consumed) {
-        read if !from.over => within(read)?,
+    let read = from.consumed.wrapping_sub(mark.consumed);
+    let written = match to.written.wrapping_sub(mark.written) {
+        // The end that was sent, and nothing can be written there any more.
+        written if to.over && written == read.wrapping_add(1) => read,
+        written => written,
+    };
+    let read = match read {
+        read if !from.over => read,
         // One of them may be the end.
-        read if read == written as u64 || read == written as u64 + 1 => written,
+        read if read == written || read == written.wrapping_add(1) => written,
         _ => return None,
     };
+    let (read, written) = (within(read)?, within(written)?);
     if read < written || (read > 0 && buffer.is_empty()) {
         return None;
     }
@@ -227,6 +233,10 @@ mod tests {
             let (from, to) = counts(consumed, written, over);
             place(&mark, from, to, buffer).map(|(w, r, frames)| (w, r, frames.at_boundary()))
         };
+        let to_one_that_is_over = |consumed, written| {
+            let (from, to) = counts(consumed, written, false);
+            place(&mark, from, Counts { over: true, ..to }, &buffer).map(|(w, r, _)| (w, r))
+        };
         assert_eq!(placed(0, 0, false, &[]), Some((0, 0, true)));
         assert_eq!(placed(8, 0, false, &buffer), Some((0, 8, true)));
         assert_eq!(placed(8, 5, false, &buffer), Some((5, 8, true)));
@@ -238,5 +248,8 @@ mod tests {
         assert_eq!(placed(8, 8, true, &buffer), Some((8, 8, false)));
         assert_eq!(placed(9, 8, true, &buffer), Some((8, 8, false)), "the end counted as a byte");
         assert_eq!(placed(8, 5, true, &buffer), None);
+        assert_eq!(to_one_that_is_over(0, 1), Some((0, 0)), "the end counted as a byte");
+        assert_eq!(to_one_that_is_over(8, 5), Some((5, 8)));
+        assert_eq!(to_one_that_is_over(0, 2), None);
     }
 }
