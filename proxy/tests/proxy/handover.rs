@@ -107,6 +107,27 @@ impl House {
     }
 }
 
+/// Waits until no more bytes come to a side that does not read them: it is full, and what comes behind is with the proxy.
+/// That is no event for anybody, so it is looked at now and then.
+async fn stuck(wire: &Wire) {
+    let waiting = || {
+        let mut bytes = vec![std::mem::MaybeUninit::uninit(); 8 << 20];
+        socket2::SockRef::from(&wire.stream).peek(&mut bytes).unwrap_or(0)
+    };
+    let mut before = 0;
+    within(async {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let now = waiting();
+            if now > 0 && now == before {
+                return;
+            }
+            before = now;
+        }
+    })
+    .await;
+}
+
 fn frame(masked: bool, first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = if masked { 0x80 } else { 0 };
     let mut bytes = vec![first];
@@ -173,6 +194,7 @@ async fn what_nobody_reads_waits_and_an_end_is_passed_on_by_the_next_server() {
         client.stream.shutdown().await.unwrap();
         client
     });
+    stuck(&wire).await;
     house.hand_over(true).await;
     let one = frame(true, 0x82, &[7; 60_000]);
     for index in 0..100 {
