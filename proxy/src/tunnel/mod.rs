@@ -153,7 +153,7 @@ impl Tunnels {
 
 impl Ties {
     /// Who speaks for the server to a tunnel that is kept, or is not.
-    fn settle(self: Box<Self>, kept: bool) -> (Told, Option<TaskTrackerToken>) {
+    fn settle(self, kept: bool) -> (Told, Option<TaskTrackerToken>) {
         if kept { (self.if_kept, None) } else { (self.server, self.ending) }
     }
 }
