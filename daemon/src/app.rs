@@ -1,7 +1,7 @@
 //! The daemon, put together: who is made in which order, who knows whom, and how it ends.
 //!
 //! Start: containerd answers → replicas that run are found → controllers adopt them → stack files are applied →
-//! sockets are served → ready.
+//! sockets are served, connections of the last daemon go on → ready.
 //! End: no new connections → requests in flight finish → the containers run on, unless the host ends too (`host_end`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use roost_cni::{Conflist, Overrides};
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::{AccessLog, Caller, Routes, Server, UpstreamLimits};
+use roost_proxy::{AccessLog, Caller, Keep, Routes, Server, UpstreamLimits};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -40,10 +40,11 @@ use crate::runtime::containerd::{self, Containerd, oci};
 use crate::scaling::events::Events;
 use crate::secrets::Secrets;
 use crate::store::Store;
+use crate::systemd::{self, Asked};
 use crate::tls::Certificates;
 use crate::usage::{self, Sampler, UsageRecord};
 use crate::users::{self, Users};
-use crate::{access_log, affinity, files, image, memory, stacks, systemd};
+use crate::{access_log, affinity, files, handover, image, memory, stacks};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
@@ -57,24 +58,34 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// How often images that nobody uses are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 
-/// Runs the daemon until it is asked to end. `inherited` are the sockets that systemd listens on.
+/// Runs the daemon until it is asked to end; `true` if it leaves its connections to another one. `inherited` is what
+/// systemd has for it.
 ///
 /// # Errors
 /// When it cannot start: the text says what is missing.
-pub async fn run(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyhow::Result<()> {
-    let (mut house, stored, sockets) = House::open(config, inherited).await?;
+pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Result<bool> {
+    let (mut house, stored, sockets) = House::open(config, inherited.listeners).await?;
     house.restore(config, stored).await?;
-    let (server, ending) = house.serve(config, sockets)?;
+    let kept = handover::keep(config.kept_tunnels, inherited.kept).await;
+    let keeps = kept.is_some();
+    let (server, ending) = house.serve(config, sockets, kept)?;
     systemd::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
 
     let why = tokio::select! {
-        signal = systemd::asked_to_end() => signal,
-        () = house.broken.cancelled() => "broken",
+        asked = systemd::asked_to_end() => match asked {
+            Asked::ToHandOver if keeps => None,
+            Asked::ToHandOver => Some("nothing is kept for another daemon"),
+            Asked::ToEnd(signal) => Some(signal),
+        },
+        () = house.broken.cancelled() => Some("broken"),
     };
     ending.cancel();
-    info!("{why}: ending");
+    info!("{}: ending", why.unwrap_or("for another daemon"));
     systemd::notify(&[NotifyState::Stopping, NotifyState::Status("finishing requests")]);
-    let (drained, dropped) = tokio::join!(server.shutdown(config.drain), house.queue.drain(config.drain));
+    let served = async {
+        if why.is_none() { server.hand_over(config.drain).await } else { server.shutdown(config.drain).await }
+    };
+    let (drained, dropped) = tokio::join!(served, house.queue.drain(config.drain));
     if drained.cut > 0 {
         warn!("{} connections that had not ended were cut", drained.cut);
     }
@@ -83,9 +94,13 @@ pub async fn run(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyh
     }
     // Behind the last request.
     usage::write(&house.registry).await;
+    if why.is_none() {
+        // Until here they went on.
+        server.leave().await;
+    }
     house.end_access_log().await;
     anyhow::ensure!(!house.broken.is_cancelled(), "a controller broke: see above");
-    Ok(())
+    Ok(why.is_none())
 }
 
 /// All parts of the daemon that live as long as it does.
@@ -257,7 +272,12 @@ impl House {
     }
 
     /// Opens the doors, and starts what goes on beside them. The token ends answers that have no end of their own.
-    fn serve(&self, config: &Config, sockets: Sockets) -> anyhow::Result<(Server, CancellationToken)> {
+    fn serve(
+        &self,
+        config: &Config,
+        sockets: Sockets,
+        kept: Option<(Arc<Keep>, Option<roost_proxy::Inherited>)>,
+    ) -> anyhow::Result<(Server, CancellationToken)> {
         let ending = CancellationToken::new();
         let sampler = Sampler::new(self.containerd.clone());
         let api = Api {
@@ -281,6 +301,12 @@ impl House {
             guard,
             Arc::new(self.queue.clone()),
         );
+        if let Some((keep, inherited)) = kept {
+            server.keep(keep);
+            if let Some(inherited) = inherited {
+                server.resume(inherited);
+            }
+        }
         let mut gateways = Gateways::new(server.clone(), self.network.clone(), &sockets.main);
         let mut namespaces = self.registry.watch_namespaces();
         gateways.set(&namespaces.borrow_and_update());
@@ -453,7 +479,7 @@ pub(crate) fn runtime_settings(config: &Config) -> anyhow::Result<containerd::Se
 }
 
 /// The path of this binary. After an upgrade the kernel marks the old one as deleted; the new one is at its path.
-fn own_binary() -> anyhow::Result<std::path::PathBuf> {
+pub(crate) fn own_binary() -> anyhow::Result<std::path::PathBuf> {
     let path = std::env::current_exe().context("cannot tell which binary this is")?;
     let text = path.to_string_lossy();
     Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), |text| Path::new(text).to_owned()))

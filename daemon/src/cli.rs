@@ -23,6 +23,10 @@ pub struct Arguments {
 pub enum Command {
     /// Run the daemon in the foreground.
     Run,
+    /// Run the daemon where there is no systemd, start it again when it ends, and keep its connections meanwhile.
+    /// Signals are passed on: TERM ends both, HUP reads again what can be, USR2 starts the daemon anew, of another
+    /// binary perhaps, and no connection notices.
+    Supervise,
     /// Read the settings, say what is wrong with them, and end.
     CheckConfig,
     /// Write a replica's output to its log. containerd starts this, one for each replica.

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use roostd::cli::{Arguments, Command};
 use roostd::config::Config;
-use roostd::{app, host_end, logs, memory, telemetry};
+use roostd::{app, host_end, logs, memory, supervise, telemetry};
 
 /// How long blocking calls of the daemon may take to return when it ends.
 const TASKS_END: Duration = Duration::from_secs(1);
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command.unwrap_or(Command::Run) {
         Command::Run => run(&arguments.config),
+        Command::Supervise => supervise::run(&arguments.config),
         Command::CheckConfig => check(&arguments.config),
         Command::LogDriver { target } => logs::driver::run(&target),
     };
@@ -33,7 +34,7 @@ fn run(config: &std::path::Path) -> anyhow::Result<()> {
     telemetry::init(&config.logs.level);
     // Before any thread is there that might use TLS: two providers in one process would be one too many to guess.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let listeners = roostd::systemd::listeners().context("cannot take over the sockets of systemd")?;
+    let inherited = roostd::systemd::inherited().context("cannot take over the sockets of systemd")?;
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     memory::bound(workers);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -43,11 +44,11 @@ fn run(config: &std::path::Path) -> anyhow::Result<()> {
         .max_blocking_threads(app::BLOCKING_THREADS)
         .build()
         .context("cannot start the async workers")?;
-    let result = runtime.block_on(app::run(&config, listeners));
+    let result = runtime.block_on(app::run(&config, inherited));
     // Replicas' tasks that are still at work hold nothing that the next daemon does not find by itself.
     runtime.shutdown_timeout(TASKS_END);
-    result?;
-    if host_end::has_come() { stop_functions(&config) } else { Ok(()) }
+    let handed_over = result?;
+    if !handed_over && host_end::has_come() { stop_functions(&config) } else { Ok(()) }
 }
 
 /// In a runtime of its own: the other one has ended with the controllers, which would start again what is stopped here.

@@ -73,6 +73,23 @@ impl Record {
         }
     }
 
+    /// That of a tunnel which an earlier process has opened, and counted as a request.
+    pub(crate) fn resumed(upstream: &Arc<Upstream>) -> Self {
+        upstream.counters().tunnel_opened();
+        Self {
+            upstream: Arc::clone(upstream),
+            began: Instant::now(),
+            status: 101,
+            sent: 0,
+            received: 0,
+            broken: None,
+            tunnel: true,
+            answered: true,
+            place: None,
+            note: Note::default(),
+        }
+    }
+
     /// Both sides have agreed to go on as a tunnel, by these headers.
     pub(crate) fn upgraded(&mut self, headers: &HeaderMap) {
         let counters = self.upstream.counters();

@@ -4,12 +4,14 @@
 //! room. Never waits itself.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::ask::{Ask, Lack, Wish, weight};
 use crate::balance::{heaviest, least_loaded, less_loaded_of_two};
 use crate::endpoint::{Endpoint, Occupancy, Vacancy};
+use crate::function::ReplicaId;
 use crate::tunnel::Traffic;
 use crate::upstream::Upstream;
 
@@ -50,6 +52,29 @@ impl Upstream {
                     }
                 }
             }
+        }
+    }
+}
+
+impl Upstream {
+    /// A claim for a tunnel that was opened by an earlier process, on the endpoint that it leads to and however full that
+    /// is. Waits until there is that endpoint.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn claim_again(self: &Arc<Self>, replica: &ReplicaId) -> Claim {
+        loop {
+            let mut published = pin!(self.published());
+            // Registered before the look, so that what is published in between is not missed.
+            published.as_mut().enable();
+            let endpoint = self.endpoints.load().iter().find(|endpoint| endpoint.id() == replica).cloned();
+            if let Some(endpoint) = endpoint
+                && endpoint.try_claim_tunnel_again()
+            {
+                self.counters().claimed();
+                let ask = Ask { key: endpoint.key().cloned(), ..Ask::default() }.for_tunnel();
+                return Claim { upstream: Arc::clone(self), endpoint, ask };
+            }
+            published.await;
         }
     }
 }

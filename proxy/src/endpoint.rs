@@ -226,6 +226,11 @@ impl Endpoint {
         self.try_count(cap, 1 + TUNNEL, |held| held.tunnels == seen)
     }
 
+    /// The same for one that there was before this process: it is there, whatever the cap.
+    pub(crate) fn try_claim_tunnel_again(&self) -> bool {
+        self.try_count(usize::MAX, 1 + TUNNEL, |_| true)
+    }
+
     fn try_count(&self, cap: usize, claim: u64, if_still: impl Fn(Occupancy) -> bool) -> bool {
         let counted = |state| match Vacancy::of(state, cap) {
             Vacancy::Free(held) if if_still(held) => Some(state + claim),

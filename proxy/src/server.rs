@@ -43,6 +43,7 @@ use crate::stream::Stream;
 use crate::tcp;
 use crate::tls::{Secure, Tls};
 use crate::tunnel::Tunnels;
+use crate::tunnel::keep::{Inherited, Keep};
 
 /// How long to wait after `accept` failed for want of descriptors or memory. There is no event for "some are free".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -254,24 +255,33 @@ impl Server {
     /// Tunnels have no end of their own to wait for: they are closed meanwhile as
     /// [`Endpoint::end_tunnels`](crate::Endpoint::end_tunnels) does it, the last of them early enough to be heard out.
     pub async fn shutdown(&self, deadline: Duration) -> Drained {
+        self.end(deadline, true).await
+    }
+
+    /// The same, but for tunnels that are [kept](Self::keep): they go on until [`leave`](Self::leave).
+    pub async fn hand_over(&self, deadline: Duration) -> Drained {
+        self.end(deadline, false).await
+    }
+
+    async fn end(&self, deadline: Duration, all: bool) -> Drained {
         let shared = &self.0;
         let tunnels = &shared.handler.tunnels;
         shared.stop.cancel();
         shared.tracker.close();
         let pace = TUNNEL_PACE.saturating_mul(u32::try_from(tunnels.len()).unwrap_or(u32::MAX));
-        tunnels.end(pace.min(deadline / 2));
+        tunnels.end(pace.min(deadline / 2), all);
         // In this order: a request that is finishing may yet become a tunnel.
         let ended = async {
             shared.tracker.wait().await;
-            tunnels.ended().await;
+            tunnels.ended(all).await;
         };
         if timeout(deadline, ended).await.is_ok() {
             return Drained { cut: 0 };
         }
-        let cut = self.open();
+        let cut = if all { self.open() } else { shared.tracker.len() + tunnels.ending() };
         shared.cut.cancel();
-        tunnels.cut();
-        let ended = async { tokio::join!(shared.tracker.wait(), tunnels.ended()) };
+        tunnels.cut(all);
+        let ended = async { tokio::join!(shared.tracker.wait(), tunnels.ended(all)) };
         if timeout(CUT_GRACE, ended).await.is_err() {
             warn!(left = self.open(), "connections do not end");
         }
@@ -288,6 +298,27 @@ impl Server {
     #[must_use]
     pub fn limited(&self) -> [(Limit, u64); Limit::OF_SERVER.len()] {
         self.0.handler.gate.reached()
+    }
+
+    /// Keeps tunnels in `keep` from now on, for a process that comes after this one. For once, before it serves.
+    pub fn keep(&self, keep: Arc<Keep>) {
+        self.0.handler.tunnels.keep(keep);
+    }
+
+    /// Goes on with the tunnels of an earlier process, each as soon as its function has the replica again.
+    pub fn resume(&self, inherited: Inherited) {
+        let handler = &self.0.handler;
+        handler.tunnels.resume(inherited, &handler.routes);
+    }
+
+    /// Leaves the tunnels that are kept where they are: not a byte moves any more. After
+    /// [`hand_over`](Self::hand_over), when nothing is left to be waited for.
+    pub async fn leave(&self) {
+        let tunnels = &self.0.handler.tunnels;
+        tunnels.leave();
+        if timeout(CUT_GRACE, tunnels.ended(true)).await.is_err() {
+            warn!(left = tunnels.len(), "tunnels that were being closed do not end");
+        }
     }
 
     /// Tasks that serve connections and tunnels now.

@@ -146,6 +146,8 @@ pub struct Upstream {
     gate: FunctionGate,
     /// On tunnels.
     traffic: Traffic,
+    /// Woken by each set of endpoints.
+    published: Notify,
 }
 
 impl Upstream {
@@ -169,6 +171,7 @@ impl Upstream {
             counters: Counters::default(),
             gate: FunctionGate::new(&limits.bounds),
             traffic: Traffic::default(),
+            published: Notify::new(),
         })
     }
 
@@ -243,6 +246,7 @@ impl Upstream {
             leaving.extend(last.without(&endpoints).map(Arc::downgrade));
         };
         self.waiting.change(replace, |ask| self.take(ask, &[]));
+        self.published.notify_waiters();
         if self.retired.load(Ordering::Acquire) {
             self.waiting.refuse(&self.unknown());
         }
@@ -425,6 +429,11 @@ impl Upstream {
     #[must_use]
     pub fn last_traffic(&self) -> Option<Duration> {
         self.traffic.last().map(|last| last.elapsed())
+    }
+
+    /// Resolves with each set of endpoints that is published once this was [enabled](tokio::sync::futures::Notified::enable).
+    pub(crate) fn published(&self) -> tokio::sync::futures::Notified<'_> {
+        self.published.notified()
     }
 
     pub(crate) fn traffic(&self) -> &Traffic {

@@ -7,6 +7,7 @@
 mod end;
 mod functions;
 mod settings;
+mod supervised;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -145,7 +146,8 @@ impl Host {
     fn spawn_daemon(&mut self) {
         self.write_settings();
         let mut command = Command::new(program("roostd"));
-        command.arg("--config").arg(self.dir.path().join("roostd.toml")).arg("run");
+        let how = if self.config.supervised { "supervise" } else { "run" };
+        command.arg("--config").arg(self.dir.path().join("roostd.toml")).arg(how);
         // A test may put a program before the host's own.
         let path = format!(
             "{}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

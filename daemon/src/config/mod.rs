@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use roost_proxy::MAX_KEPT;
 
 use self::limits::Limits;
 use self::raw::Raw;
@@ -36,6 +37,8 @@ pub struct Config {
     pub drain: Duration,
     /// Where the same is answered in TLS; `None` for nowhere.
     pub tls: Option<Tls>,
+    /// How many tunnels at most outlive the daemon.
+    pub kept_tunnels: usize,
     /// Who may use the API; `None` for everybody.
     pub auth: Option<Auth>,
     /// What must survive a reboot.
@@ -285,6 +288,7 @@ impl Config {
             ),
             drain: m.duration("server.drain", raw.server.drain.as_deref(), 10),
             tls: raw.tls.resolve(m),
+            kept_tunnels: raw.server.kept_tunnels.unwrap_or(MAX_KEPT),
             auth: raw.auth.enabled.unwrap_or(true).then(|| Auth {
                 user: raw.auth.user.unwrap_or_else(|| "admin".into()),
                 password_file: raw.auth.password_file.unwrap_or_else(|| "/etc/roost/admin-password".into()),
@@ -323,6 +327,10 @@ impl Config {
         ] {
             m.require((1..=10_000).contains(&number), &format!("{key} = {number}: expected 1 to 10000"));
         }
+        m.require(
+            config.kept_tunnels <= MAX_KEPT,
+            &format!("server.kept_tunnels = {}: expected 0 to {MAX_KEPT}", config.kept_tunnels),
+        );
         m.require(
             config.queue.max_body <= config.queue.max_memory,
             "queue.max_body: expected no more than queue.max_memory",

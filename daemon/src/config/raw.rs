@@ -48,6 +48,7 @@ pub(super) struct RawServer {
     pub(super) listen: Option<String>,
     pub(super) metrics: Option<String>,
     pub(super) drain: Option<String>,
+    pub(super) kept_tunnels: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

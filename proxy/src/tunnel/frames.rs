@@ -83,6 +83,41 @@ impl Frames {
         Self { kind: Kind::Opaque, ..Self::of(sender) }
     }
 
+    /// As numbers, for whoever goes on with it. The highest 16 bits of the last are zero.
+    pub(super) fn to_words(self) -> [u64; 4] {
+        let [a, b, c, d, e, f, g, h, i, j] = self.header;
+        let kind = match self.kind {
+            Kind::Data => 0,
+            Kind::Probe => 1,
+            Kind::Close => 2,
+            Kind::Opaque => 3,
+        };
+        let [low, high] = self.code.to_le_bytes();
+        // Of a header there are fewer than 16 bytes, and of the kinds four.
+        let packed = self.have | kind << 4 | u8::from(self.closed) << 6;
+        let rest = u64::from_le_bytes([i, j, packed, low, high, 0, 0, 0]);
+        [self.left, self.messages, u64::from_le_bytes([a, b, c, d, e, f, g, h]), rest]
+    }
+
+    /// What [`to_words`](Self::to_words) made numbers of. Of any others, a stream of which nothing is known.
+    pub(super) fn of_words([left, messages, header, rest]: [u64; 4], sender: Sender) -> Self {
+        let [a, b, c, d, e, f, g, h] = header.to_le_bytes();
+        let [i, j, packed, low, high, ..] = rest.to_le_bytes();
+        let (have, closed) = (packed & 15, packed & 64);
+        let kind = match packed >> 4 & 3 {
+            0 => Kind::Data,
+            1 => Kind::Probe,
+            2 => Kind::Close,
+            _ => Kind::Opaque,
+        };
+        if usize::from(have) >= MAX_HEADER {
+            return Self::opaque(sender);
+        }
+        let header = [a, b, c, d, e, f, g, h, i, j];
+        let code = u16::from_le_bytes([low, high]);
+        Self { left, messages, header, have, kind, sender, closed: closed != 0, code }
+    }
+
     /// Is it known where frames begin?
     pub(crate) fn are_known(&self) -> bool {
         self.kind != Kind::Opaque
@@ -385,6 +420,9 @@ mod tests {
             let known = parts.are_known();
             parts.feed(second);
             prop_assert!(known || !parts.are_known(), "what was lost is never found again");
+            let again = Frames::of_words(parts.to_words(), sender);
+            prop_assert_eq!(again, parts);
+            prop_assert_eq!(parts.to_words()[3] >> 48, 0);
             // The scratch of a header is no part of what is known.
             let says = |frames: &Frames| {
                 (frames.kind, frames.left, frames.have, frames.closed, frames.code, frames.messages)

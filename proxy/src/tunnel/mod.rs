@@ -11,10 +11,15 @@
 //!              long, the function is gone, or
 //!              ends: the replica's or the server's
 //! ```
+//!
+//! Where there is a [`Keep`](keep::Keep), a tunnel between two plain sockets does not end with the process: it is left
+//! where it is, and [resumed](handover) by the next.
 
 mod close;
 mod ends;
 mod frames;
+mod handover;
+pub(crate) mod keep;
 mod ping;
 mod pump;
 mod screen;
@@ -25,17 +30,22 @@ mod way;
 mod words;
 
 use std::fmt;
-use std::future::poll_fn;
-use std::sync::Arc;
+use std::future::{pending, poll_fn};
+use std::net::Shutdown;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
+use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{debug, error, trace};
 
 use crate::access_log::Record;
 use crate::body::Exchange;
@@ -45,11 +55,14 @@ use crate::error::Error;
 use crate::extended::Asked;
 use crate::pool::Connection;
 use crate::stream::Stream;
+use crate::upstream::WebSocketLimits;
 pub(crate) use ends::Ends;
 use ends::Told;
+use frames::Sender;
 #[cfg(feature = "fuzzing")]
-pub(crate) use frames::{Frames, Sender};
-use pump::Terms;
+pub(crate) use frames::{Frames, Sender as FrameSender};
+use keep::{Keep, Kept, Origin};
+use pump::{Ended, Terms};
 use side::Side;
 pub(crate) use tally::Tally;
 pub use tally::{By, FRAME_TYPES, WebSockets};
@@ -71,9 +84,23 @@ pub(crate) struct Tunnel {
 #[derive(Debug, Default)]
 pub(crate) struct Tunnels {
     tracker: TaskTracker,
+    /// Those of them that end with this process.
+    ending: TaskTracker,
     ends: Ends,
     /// No more are to come.
     draining: CancellationToken,
+    /// Speaks to those that need not.
+    ends_of_kept: Ends,
+    keep: OnceLock<Arc<Keep>>,
+}
+
+/// What a tunnel has of the server.
+struct Ties {
+    keep: Option<Arc<Keep>>,
+    /// Held by those that end with this process.
+    ending: Option<TaskTrackerToken>,
+    server: Told,
+    if_kept: Told,
 }
 
 impl Tunnels {
@@ -98,33 +125,79 @@ impl Tunnels {
         }
     }
 
-    /// Ends all of them, spread over `over`, and at once those that still come.
-    pub(crate) fn end(&self, over: Duration) {
-        self.draining.cancel();
+    /// How many of them end with this process.
+    pub(crate) fn ending(&self) -> usize {
+        self.ending.len()
+    }
+
+    /// Keeps those that open from now on, as far as that can be.
+    pub(crate) fn keep(&self, keep: Arc<Keep>) {
+        if self.keep.set(keep).is_err() {
+            error!("there is one that keeps tunnels already");
+        }
+    }
+
+    /// Ends all of them, spread over `over`, and at once those that still come; those that are kept only if `all`.
+    pub(crate) fn end(&self, over: Duration, all: bool) {
+        if all {
+            self.draining.cancel();
+        }
         self.ends.pace(over);
+        if all {
+            self.ends_of_kept.pace(over);
+        }
+        self.ending.close();
         self.tracker.close();
     }
 
-    /// Ends all of them without a word.
-    pub(crate) fn cut(&self) {
+    /// Ends all of them without a word; those that are kept only if `all`.
+    pub(crate) fn cut(&self, all: bool) {
         self.ends.cut();
+        if all {
+            self.ends_of_kept.cut();
+        }
+        self.ending.close();
         self.tracker.close();
     }
 
-    /// Resolves when all have ended, and no more come: [`end`](Self::end) or [`cut`](Self::cut) was called before.
-    pub(crate) async fn ended(&self) {
-        self.tracker.wait().await;
+    /// Leaves those that are kept where they are.
+    pub(crate) fn leave(&self) {
+        if let Some(keep) = self.keep.get() {
+            keep.leave();
+        }
+    }
+
+    /// Resolves when all have ended, or all that are not kept, and no more come: [`end`](Self::end) or
+    /// [`cut`](Self::cut) was called before.
+    pub(crate) async fn ended(&self, all: bool) {
+        if all { self.tracker.wait().await } else { self.ending.wait().await }
     }
 
     /// Runs a tunnel until both sides are done, one fails, nothing moves, or it is told to end.
     pub(crate) fn open(&self, tunnel: Tunnel) {
         let replica = tunnel.exchange.claim().endpoint().ends().listen();
         // Boxed: what a task is given stays a part of it for as long as it runs.
-        self.tracker.spawn(run(Box::new(tunnel), replica, self.ends.listen()));
+        self.tracker.spawn(run(Box::new(tunnel), replica, self.ties()));
+    }
+
+    fn ties(&self) -> Box<Ties> {
+        Box::new(Ties {
+            keep: self.keep.get().cloned(),
+            ending: Some(self.ending.token()),
+            server: self.ends.listen(),
+            if_kept: self.ends_of_kept.listen(),
+        })
     }
 }
 
-async fn run(tunnel: Box<Tunnel>, replica: Told, server: Told) {
+impl Ties {
+    /// Who speaks for the server to a tunnel that is kept, or is not.
+    fn settle(self, kept: bool) -> (Told, Option<TaskTrackerToken>) {
+        if kept { (self.if_kept, None) } else { (self.server, self.ending) }
+    }
+}
+
+async fn run(tunnel: Box<Tunnel>, replica: Told, ties: Box<Ties>) {
     let Tunnel { client, mut connection, exchange, websocket, mut record } = *tunnel;
     let Asked { upgrade: client, extended } = client;
     // As HTTP the connection ends with the answer's head.
@@ -144,17 +217,33 @@ async fn run(tunnel: Box<Tunnel>, replica: Told, server: Told) {
         Err(stream) => (Client::Http2(Box::new(TokioIo::new(stream))), Bytes::new()),
     };
     let ahead = Box::new(Ahead { of_client, of_function });
-    let (upstream, traffic) = (exchange.claim().upstream(), exchange.claim().traffic());
-    let (limits, tally) = (upstream.shared_limits(), &upstream.counters().websockets);
-    let mut terms = Terms { websocket, limits, traffic, tally, replica, server };
-    let ended = pump::run(client.side(), Side::Socket(&mut function), ahead, &mut terms).await;
-    (record.received, record.sent) = (ended.of_client, ended.to_client);
-    record.broken = ended.broken;
-    if let Some((code, by)) = ended.closed {
-        tally.closed(code, by);
-    }
-    record.closed(ended.messages, ended.closed.map(|(code, by)| (code, by.name())));
-    drop(exchange);
+    let claim = exchange.claim();
+    let limits = claim.upstream().shared_limits();
+    // What is put into a tunnel, or taken out, nobody could count who only knows the kernel's numbers.
+    let plain = client.socket().filter(|_| limits.websocket == WebSocketLimits::default());
+    let kept = match (&ties.keep, plain) {
+        // Boxed: it is over before anything moves.
+        (Some(keep), Some(client)) => {
+            Box::pin(keep.open(claim, websocket, (client, &function), &ahead)).await
+        }
+        _ => None,
+    };
+    let origins = match &kept {
+        Some(kept) => kept.origins(&ahead),
+        None => {
+            let frames = keep::frames(websocket);
+            [(&ahead.of_client, Sender::Client), (&ahead.of_function, Sender::Function)]
+                // A copy, as a rule of nothing: what is ahead is part of the buffer in which the handshake was.
+                .map(|(ahead, sender)| Origin::own(ahead, frames(sender)))
+        }
+    };
+    // The buffers of the handshake.
+    drop(ahead);
+    let (server, _ending) = ties.settle(kept.is_some());
+    let (traffic, tally) = (claim.traffic(), &claim.upstream().counters().websockets);
+    let mut terms = Terms { websocket, limits, traffic, tally, replica, server, kept: kept.as_ref() };
+    let ended = pump_or_leave(&mut client, &mut function, origins, &mut terms).await;
+    finish(ended, kept, exchange, record).await;
     drop(client);
     // Only now may its connection be taken for one that has nothing to do.
     drop(extended);
@@ -166,6 +255,8 @@ enum Client {
     Connection(ClientSocket),
     /// One stream of an HTTP/2 connection.
     Http2(Box<TokioIo<Upgraded>>),
+    /// A connection that an earlier process has opened.
+    Resumed(TcpStream),
 }
 
 impl Client {
@@ -176,6 +267,80 @@ impl Client {
                 Stream::Tls(stream) => Side::Inner(&mut **stream),
             },
             Self::Http2(stream) => Side::Inner(&mut **stream),
+            Self::Resumed(socket) => Side::Socket(socket),
+        }
+    }
+
+    /// The socket, if it is that and nothing else.
+    fn socket(&mut self) -> Option<&TcpStream> {
+        match self.side() {
+            Side::Socket(socket) => Some(socket),
+            Side::Inner(_) => None,
+        }
+    }
+}
+
+/// Moves bytes until the tunnel ends; `None` if it is left for the next process.
+async fn pump_or_leave(
+    client: &mut Client,
+    function: &mut TcpStream,
+    origins: [Origin; 2],
+    terms: &mut Terms<'_>,
+) -> Option<Ended> {
+    let kept = terms.kept;
+    let ended = {
+        let mut pumped = pin!(pump::run(client.side(), Side::Socket(function), origins, terms));
+        let left = async {
+            match kept {
+                Some(kept) => kept.left().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            // The pump may be dropped wherever it is: where it stands is written down.
+            () = left => return None,
+            ended = &mut pumped => ended,
+        }
+    };
+    if kept.is_some()
+        && let Some(client) = client.socket()
+    {
+        shut(client, function);
+    }
+    Some(ended)
+}
+
+/// Ends both connections, of which there are copies in the store that would hold them open until they are gone, too.
+fn shut(client: &TcpStream, function: &TcpStream) {
+    for socket in [client, function] {
+        if let Err(error) = SockRef::from(socket).shutdown(Shutdown::Both) {
+            trace!(%error, "gone before the end");
+        }
+    }
+}
+
+/// Ties up what is left of a tunnel.
+async fn finish(ended: Option<Ended>, kept: Option<Kept>, exchange: Arc<Exchange>, mut record: Record) {
+    match (ended, kept) {
+        (Some(ended), kept) => {
+            (record.received, record.sent) = (ended.of_client, ended.to_client);
+            record.broken = ended.broken;
+            if let Some((code, by)) = ended.closed {
+                exchange.claim().upstream().counters().websockets.closed(code, by);
+            }
+            record.closed(ended.messages, ended.closed.map(|(code, by)| (code, by.name())));
+            drop(exchange);
+            drop(record);
+            if let Some(kept) = kept {
+                kept.close().await;
+            }
+        }
+        (None, kept) => {
+            record.broken = Some("handed over");
+            if let Some(kept) = kept {
+                kept.keep().hold(exchange);
+            }
         }
     }
 }
@@ -196,13 +361,12 @@ impl fmt::Debug for Tunnel {
 mod tests {
     use super::*;
 
-    fn size_of_future<F>(_: fn(Box<Tunnel>, Told, Told) -> F) -> usize {
-        size_of::<F>()
-    }
-
     #[test]
     fn an_idle_tunnel_is_a_small_task() {
+        fn size_of_future<F>(_: fn(Box<Tunnel>, Told, Box<Ties>) -> F) -> usize {
+            size_of::<F>()
+        }
         let size = size_of_future(run);
-        assert!(size <= 2432, "{size} bytes");
+        assert!(size <= 2944, "{size} bytes");
     }
 }

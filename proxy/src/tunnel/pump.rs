@@ -25,10 +25,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Ahead;
 use super::close::{self, Ending, HANDSHAKE};
 use super::ends::{Told, Word};
 use super::frames::{Counts, Frames, Sender};
+use super::keep::{Kept, Origin};
 use super::ping::{KeepAlive, Step};
 use super::screen::Screen;
 use super::side::Side;
@@ -68,6 +68,8 @@ pub(super) struct Terms<'a> {
     pub(super) replica: Told,
     /// Speaks for the server.
     pub(super) server: Told,
+    /// Where it is written down, if it is to outlive this process.
+    pub(super) kept: Option<&'a Kept>,
 }
 
 /// What the directions tell the timer, and the function's books.
@@ -163,17 +165,18 @@ impl Activity<'_> {
 pub(super) async fn run<'a>(
     client: Side<'a>,
     function: Side<'a>,
-    ahead: Box<Ahead>,
+    [of_client, of_function]: [Origin; 2],
     terms: &mut Terms<'_>,
 ) -> Ended {
-    let frames = if terms.websocket { Frames::of } else { Frames::opaque };
     let (client_reads, client_writes) = client.split();
     let (function_reads, function_writes) = function.split();
-    let mut to_function = Way::new(client_reads, function_writes, &ahead.of_client, frames(Sender::Client));
-    let mut to_client = Way::new(function_reads, client_writes, &ahead.of_function, frames(Sender::Function));
-    // The buffers of the handshake.
-    drop(ahead);
-    let websocket = if terms.websocket { terms.limits.websocket } else { WebSocketLimits::default() };
+    let mut to_function = Way::new(client_reads, function_writes, of_client);
+    let mut to_client = Way::new(function_reads, client_writes, of_function);
+    let websocket = match terms.kept {
+        None if terms.websocket => terms.limits.websocket,
+        // The limits may have come since it was opened, by an earlier process.
+        _ => WebSocketLimits::default(),
+    };
     let activity = Activity {
         last: Traffic::default(),
         heard: websocket.keepalive.map(|_| Box::default()),
@@ -221,6 +224,7 @@ pub(super) async fn run<'a>(
                     () = sleep(HANDSHAKE) => {}
                 }
             }
+            terms.kept.inspect(|kept| kept.ending());
             close::run(&mut to_client, &mut to_function, ending, &activity).await;
             stop.clone()
         });

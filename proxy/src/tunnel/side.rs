@@ -88,7 +88,7 @@ impl ReadHalf<'_> {
     }
 
     /// Reads what is there, without waiting.
-    pub(super) fn try_read_buf(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    pub(super) fn try_read_buf<B: bytes::BufMut>(&mut self, buffer: &mut B) -> io::Result<usize> {
         match self {
             Self::Socket(half) => half.try_read_buf(buffer),
             Self::Inner(half) => {

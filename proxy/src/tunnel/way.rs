@@ -6,18 +6,15 @@
 
 use std::io;
 
-use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::debug;
 
 use super::frames::{Frames, KINDS};
+use super::keep::{BUFFER, Held, Origin};
 use super::ping::Ping;
 use super::pump::Activity;
 use super::screen::{Screen, Verdict};
 use super::side::{ReadHalf, WriteHalf};
-
-/// The most that is read at once.
-const BUFFER: usize = 16 * 1024;
 
 /// Bytes from one socket to another.
 #[derive(Debug)]
@@ -34,7 +31,7 @@ pub(super) struct Way<'a> {
     refused: bool,
     /// What was read. A quiet direction has no buffer: one is taken when there is something to read, and given back
     /// when that is written.
-    held: Vec<u8>,
+    held: Held,
     /// So much of `held` is written.
     written: usize,
     /// Looks at what may be written, where that is asked for.
@@ -53,10 +50,9 @@ pub(super) enum Failed {
 }
 
 impl<'a> Way<'a> {
-    /// `ahead` is what was read before.
-    pub(super) fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, ahead: &Bytes, frames: Frames) -> Self {
-        // A copy, as a rule of nothing: `ahead` is part of the buffer in which the handshake was.
-        let held = ahead.to_vec();
+    /// From `origin` on.
+    pub(super) fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, origin: Origin) -> Self {
+        let Origin { held, written, frames } = origin;
         Self {
             from,
             to,
@@ -65,7 +61,7 @@ impl<'a> Way<'a> {
             ended: false,
             refused: false,
             held,
-            written: 0,
+            written,
             screen: None,
             ping: None,
         }
@@ -166,7 +162,7 @@ impl<'a> Way<'a> {
         self.ping = None;
         if self.held.len() == self.written {
             self.clear();
-            self.held.reserve_exact(BUFFER);
+            self.held.take_buffer(BUFFER);
             // Without waiting. What is wrong with the socket, whoever waits for it will find.
             self.from.try_read_buf(&mut self.held).ok();
         }
@@ -186,17 +182,17 @@ impl<'a> Way<'a> {
     /// Drops what was read and not written. The frames go on behind it.
     pub(super) fn forget(&mut self) {
         self.frames.feed(&self.held[self.written..]);
-        self.held = Vec::new();
+        self.held.forget();
         self.written = 0;
     }
 
     /// Reads more, all that was read before being written or held back. `false` at the end.
     async fn read(&mut self, activity: &Activity<'_>) -> io::Result<bool> {
         self.clear();
-        if self.held.capacity() < BUFFER {
+        if !self.held.has_buffer() {
             // Nothing is held while nothing comes.
             self.from.readable().await?;
-            self.held.reserve_exact(BUFFER);
+            self.held.take_buffer(BUFFER);
         }
         // `try_read_buf` would do, but this one also knows that a short read has emptied the socket.
         let length = self.from.read_buf(&mut self.held).await?;
@@ -208,11 +204,10 @@ impl<'a> Way<'a> {
     /// pong.
     fn clear(&mut self) {
         if self.written < self.held.len() {
-            self.held = self.held[self.written..].to_vec();
-        } else if self.held.len() < BUFFER {
-            self.held = Vec::new();
+            self.held.hold_back(self.written);
         } else {
-            self.held.clear();
+            let more = self.held.len() >= BUFFER;
+            self.held.done(more, self.moved, &self.frames);
         }
         self.written = 0;
     }

@@ -18,6 +18,7 @@ mod domains;
 mod endings;
 mod exactness;
 mod extended;
+mod handover;
 mod headers;
 mod keys;
 mod limits;

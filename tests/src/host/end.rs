@@ -36,9 +36,15 @@ impl Host {
             .map(|(id, pid)| format!("container {id}, process {pid:?}"))
             .collect();
         left.extend(self.containerd.active_snapshots().into_iter().map(|key| format!("snapshot {key}")));
-        let daemon = self.daemon.as_ref().map(|daemon| format!("process {}:", daemon.pid()));
+        let mut daemons: Vec<String> = Vec::new();
+        if let Some(daemon) = &self.daemon {
+            daemons.push(format!("process {}:", daemon.pid()));
+            if self.config.supervised {
+                daemons.push(format!("process {}:", self.supervised()));
+            }
+        }
         let found = self.marks().find().into_iter();
-        left.extend(found.filter(|text| daemon.as_ref().is_none_or(|daemon| !text.starts_with(daemon))));
+        left.extend(found.filter(|text| !daemons.iter().any(|daemon| text.starts_with(daemon))));
         left
     }
 }

@@ -13,6 +13,8 @@ use crate::repository;
 /// The settings that tests change.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Does a supervisor start the daemon?
+    pub supervised: bool,
     /// `[auth] enabled`.
     pub auth: bool,
     /// `[images] policy`.
@@ -48,6 +50,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            supervised: false,
             auth: true,
             pull_policy: "Always",
             stop_grace: "5s",

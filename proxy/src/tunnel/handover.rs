@@ -1,0 +1,123 @@
+//! Going on with the tunnels of an earlier process.
+//!
+//! Owns the waiting for their replicas, and what becomes of those that have none any more: they end as they would have
+//! with that process, with a word. Never knows how it is written down where they were.
+//!
+//! ```text
+//!   inherited ──► its replica is published ──► claimed ──► as any other tunnel
+//!                  │ ADOPTION, or there is no such function
+//!                  └──► closed: 1012
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::ends::Ends;
+use super::keep::{Found, Inherited, Orphan};
+use super::pump::{self, Terms};
+use super::side::Side;
+use super::{Client, Tally, Ties, Traffic, Tunnels, finish, pump_or_leave};
+use crate::access_log::Record;
+use crate::body::Exchange;
+use crate::claim::Claim;
+use crate::function::ReplicaId;
+use crate::route::Routes;
+use crate::upstream::Upstream;
+
+/// How long a replica may take to be found again. It ran all the time: it has to be listed and to answer once.
+const ADOPTION: Duration = Duration::from_secs(30);
+
+impl Tunnels {
+    /// Goes on with tunnels of the functions in `routes`.
+    pub(crate) fn resume(&self, inherited: Inherited, routes: &Routes) {
+        let Inherited { tunnels, stale } = inherited;
+        if let Some(keep) = self.keep.get().cloned()
+            && !stale.is_empty()
+        {
+            self.tracker.spawn(async move { keep.remove_stale(stale).await });
+        }
+        for orphan in tunnels {
+            self.tracker.spawn(resume(orphan, routes.clone(), self.ties()));
+        }
+    }
+}
+
+async fn resume(orphan: Orphan, routes: Routes, ties: Box<Ties>) {
+    let found = orphan.read();
+    let Orphan { kept, client, function } = orphan;
+    let (client, function) = match (open(client), open(function)) {
+        (Ok(client), Ok(function)) => (client, function),
+        (Err(error), _) | (_, Err(error)) => {
+            warn!("a tunnel of an earlier process ends: {error}");
+            return kept.close().await;
+        }
+    };
+    let Some(Found { function: key, replica, websocket, age, origins: Some(origins) }) = found else {
+        warn!("a tunnel of an earlier process ends, as it is not certain how far it came");
+        super::shut(&client, &function);
+        return kept.close().await;
+    };
+    let (mut client, mut function) = (Client::Resumed(client), function);
+    let upstream = routes.get(&key);
+    let claim = match &upstream {
+        Some(upstream) => {
+            tokio::select! {
+                biased;
+                // Still where it was: nobody has moved a byte.
+                () = kept.left() => return,
+                claim = adopted(upstream, &replica) => claim,
+            }
+        }
+        None => None,
+    };
+    let Some((upstream, claim)) = upstream.zip(claim) else {
+        info!(function = %key, %replica, "a tunnel of an earlier process ends: its replica is gone");
+        return end(client, function, origins, websocket, kept).await;
+    };
+    debug!(function = %key, %replica, ?age, "a tunnel of an earlier process goes on");
+    let replica = claim.endpoint().ends().listen();
+    let record = Record::resumed(&upstream);
+    let exchange = Arc::new(Exchange::new(claim));
+    let (server, _ending) = ties.settle(true);
+    let (limits, tally) = (upstream.shared_limits(), &upstream.counters().websockets);
+    let traffic = exchange.claim().traffic();
+    let mut terms = Terms { websocket, limits, traffic, tally, replica, server, kept: Some(&kept) };
+    let ended = pump_or_leave(&mut client, &mut function, origins, &mut terms).await;
+    finish(ended, Some(kept), exchange, record).await;
+}
+
+/// The claim that the tunnel had.
+async fn adopted(upstream: &Arc<Upstream>, replica: &ReplicaId) -> Option<Claim> {
+    timeout(ADOPTION, upstream.claim_again(replica)).await.ok()
+}
+
+/// Ends a tunnel whose replica is no longer there as one whose replica was replaced.
+async fn end(
+    mut client: Client,
+    mut function: TcpStream,
+    origins: [super::Origin; 2],
+    websocket: bool,
+    kept: super::Kept,
+) {
+    let (ends, traffic, tally) = (Ends::default(), Traffic::default(), Tally::default());
+    ends.pace(Duration::ZERO);
+    let (replica, server) = (ends.listen(), ends.listen());
+    let (traffic, tally, limits) = (&traffic, &tally, Arc::default());
+    let mut terms = Terms { websocket, limits, traffic, tally, replica, server, kept: Some(&kept) };
+    pump::run(client.side(), Side::Socket(&mut function), origins, &mut terms).await;
+    if let Some(client) = client.socket() {
+        super::shut(client, &function);
+    }
+    kept.close().await;
+}
+
+fn open(socket: OwnedFd) -> std::io::Result<TcpStream> {
+    let socket = std::net::TcpStream::from(socket);
+    socket.set_nonblocking(true)?;
+    TcpStream::from_std(socket)
+}

@@ -1,0 +1,211 @@
+//! Connections outlive the daemon: it is replaced, or killed, and they go on.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures_util::{SinkExt, StreamExt};
+use hyper::{Method, StatusCode};
+use roost_tests::{Config, ECHO, Host, Message, PATIENCE, Socket, body_in_pieces, eventually, next_piece};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+const IDLE: usize = 60;
+const BUSY: usize = 60;
+
+async fn supervised() -> Host {
+    let host = Host::with_echo(Config { supervised: true, ..Config::default() }).await;
+    host.deploy("echo", ECHO).await;
+    host
+}
+
+/// Messages that go round on WebSockets, each with its number and a length of its own, until they are told to stop.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    round: Arc<AtomicU64>,
+    sockets: Vec<JoinHandle<u64>>,
+}
+
+impl Traffic {
+    async fn start(host: &Host, count: usize) -> Self {
+        let (stop, round) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut sockets = Vec::new();
+        for number in 0..count {
+            let url = format!("ws://127.0.0.1:{}/function/echo", host.port());
+            let socket = connect_async(url).await.unwrap().0;
+            sockets.push(tokio::spawn(talk(socket, number, Arc::clone(&stop), Arc::clone(&round))));
+        }
+        Self { stop, round, sockets }
+    }
+
+    /// Waits until so many more messages have come back.
+    async fn go_on(&self, messages: u64) {
+        let goal = self.round.load(Ordering::Relaxed) + messages;
+        eventually("messages that come back", || async {
+            (self.round.load(Ordering::Relaxed) >= goal || self.sockets.iter().any(JoinHandle::is_finished))
+                .then_some(())
+        })
+        .await;
+    }
+
+    /// How many messages came back in all, each once, whole and in its turn.
+    async fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = 0;
+        for socket in self.sockets {
+            all += tokio::time::timeout(PATIENCE, socket).await.expect("an end").unwrap();
+        }
+        all
+    }
+}
+
+/// Some of a socket's messages are on their way at each moment; each is told apart from all others by its bytes.
+async fn talk(
+    mut socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    number: usize,
+    stop: Arc<AtomicBool>,
+    round: Arc<AtomicU64>,
+) -> u64 {
+    const AHEAD: u64 = 4;
+    let message = |index: u64| {
+        let length = 16 + (index * 7919 + number as u64 * 104_729) % 20_000;
+        let bytes = (0..length).map(|at| (at * 31 + index * 17 + number as u64) as u8);
+        let head = index.to_be_bytes().into_iter().chain((number as u64).to_be_bytes());
+        Message::binary(head.chain(bytes).collect::<Vec<u8>>())
+    };
+    let (mut sent, mut back) = (0, 0);
+    while back < sent || !stop.load(Ordering::Relaxed) {
+        while sent < back + AHEAD && !stop.load(Ordering::Relaxed) {
+            socket.send(message(sent)).await.unwrap_or_else(|error| panic!("{number}, {sent}: {error}"));
+            sent += 1;
+        }
+        if back == sent {
+            break;
+        }
+        let next = tokio::time::timeout(PATIENCE, socket.next()).await;
+        match next.unwrap_or_else(|_| panic!("{number}: message {back} does not come back")) {
+            Some(Ok(came)) => assert!(came == message(back), "{number}: another message than {back}"),
+            other => panic!("{number}: ended at message {back}: {other:?}"),
+        }
+        back += 1;
+        round.fetch_add(1, Ordering::Relaxed);
+    }
+    socket.close(None).await.unwrap();
+    back
+}
+
+async fn idle_ones(host: &Host) -> Vec<Socket> {
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        idle.push(Socket::open(host, "/function/echo").await);
+    }
+    idle
+}
+
+/// The tunnels that the metrics tell of.
+async fn tunnels(host: &Host) -> usize {
+    let metrics = roost_tests::Api::new(host.metrics_port(), None);
+    let text = metrics.get("/metrics").await.text().to_owned();
+    let sample = text
+        .lines()
+        .find_map(|line| line.strip_prefix("roost_open_tunnels{function_name=\"echo.openfaas-fn\"} "));
+    sample.map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn busy_and_idle_sockets_go_on_when_one_daemon_follows_another() {
+    let host = supervised().await;
+    let mut idle = idle_ones(&host).await;
+    let traffic = Traffic::start(&host, BUSY).await;
+    for _ in 0..3 {
+        traffic.go_on(2000).await;
+        host.hand_over().await;
+    }
+    traffic.go_on(2000).await;
+    let of_daemon = host.supervised_use();
+    println!("KiB and files of the daemon and its supervisor: {of_daemon:?}");
+    assert_eq!(tunnels(&host).await, IDLE + BUSY);
+    let messages = traffic.end().await;
+    assert!(messages >= 8000, "{messages}");
+    for (number, socket) in idle.iter_mut().enumerate() {
+        socket.echoes(&format!("still here {number}")).await;
+    }
+    for socket in idle {
+        socket.leave().await;
+    }
+    eventually("the end of all tunnels", || async { (tunnels(&host).await == 0).then_some(()) }).await;
+    // None is left in the store either.
+    let files = host.supervised_use();
+    assert!(files[1].1 < 20, "{files:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn busy_and_idle_sockets_go_on_when_the_daemon_is_killed() {
+    let host = supervised().await;
+    let mut idle = idle_ones(&host).await;
+    let traffic = Traffic::start(&host, BUSY).await;
+    for round in 0..8 {
+        traffic.go_on(500 + 137 * round).await;
+        host.crash().await;
+    }
+    traffic.go_on(2000).await;
+    let messages = traffic.end().await;
+    assert!(messages >= 6000, "{messages}");
+    for (number, socket) in idle.iter_mut().enumerate() {
+        socket.echoes(&format!("still here {number}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_in_flight_finishes_and_the_listener_refuses_nobody_meanwhile() {
+    let host = supervised().await;
+    let (sender, body) = body_in_pieces();
+    let request = host.api.request(&Method::POST, "/function/echo").body(body).unwrap();
+    sender.send("before".into()).await.unwrap();
+    let mut response = host.api.open(request).await.unwrap().into_body();
+    assert_eq!(next_piece(&mut response).await.unwrap().unwrap(), "before");
+    let finish = async {
+        // A connection that comes while nobody accepts is served by the next daemon.
+        let answer = host.call("echo", "to whoever is there").await;
+        assert_eq!((answer.status, answer.text()), (StatusCode::OK, "to whoever is there"));
+    };
+    let old = async {
+        eventually("the end to begin", || async {
+            let log = std::fs::read_to_string(host.daemon_log()).unwrap();
+            log.contains("for another daemon: ending").then_some(())
+        })
+        .await;
+        sender.send("after".into()).await.unwrap();
+        assert_eq!(next_piece(&mut response).await.unwrap().unwrap(), "after");
+        drop(sender);
+        assert_eq!(next_piece(&mut response).await.unwrap(), None);
+        finish.await;
+    };
+    tokio::join!(host.hand_over(), old);
+}
+
+#[tokio::test]
+async fn a_daemon_that_ends_for_good_closes_its_sockets_with_a_word_and_so_ends_one_that_cannot_go_on() {
+    let mut host = supervised().await;
+    let (mut kept, mut gone) =
+        (Socket::open(&host, "/function/echo").await, Socket::open(&host, "/function/echo").await);
+    gone.echoes("here").await;
+    kept.echoes("here").await;
+    host.terminate();
+    let words = (1012, "service restart".to_owned());
+    assert_eq!((kept.closed().await, gone.closed().await), (words.clone(), words));
+    host.ended().await;
+    host.start_daemon().await;
+    host.assert_echoes("echo").await;
+
+    // Its function dies while there is no daemon: it is told so by the next.
+    let mut socket = Socket::open(&host, "/function/echo").await;
+    socket.echoes("here").await;
+    let daemon = nix::unistd::Pid::from_raw(host.supervised());
+    nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGKILL).unwrap();
+    host.kill_function("echo");
+    let (code, _) = socket.closed().await;
+    assert!(code == 1011 || code == 1012, "{code}");
+}
