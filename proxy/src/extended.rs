@@ -107,7 +107,7 @@ mod tests {
 
     fn requests() -> Arc<Requests> {
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        Requests::new(permit)
+        Requests::new(permit, None, None)
     }
 
     fn connect(protocol: Option<&'static str>) -> Request<()> {

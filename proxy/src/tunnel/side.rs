@@ -193,15 +193,17 @@ impl Debug for ReadAhead<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
-    use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream, duplex};
     use tokio::time::timeout;
 
     use super::super::ends::Ends;
+    use super::super::frames::{Frames, Sender};
+    use super::super::keep::Origin;
     use super::super::pump::{self, Terms};
-    use super::super::{Ahead, Traffic};
+    use super::super::{Tally, Traffic};
     use super::*;
 
     #[tokio::test]
@@ -210,16 +212,20 @@ mod tests {
         let (mut function, of_function) = duplex(64);
         // These write nothing before they are told to, or have kilobytes.
         let (mut of_client, mut of_function) = (BufStream::new(of_client), BufStream::new(of_function));
-        let (replica, server, traffic) = (Ends::default(), Ends::default(), Traffic::default());
-        let terms = Terms {
+        let (replica, server) = (Ends::default(), Ends::default());
+        let (traffic, tally) = (Traffic::default(), Tally::default());
+        let mut terms = Terms {
             websocket: true,
-            limit: None,
+            limits: Arc::default(),
             traffic: &traffic,
+            tally: &tally,
             replica: replica.listen(),
             server: server.listen(),
+            kept: None,
         };
-        let ahead = Ahead { of_client: Bytes::new(), of_function: Bytes::new() };
-        let tunnel = pump::run(Side::Inner(&mut of_client), Side::Inner(&mut of_function), ahead, terms);
+        let origins = [Sender::Client, Sender::Function].map(|sender| Origin::own(&[], Frames::of(sender)));
+        let tunnel =
+            pump::run(Side::Inner(&mut of_client), Side::Inner(&mut of_function), origins, &mut terms);
         let talk = async {
             let mut heard = vec![0; 8];
             client.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
