@@ -85,13 +85,15 @@ impl Host {
     /// The process of the replica of the function that answers at this address, as the echo example tells it. It has to be
     /// kept from going: by an open connection.
     pub async fn process_at(&self, name: &str, address: &str) -> (String, Started) {
-        let function = self.function(name).await;
         let of_port = format!("{address}:");
         let is_there = |replica: &&Value| {
             replica["address"].as_str().is_some_and(|at| at == address || at.starts_with(&of_port))
         };
-        let replica = function["status"]["replicas"].as_array().unwrap().iter().find(is_there);
-        let replica = replica.unwrap_or_else(|| panic!("no replica at {address}: {function:#}"));
+        let found = |status: &Value| status["replicas"].as_array().unwrap().iter().find(is_there).cloned();
+        // It may have answered before it is told of.
+        let function =
+            self.status(name, &format!("a replica at {address}"), |status| found(status).is_some()).await;
+        let replica = found(&function["status"]).unwrap();
         self.process(replica["id"].as_str().unwrap())
     }
 
