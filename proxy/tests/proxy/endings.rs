@@ -260,7 +260,7 @@ async fn who_has_said_goodbye_is_not_pinged() {
 
 #[tokio::test]
 async fn a_client_that_answers_no_ping_is_closed_and_its_function_sees_it_go() {
-    let proxy = Proxy::start().await;
+    let proxy = Proxy::on_this_thread().await;
     let function = Function::start().await;
     let limits = WebSocketLimits { keepalive: Some(Duration::from_secs(25)), ..WebSocketLimits::default() };
     let upstream = with(&proxy, &function, limits, Timeouts::default());

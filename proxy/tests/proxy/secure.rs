@@ -93,6 +93,8 @@ async fn a_client_in_tls_is_served_like_any_other_and_the_function_is_told() {
     let ((), answer) = tokio::join!(wire.send(answer), client.answer());
     assert!(answer.body == body);
     let plain = proxy.ask(GET).await;
+    // It is served on the other lane, which has a connection of its own.
+    let mut wire = function.accept().await;
     assert_eq!(wire.head().await.value("x-forwarded-proto"), Some("http"));
     drop(plain);
 }

@@ -102,9 +102,17 @@ impl Proxy {
         Self::with(Settings::default()).await
     }
 
+    /// On the test's own thread, with its clock.
+    pub(crate) async fn on_this_thread() -> Self {
+        Self::with_all(Settings { lanes: 0, ..Settings::default() }).await
+    }
+
     /// On two lanes, whatever the settings say.
     pub(crate) async fn with(settings: Settings) -> Self {
-        let settings = Settings { lanes: 2, ..settings };
+        Self::with_all(Settings { lanes: 2, ..settings }).await
+    }
+
+    async fn with_all(settings: Settings) -> Self {
         let routes = Routes::new();
         // Says what it saw, so that tests can see what reached it.
         let fallback: Fallback = Arc::new(|request, peer| {
