@@ -167,6 +167,10 @@ impl<'a> Way<'a> {
             self.from.try_read_buf(&mut self.held).ok();
         }
         loop {
+            self.settle_screened(activity).await?;
+            if self.refused {
+                return Ok(());
+            }
             let whole = self.frames.last_boundary(&self.held[self.written..]);
             let goal = self.written + whole.unwrap_or(self.held.len() - self.written);
             while self.written < goal {
@@ -177,6 +181,23 @@ impl<'a> Way<'a> {
                 return Ok(());
             }
         }
+    }
+
+    /// Moves whole frames as far as the screen lets them, where there is one: what it takes out is not to come at the end.
+    async fn settle_screened(&mut self, activity: &Activity<'_>) -> Result<(), Failed> {
+        while self.screen.is_some() && self.written < self.held.len() {
+            let Ok(Some(length)) = self.may_pass() else { break };
+            let end = self.written + length;
+            let whole = self.frames.last_boundary(&self.held[self.written..end]);
+            if length > 0 && whole == Some(0) {
+                break;
+            }
+            let end = whole.map_or(end, |whole| self.written + whole);
+            while self.written < end {
+                self.write(end, activity).await.map_err(|_| Failed::To)?;
+            }
+        }
+        Ok(())
     }
 
     /// Drops what was read and not written. The frames go on behind it.
