@@ -159,7 +159,8 @@ async fn a_function_that_does_not_answer_within_its_limit_is_not_waited_for() {
     let host = odd(Config { request_timeout: "1s", ..Config::default() }).await;
     let mut t = Table::of(&host.api);
     let slow = error(502, "function odd.openfaas-fn did not answer within its request limit of 1s\n");
-    t.row("GET /function/odd/slow", "", proxied(slow).with("x-openfaas-internal", "proxy")).await;
+    let slow = proxied(slow).with("x-openfaas-internal", "proxy").with("x-roost-timeout", "request");
+    t.row("GET /function/odd/slow", "", slow).await;
 }
 
 #[tokio::test]
