@@ -10,12 +10,13 @@ use crate::procfs;
 const EVERY: Duration = Duration::from_secs(15);
 
 /// Gives back what is not used, now and then, for as long as the daemon runs. What a burst of work leaves is given back
-/// at once by whoever did it; this is for what is freed behind that: threads that end, connections that close.
+/// at once by whoever did it; this is for what is freed behind that: threads that end, connections that close, and the code
+/// of it all. A daemon that is busy has its code mapped again within microseconds.
 pub async fn keep_small() {
     let mut ticks = tokio::time::interval(EVERY);
     loop {
         ticks.tick().await;
-        give_back();
+        settle();
     }
 }
 

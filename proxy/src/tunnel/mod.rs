@@ -58,9 +58,10 @@ use crate::stream::Stream;
 use crate::upstream::WebSocketLimits;
 pub(crate) use ends::Ends;
 use ends::Told;
+#[cfg(not(feature = "fuzzing"))]
 use frames::Sender;
 #[cfg(feature = "fuzzing")]
-pub(crate) use frames::{Frames, Sender as FrameSender};
+pub(crate) use frames::{Frames, Sender};
 use keep::{Keep, Kept, Origin};
 use pump::{Ended, Terms};
 use side::Side;
