@@ -55,7 +55,7 @@ pub fn read_path(path: &str) -> Path {
             deferred: found.is_deferred(),
         },
         Target::Redirect(path) => Path::Redirect(path),
-        Target::Other => Path::Other,
+        Target::Call(_) | Target::Other => Path::Other,
     }
 }
 
