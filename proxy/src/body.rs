@@ -16,7 +16,6 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
@@ -24,9 +23,11 @@ use tracing::debug;
 use crate::access_log::Record;
 use crate::claim::Claim;
 use crate::client::Busy;
+use crate::client_body::{ClientBody, ClientBodyError};
 use crate::compress::Compressed;
+use crate::http1::replica::{BodyFailure, Connection};
 use crate::limits::Bounded;
-use crate::pool::Connection;
+use crate::pool;
 use crate::sent::Watched;
 
 /// Any error.
@@ -40,9 +41,9 @@ pub(crate) enum Broken {
     #[error("the answer was not whole within the request limit")]
     Request,
     #[error("the client's body broke off")]
-    Client(#[source] hyper::Error),
+    Client(#[source] ClientBodyError),
     #[error("the function's body broke off")]
-    Function(#[source] hyper::Error),
+    Function(#[source] Box<BodyFailure>),
     #[error("the client's body is longer than {0} bytes")]
     TooLarge(u64),
     #[error("the client's body took longer than {0:?}")]
@@ -132,7 +133,7 @@ impl IdleTimer {
 /// What a function is sent: the bytes of a client as they come, or bytes of ours.
 #[derive(Debug)]
 pub(crate) enum Payload {
-    Client(Incoming),
+    Client(ClientBody),
     Bounded(Box<Bounded>),
     Own(Full<Bytes>),
     /// Either, of which somebody wants to know the end.
@@ -234,7 +235,6 @@ impl Body for RequestBody {
 /// A function's body on its way to the client, with all that ends when it ends.
 #[derive(Debug)]
 pub(crate) struct FunctionBody {
-    inner: Incoming,
     idle: IdleTimer,
     /// Gone once the body has ended.
     lease: Option<Lease>,
@@ -250,24 +250,32 @@ struct Lease {
 
 impl FunctionBody {
     pub(crate) fn new(
-        inner: Incoming,
         connection: Connection,
         exchange: Arc<Exchange>,
         idle: IdleTimer,
         record: Record,
     ) -> Self {
-        let mut body = Self { inner, idle, lease: Some(Lease { connection, exchange }), record };
-        if body.inner.is_end_stream() {
+        let mut body = Self { idle, lease: Some(Lease { connection, exchange }), record };
+        if body.is_end_stream() {
             body.end();
         }
         body
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lease.as_ref().is_none_or(|lease| lease.connection.is_read())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.lease.as_ref().map_or(Some(0), |lease| lease.connection.left());
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 
     /// The last byte was read: the connection can serve another request.
     fn end(&mut self) {
         if let Some(Lease { connection, exchange }) = self.lease.take() {
             self.record.received = exchange.received.load(Ordering::Relaxed);
-            connection.rest(exchange.claim().endpoint().pool());
+            pool::rest(connection, exchange.claim().endpoint().pool());
             drop(exchange);
         }
     }
@@ -295,44 +303,31 @@ impl FunctionBody {
         self.record.sent = bytes;
     }
 
-    /// What has come, or comes now that the connection is asked.
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.inner).poll_frame(cx);
-        match &mut self.lease {
-            Some(lease) if frame.is_pending() => {
-                // If it has ended, the body tells so.
-                let (Poll::Ready(()) | Poll::Pending) = lease.connection.poll(cx);
-                Pin::new(&mut self.inner).poll_frame(cx)
-            }
-            _ => frame,
-        }
-    }
-
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match self.poll_inner(cx) {
+        let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
+        match lease.connection.poll_frame(cx) {
             Poll::Ready(Some(Ok(_))) if self.idle.is_over() => {
                 Poll::Ready(Some(Err(self.fail(Broken::Request))))
             }
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(lease) = &self.lease {
-                    lease.exchange.touch();
-                }
+                lease.exchange.touch();
                 if let Some(data) = frame.data_ref() {
                     self.record.sent += data.len() as u64;
                 }
                 // Nobody asks a body of known length again after its last byte.
-                if self.inner.is_end_stream() {
+                if self.is_end_stream() {
                     self.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(self.fail(Broken::Function(error))))),
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(Err(self.fail(Broken::Function(Box::new(error))))))
+            }
             Poll::Ready(None) => {
                 self.end();
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                let Some(lease) = &self.lease else { return Poll::Pending };
                 let expired = ready!(self.idle.poll_expired(cx, || lease.exchange.last_moved()));
                 Poll::Ready(Some(Err(self.fail(expired))))
             }
@@ -434,7 +429,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full(body) => body.is_end_stream(),
-            Kind::Function(body) => body.inner.is_end_stream(),
+            Kind::Function(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
             Kind::Compressed(body) => body.is_end_stream(),
         }
@@ -443,7 +438,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Full(body) => body.size_hint(),
-            Kind::Function(body) => body.inner.size_hint(),
+            Kind::Function(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
             Kind::Compressed(body) => body.size_hint(),
         }

@@ -22,8 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
+use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
@@ -116,7 +115,9 @@ impl Drop for Busy {
 /// A client's socket.
 #[derive(Debug)]
 pub(crate) struct ClientSocket {
-    io: TokioIo<Stream>,
+    stream: Stream,
+    /// What was read and is to be read again.
+    unread: Bytes,
     requests: Arc<Requests>,
     limits: Limits,
     timer: Option<Pin<Box<Sleep>>>,
@@ -139,7 +140,8 @@ struct Linger {
 impl ClientSocket {
     pub(crate) fn new(stream: Stream, requests: Arc<Requests>, limits: Limits) -> Self {
         Self {
-            io: TokioIo::new(stream),
+            stream,
+            unread: Bytes::new(),
             requests,
             limits,
             timer: None,
@@ -156,7 +158,12 @@ impl ClientSocket {
     pub(crate) fn stream(&mut self) -> &mut Stream {
         // It may be upgraded for hours: the timer is not needed there.
         self.timer = None;
-        self.io.inner_mut()
+        &mut self.stream
+    }
+
+    /// Has `bytes` read again, in front of what is still to come.
+    pub(crate) fn unread(&mut self, bytes: Bytes) {
+        self.unread = bytes;
     }
 
     /// Is a request going on? Also notices requests that came and went since the last look.
@@ -225,7 +232,7 @@ impl ClientSocket {
         let mut scratch = [0; 4096];
         while let Some(linger) = &mut self.lingering {
             let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(self.io.inner_mut()).poll_read(cx, &mut buffer) {
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     match linger.bytes_left.checked_sub(buffer.filled().len()) {
                         Some(left) => linger.bytes_left = left,
@@ -240,22 +247,23 @@ impl ClientSocket {
     }
 }
 
-impl Read for ClientSocket {
+impl AsyncRead for ClientSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        mut buffer: ReadBufCursor<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // SAFETY: the buffer is only handed to `ReadBuf`, which never un-initializes a byte.
-        let mut window = ReadBuf::uninit(unsafe { buffer.as_mut() });
-        match Pin::new(this.io.inner_mut()).poll_read(cx, &mut window) {
+        if !this.unread.is_empty() {
+            let again = this.unread.len().min(buffer.remaining());
+            buffer.put_slice(&this.unread[..again]);
+            this.unread.advance(again);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {
-                let bytes = window.filled();
-                this.note_read(bytes);
-                let length = bytes.len();
-                // SAFETY: these are the bytes that were just filled.
-                unsafe { buffer.advance(length) };
+                this.note_read(&buffer.filled()[before..]);
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -264,9 +272,9 @@ impl Read for ClientSocket {
     }
 }
 
-impl Write for ClientSocket {
+impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.note_write(cx, written)
     }
 
@@ -275,21 +283,21 @@ impl Write for ClientSocket {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.note_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        Write::is_write_vectored(&self.io)
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Write::poll_flush(Pin::new(&mut self.io), cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
-            ready!(Pin::new(self.io.inner_mut()).poll_shutdown(cx))?;
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
             self.lingering = Some(Linger { until: Instant::now() + LINGER, bytes_left: LINGER_BYTES });
         }
         self.poll_linger(cx).map(Ok)
@@ -300,7 +308,7 @@ impl Drop for ClientSocket {
     fn drop(&mut self) {
         if self.requests.reset.load(Ordering::Relaxed) {
             // Without this the close would look like the end of the body.
-            if let Err(error) = SockRef::from(self.io.inner().socket()).set_linger(Some(Duration::ZERO)) {
+            if let Err(error) = SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO)) {
                 tracing::debug!(%error, "a truncated answer cannot be reset");
             }
         }

@@ -22,8 +22,9 @@ use tokio::sync::Notify;
 
 use crate::affinity::Tag;
 use crate::function::ReplicaId;
+use crate::http1::replica::Connection;
 use crate::placement::ReplicaKey;
-use crate::pool::{Connection, Pool};
+use crate::pool::{self, Pool};
 use crate::tunnel::{Ends, Traffic};
 
 /// The bit of the state that refuses new claims.
@@ -272,7 +273,7 @@ impl Endpoint {
 
     /// A new connection, within `limit`.
     pub(crate) async fn connect(&self, limit: Duration) -> std::io::Result<Connection> {
-        Connection::open(self.address, limit).await
+        pool::open(self.address, limit).await
     }
 
     /// Where connections rest that have nothing to do.

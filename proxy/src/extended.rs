@@ -19,12 +19,12 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::ext::Protocol;
-use hyper::upgrade::OnUpgrade;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use uuid::Uuid;
 
 use crate::body::ResponseBody;
 use crate::client::{Busy, Requests};
+use crate::client_body::Upgrade;
 use crate::headers;
 
 /// What a key is answered with: the digest of it and of this (RFC 6455).
@@ -41,15 +41,15 @@ pub(crate) struct Extended {
 /// The client's side of a tunnel that it asked for.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    pub(crate) upgrade: OnUpgrade,
+    pub(crate) upgrade: Upgrade,
     pub(crate) extended: Option<Arc<Extended>>,
 }
 
-/// Makes a request for a WebSocket over HTTP/2 the one that it is over HTTP/1.1. Others stay as they are.
-pub(crate) fn translate<B>(request: &mut Request<B>, requests: &Arc<Requests>) {
+/// Makes a request for a WebSocket over HTTP/2 the one that it is over HTTP/1.1. Others stay as they are: `false`.
+pub(crate) fn translate<B>(request: &mut Request<B>, requests: &Arc<Requests>) -> bool {
     let websocket = |protocol: &Protocol| protocol.as_str().eq_ignore_ascii_case("websocket");
     if request.method() != Method::CONNECT || !request.extensions().get().is_some_and(websocket) {
-        return;
+        return false;
     }
     let key = HeaderValue::try_from(BASE64_STANDARD.encode(Uuid::new_v4().as_bytes()));
     let key = key.expect("base64 is visible ASCII");
@@ -67,6 +67,7 @@ pub(crate) fn translate<B>(request: &mut Request<B>, requests: &Arc<Requests>) {
     headers.insert(SEC_WEBSOCKET_KEY, key.clone());
     headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
     request.extensions_mut().insert(Arc::new(Extended { key, _busy: busy }));
+    true
 }
 
 impl Extended {
@@ -124,8 +125,7 @@ mod tests {
     fn a_websocket_of_http2_becomes_a_handshake_with_a_host_and_a_key_of_its_own() {
         let requests = requests();
         let (mut one, mut other) = (connect(Some("WebSocket")), connect(Some("websocket")));
-        translate(&mut one, &requests);
-        translate(&mut other, &requests);
+        assert!(translate(&mut one, &requests) && translate(&mut other, &requests));
         assert_eq!(
             (one.method(), one.version(), one.uri().path()),
             (&Method::GET, Version::HTTP_11, "/room")
@@ -144,7 +144,7 @@ mod tests {
         assert_ne!(key(&one), key(&other));
         for protocol in [None, Some("connect-udp")] {
             let mut request = connect(protocol);
-            translate(&mut request, &requests);
+            assert!(!translate(&mut request, &requests));
             assert_eq!(request.method(), Method::CONNECT);
             assert!(Extended::of(&request).is_none());
         }

@@ -1,7 +1,7 @@
 //! Sending a request to an endpoint, until the head of its answer is there.
 //!
-//! Owns the only retries there are. The rule: what may have been sent is never sent again. A request comes back from
-//! hyper only if not one byte of it was written; then, and when no connection could be made, another try is safe.
+//! Owns the only retries there are. The rule: what may have been sent is never sent again. A request comes back from a
+//! connection only if not one byte of it was written; then, and when no connection could be made, another try is safe.
 //!
 //! ```text
 //!   claim ─► pooled connection ─► sent ─► head of the answer
@@ -19,13 +19,12 @@ use std::{io, mem};
 
 use http::header::HOST;
 use http::{Request, Response};
-use hyper::body::Incoming;
 
 use crate::body::{Broken, Exchange, Payload, RequestBody};
 use crate::claim::Claim;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::pool::Connection;
+use crate::http1::replica::{Connection, Failure};
 use crate::upstream::Timeouts;
 
 /// Endpoints tried for one request before its client is told.
@@ -33,7 +32,7 @@ const MAX_ENDPOINTS: usize = 3;
 
 /// An answer whose head was read: the body is still on the connection.
 pub(crate) struct Answer {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<()>,
     pub(crate) connection: Connection,
     pub(crate) exchange: Arc<Exchange>,
 }
@@ -100,43 +99,28 @@ async fn send_on(
     request.headers_mut().insert(HOST, claim.endpoint().host().clone());
     let exchange = Arc::new(Exchange::new(claim));
     let request = request.map(|body| RequestBody::new(body, &exchange, idle));
-    let mut failure = match connection.send(request).await {
-        Ok(response) => return Sent::Answered(Answer { response, connection, exchange }),
-        Err(failure) => failure,
-    };
-    match failure.take_message() {
-        Some(unsent) => {
+    match connection.send(request).await {
+        Ok(response) => Sent::Answered(Answer { response, connection, exchange }),
+        Err(Failure::Unsent(unsent)) => {
             let request = unsent.map(RequestBody::into_inner);
             let exchange = Arc::into_inner(exchange).expect("only the body of the request shared it");
             Sent::Back(request, exchange.into_claim())
         }
-        None => Sent::Failed(no_answer(exchange.claim(), &failure.into_error())),
+        Err(failure) => Sent::Failed(no_answer(exchange.claim(), &failure)),
     }
 }
 
 /// What to say of an answer that did not come.
-fn no_answer(claim: &Claim, error: &hyper::Error) -> Error {
-    let what = match broken(error) {
-        Some(Broken::Idle(limit)) => return Error::ClientStalled { limit: *limit },
-        Some(Broken::TooLarge(limit)) => return Error::BodyTooLarge { limit: *limit },
-        Some(Broken::Late(limit)) => return Error::BodyTooSlow { limit: *limit },
-        Some(_) => return Error::ClientGone,
-        None if error.is_parse() => "sent something that is not HTTP",
-        None => "closed the connection without an answer",
+fn no_answer(claim: &Claim, failure: &Failure) -> Error {
+    let what = match failure {
+        Failure::Request(Broken::Idle(limit)) => return Error::ClientStalled { limit: *limit },
+        Failure::Request(Broken::TooLarge(limit)) => return Error::BodyTooLarge { limit: *limit },
+        Failure::Request(Broken::Late(limit)) => return Error::BodyTooSlow { limit: *limit },
+        Failure::Request(_) => return Error::ClientGone,
+        Failure::Malformed(_) => "sent something that is not HTTP",
+        Failure::Unsent(_) | Failure::Closed(_) => "closed the connection without an answer",
     };
     let (function, replica) = (claim.upstream().key(), claim.endpoint().id());
-    tracing::debug!(%function, %replica, error = error as &dyn StdError, "no answer");
+    tracing::debug!(%function, %replica, error = failure as &dyn StdError, "no answer");
     Error::NoAnswer { function: function.clone(), replica: replica.clone(), what }
-}
-
-/// The end of the request's own body, if that is the cause.
-fn broken(error: &hyper::Error) -> Option<&Broken> {
-    let mut source = error.source();
-    while let Some(error) = source {
-        if let Some(broken) = error.downcast_ref() {
-            return Some(broken);
-        }
-        source = error.source();
-    }
-    None
 }

@@ -23,7 +23,7 @@ fn call() -> Call {
 /// What a function gets of a client's headers; with whether it is asked to switch protocols.
 pub fn to_function(request: Request<()>, peer: SocketAddr) -> (HeaderMap, bool) {
     let mut parts = request.into_parts().0;
-    let upgrade = headers::wants_upgrade(&parts);
+    let upgrade = headers::offers_upgrade(parts.version, &parts.headers);
     headers::to_function(&mut parts, &call(), peer, upgrade);
     (parts.headers, upgrade)
 }

@@ -11,12 +11,9 @@ use std::time::Duration;
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::access::Guard;
@@ -26,6 +23,7 @@ use crate::ask::Ask;
 use crate::body::{FunctionBody, IdleTimer, Payload, ResponseBody};
 use crate::call::{Call, CallIds};
 use crate::claim::Claim;
+use crate::client_body::ClientBody;
 use crate::compress::{Compressor, Offer};
 use crate::error::Error;
 use crate::extended::{Asked, Extended};
@@ -42,7 +40,7 @@ use crate::upstream::{Timeouts, Upstream};
 
 /// Answers everything that is neither under `/function/` nor under `/async-function/`.
 pub type Fallback = Arc<
-    dyn Fn(Request<Incoming>, SocketAddr) -> Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>
+    dyn Fn(Request<ClientBody>, SocketAddr) -> Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>
         + Send
         + Sync,
 >;
@@ -67,7 +65,7 @@ impl Handler {
     /// Answers one request of `peer`.
     pub(crate) async fn handle(
         &self,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         peer: SocketAddr,
     ) -> Response<ResponseBody> {
         let at_domain = self.routes.find_domain(&request);
@@ -92,7 +90,7 @@ impl Handler {
     }
 
     /// Tells a client why its request goes no further. What may be two requests is the last of its connection.
-    fn turn_back(&self, request: &Request<Incoming>, error: &Error) -> Response<ResponseBody> {
+    fn turn_back(&self, request: &Request<ClientBody>, error: &Error) -> Response<ResponseBody> {
         let mut response = refuse(error, &self.ids.identify(request.headers()), false);
         if matches!(error, Error::Malformed { .. }) && request.version() <= Version::HTTP_11 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -104,7 +102,7 @@ impl Handler {
     async fn at_domain(
         &self,
         upstream: Arc<Upstream>,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
         peer: SocketAddr,
         note: &mut Note,
     ) -> Response<ResponseBody> {
@@ -119,7 +117,7 @@ impl Handler {
 
     async fn respond(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
         peer: SocketAddr,
         note: &mut Note,
     ) -> Response<ResponseBody> {
@@ -147,7 +145,7 @@ impl Handler {
     }
 
     /// What the call is known by, and the trace that it is a part of.
-    fn identify(&self, request: &mut Request<Incoming>, note: &mut Note) -> Call {
+    fn identify(&self, request: &mut Request<ClientBody>, note: &mut Note) -> Call {
         let call = self.ids.identify(request.headers());
         let trace = trace::pass_on(request.headers_mut(), self.spans.then_some(&self.ids));
         note.call(&call.id, trace);
@@ -158,7 +156,7 @@ impl Handler {
     async fn enter(
         &self,
         upstream: Arc<Upstream>,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
         path: &FunctionPath<'_>,
         call: Call,
         peer: SocketAddr,
@@ -187,7 +185,7 @@ impl Handler {
     async fn invoke(
         &self,
         upstream: Arc<Upstream>,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         path: &FunctionPath<'_>,
         call: Call,
         peer: SocketAddr,
@@ -264,7 +262,7 @@ impl Handler {
         record.upgraded(response.headers());
         let websocket = headers::is_websocket(response.headers());
         self.tunnels.open(Tunnel { client, connection, exchange, websocket, record });
-        response.map(|_| ResponseBody::empty())
+        response.map(|()| ResponseBody::empty())
     }
 
     /// Has a call taken over, to be made when nobody waits for it.
@@ -272,7 +270,7 @@ impl Handler {
         &self,
         upstream: &Arc<Upstream>,
         path: &FunctionPath<'_>,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         call: &Call,
         peer: SocketAddr,
     ) -> Response<ResponseBody> {
@@ -334,13 +332,13 @@ pub(crate) fn pass_on(
     let status = response.status();
     record.status = status.as_u16();
     record.answered_by(exchange.claim().endpoint().id());
-    let has_body = !response.body().is_end_stream();
+    let has_body = !connection.is_read();
     headers::to_client(status, response.headers_mut(), call, asked_with, has_body);
     // Each side has its own version, which is for hyper to know.
     *response.version_mut() = Version::HTTP_11;
     let end = timer.as_ref().map(|timer| timer.deadline()).filter(|_| timeouts.request_body);
     let idle = IdleTimer::new(timeouts.idle, timer).until(end);
-    response.map(|body| ResponseBody::function(FunctionBody::new(body, connection, exchange, idle, record)))
+    response.map(|()| ResponseBody::function(FunctionBody::new(connection, exchange, idle, record)))
 }
 
 /// What to say of a replica that answers 101 to a request that was none for an upgrade.
@@ -385,23 +383,22 @@ fn function_uri(path: &FunctionPath<'_>, query: Option<&str>) -> Option<Uri> {
 
 /// Makes the client's request the one for the function; with the client's side of the tunnel if it asks for one.
 fn prepare(
-    mut request: Request<Incoming>,
+    request: Request<ClientBody>,
     uri: Uri,
     call: &Call,
     peer: SocketAddr,
 ) -> (Request<Payload>, Option<Asked>) {
-    let asked = Asked { upgrade: hyper::upgrade::on(&mut request), extended: Extended::of(&request) };
+    let extended = Extended::of(&request);
     let (mut parts, body) = request.into_parts();
-    let upgrade = headers::wants_upgrade(&parts);
-    headers::to_function(&mut parts, call, peer, upgrade);
-    if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        // Said here because for some methods hyper would rather drop a body of unknown length.
-        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
+    let (asked, body) = match body.into_upgrade() {
+        Ok(upgrade) => (Some(Asked { upgrade, extended }), ClientBody::empty()),
+        Err(body) => (None, body),
+    };
+    headers::to_function(&mut parts, call, peer, asked.is_some());
     parts.uri = uri;
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    (Request::from_parts(parts, Payload::Client(body)), upgrade.then_some(asked))
+    (Request::from_parts(parts, Payload::Client(body)), asked)
 }
 
 /// Waits for the head of the answer, within the limits for that.

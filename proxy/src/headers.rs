@@ -38,11 +38,6 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 /// Does the client ask to change the protocol of this connection?
 ///
 /// An offer of `h2c` alone is not passed on: it speaks of the next hop, and is as good as none.
-pub(crate) fn wants_upgrade(parts: &Parts) -> bool {
-    offers_upgrade(parts.version, &parts.headers)
-}
-
-/// As [`wants_upgrade`].
 pub(crate) fn offers_upgrade(version: Version, headers: &HeaderMap) -> bool {
     version == Version::HTTP_11
         && headers.get_all(UPGRADE).iter().any(|value| tokens(value).any(is_passed_on))
@@ -250,7 +245,7 @@ mod tests {
 
     fn sent(version: Version, headers: &[(&str, &str)]) -> Vec<String> {
         let mut parts = parts(version, headers);
-        let upgrade = wants_upgrade(&parts);
+        let upgrade = offers_upgrade(parts.version, &parts.headers);
         let call = Call { id: HeaderValue::from_static("id"), start: 7 };
         to_function(&mut parts, &call, "192.0.2.1:5".parse().unwrap(), upgrade);
         // What is the same in each row is left out.
@@ -345,7 +340,7 @@ mod tests {
             (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "H2C, h2, HTTP/2.0")], false),
             (Version::HTTP_10, &[("connection", "upgrade"), ("upgrade", "websocket")], false),
         ] {
-            assert_eq!(wants_upgrade(&parts(version, given)), wanted, "{given:?}");
+            assert_eq!(offers_upgrade(version, &parts(version, given).headers), wanted, "{given:?}");
         }
     }
 

@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 
 use crate::body::ResponseBody;
+use crate::client_body::ClientBody;
 use crate::function::FunctionKey;
 
 /// An answer that is still to come.
@@ -29,7 +29,7 @@ pub struct Deferred {
     /// The largest body that the function takes, in bytes. One of known length was measured.
     pub max_body: Option<u64>,
     /// The request as it is for the function, but for what a [`Caller`](crate::Caller) adds. The URI is a path and a query.
-    pub request: Request<Incoming>,
+    pub request: Request<ClientBody>,
 }
 
 /// Takes calls over, to make them later.

@@ -14,25 +14,17 @@
 //! A connection belongs to the lane whose thread it was opened on, which hears of its socket, and rests in that lane's
 //! part of the pool.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, trace};
 
-use crate::body::RequestBody;
+use crate::http1::replica::Connection;
 use crate::lanes;
 use crate::tcp::{self, REPLICA_KEEPALIVE};
 
@@ -71,20 +63,6 @@ struct Parked {
     since: Instant,
 }
 
-/// An open connection. Dropping it closes it, whatever is on its way.
-pub(crate) struct Connection {
-    sender: SendRequest<RequestBody>,
-    bytes: Bytes,
-}
-
-/// Moves the bytes.
-struct Bytes {
-    /// Boxed, as it goes from hand to hand and is large.
-    http: Box<http1::Connection<TokioIo<TcpStream>, RequestBody>>,
-    /// It is closed, or no longer HTTP.
-    ended: bool,
-}
-
 impl Pool {
     /// That of the lane of this thread.
     fn part(&self) -> MutexGuard<'_, Idle> {
@@ -100,8 +78,8 @@ impl Pool {
     pub(crate) fn take(&self) -> Option<Connection> {
         loop {
             // What is not used is closed outside the lock.
-            let Parked { mut connection, since } = self.part().stack.pop()?;
-            if since.elapsed() < IDLE_LIMIT && connection.is_ready() {
+            let Parked { connection, since } = self.part().stack.pop()?;
+            if since.elapsed() < IDLE_LIMIT && connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -140,8 +118,8 @@ async fn sweep(pool: Weak<Pool>, part: usize) {
         let Some(pool) = pool.upgrade() else { return };
         let mut idle = Pool::lock(&pool.parts[part]);
         let mut unusable = Vec::new();
-        for mut parked in std::mem::take(&mut idle.stack) {
-            let good = parked.since.elapsed() < IDLE_LIMIT && parked.connection.is_ready();
+        for parked in std::mem::take(&mut idle.stack) {
+            let good = parked.since.elapsed() < IDLE_LIMIT && parked.connection.is_quiet();
             if good { idle.stack.push(parked) } else { unusable.push(parked) }
         }
         let empty = idle.stack.is_empty();
@@ -157,93 +135,29 @@ async fn sweep(pool: Weak<Pool>, part: usize) {
     }
 }
 
-impl Connection {
-    /// Opens a connection to `address`.
-    pub(crate) async fn open(address: SocketAddr, limit: Duration) -> io::Result<Self> {
-        let stream = timeout(limit, TcpStream::connect(address)).await.map_err(|_| {
-            io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))
-        })??;
-        stream.set_nodelay(true)?;
-        tcp::keep_alive(&stream, REPLICA_KEEPALIVE);
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Self { sender, bytes: Bytes { http: Box::new(connection), ended: false } })
-    }
-
-    /// Sends a request and waits for the head of its answer.
-    ///
-    /// Not cancel safe: a connection that was given up in the middle can only be dropped.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let bytes = &mut self.bytes;
-        poll_fn(|cx| {
-            // If it has ended, the answer tells so.
-            let (Poll::Ready(()) | Poll::Pending) = bytes.poll(cx);
-            answer.as_mut().poll(cx)
-        })
+/// Opens a connection to `address`.
+pub(crate) async fn open(address: SocketAddr, limit: Duration) -> io::Result<Connection> {
+    let stream = timeout(limit, TcpStream::connect(address))
         .await
-    }
-
-    /// Moves what can be moved now, in the task that waits for it. `Ready` once the connection has ended, or is no longer
-    /// HTTP.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.bytes.poll(cx)
-    }
-
-    /// The socket of a connection that ended with an upgrade, and what was read of it behind the answer's head.
-    pub(crate) fn into_socket(self) -> (TcpStream, bytes::Bytes) {
-        let parts = self.bytes.http.into_parts();
-        (parts.io.into_inner(), parts.read_buf)
-    }
-
-    /// Can it take a request now? Looks at the socket, and wakes nobody.
-    fn is_ready(&mut self) -> bool {
-        let idle = self.poll(&mut Context::from_waker(Waker::noop())).is_pending();
-        idle && self.sender.is_ready()
-    }
-
-    /// The answer was read to its end: the connection goes to `pool`, as soon as it is ready.
-    pub(crate) fn rest(mut self, pool: &Arc<Pool>) {
-        if self.is_ready() {
-            pool.put(self);
-        } else if !self.bytes.ended {
-            // The answer overtook the end of the request.
-            let pool = Arc::clone(pool);
-            tokio::spawn(async move {
-                let ready = poll_fn(|cx| {
-                    let ended = self.poll(cx).is_ready();
-                    let ready = self.sender.poll_ready(cx).map(|ready| ready.is_ok());
-                    if ended { Poll::Ready(false) } else { ready }
-                });
-                match timeout(UPLOAD_LINGER, ready).await {
-                    Ok(true) => pool.put(self),
-                    Ok(false) => trace!("the function closed the connection after its answer"),
-                    Err(_) => debug!("the function answered but does not read the request: connection cut"),
-                }
-            });
-        }
-    }
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}")))??;
+    stream.set_nodelay(true)?;
+    tcp::keep_alive(&stream, REPLICA_KEEPALIVE);
+    Ok(Connection::new(stream))
 }
 
-impl Bytes {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.ended {
-            return Poll::Ready(());
-        }
-        // Without a shutdown: what is closed is closed by being dropped, and an upgraded one goes on.
-        self.http.poll_without_shutdown(cx).map(|ended| {
-            self.ended = true;
-            if let Err(error) = ended {
-                trace!(%error, "connection to a function ended");
+/// The answer was read to its end: the connection goes to `pool`, as soon as the request was sent, too.
+pub(crate) fn rest(mut connection: Connection, pool: &Arc<Pool>) {
+    if connection.is_idle() {
+        pool.put(connection);
+    } else if connection.is_sending() {
+        // The answer overtook the end of the request.
+        let pool = Arc::clone(pool);
+        tokio::spawn(async move {
+            match timeout(UPLOAD_LINGER, poll_fn(|cx| connection.poll_sent(cx))).await {
+                Ok(true) => pool.put(connection),
+                Ok(false) => trace!("the function closed the connection after its answer"),
+                Err(_) => debug!("the function answered but does not read the request: connection cut"),
             }
-        })
-    }
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("ended", &self.bytes.ended).finish_non_exhaustive()
+        });
     }
 }

@@ -9,17 +9,22 @@
 //! ```
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::error::Error as StdError;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
-use hyper_util::server::conn::auto;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -30,11 +35,15 @@ use tracing::{debug, warn};
 use crate::access::Guard;
 use crate::access_log::AccessLog;
 use crate::affinity::{AffinityKey, Cookies};
+use crate::body::ResponseBody;
 use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
+use crate::client_body::{ClientBody, Upgrade};
 use crate::compress::Compressor;
 use crate::extended;
 use crate::handler::{Fallback, Handler};
+use crate::http1::server::Ended;
+use crate::http1::{self, DEFAULT_HEADERS};
 use crate::intake::Intake;
 use crate::lanes::{Lanes, Seat};
 use crate::limits::{ClientLimits, Gate, Limit, turn_away};
@@ -54,9 +63,6 @@ const CUT_GRACE: Duration = Duration::from_secs(5);
 /// How long after the one tunnel the next is closed when the server ends, if the deadline leaves the time: so fast their
 /// clients may come back.
 const TUNNEL_PACE: Duration = Duration::from_millis(5);
-
-/// Headers of a request. For so many hyper keeps room on the stack, for more it takes memory.
-const DEFAULT_HEADERS: usize = 100;
 
 /// Requests that one HTTP/2 connection may have open.
 const MAX_HTTP2_STREAMS: u32 = 256;
@@ -124,10 +130,12 @@ pub struct Server(Arc<Shared>);
 struct Shared {
     settings: Settings,
     handler: Arc<Handler>,
-    http: auto::Builder<Tracked>,
+    http2: http2::Builder<Tracked>,
     lanes: Option<Lanes>,
     permits: Arc<Semaphore>,
     tracker: TaskTracker,
+    /// One of the two below was said: connections look at this first, which costs nothing.
+    ending: AtomicBool,
     /// Accept no more, finish what is open.
     stop: CancellationToken,
     /// End now.
@@ -164,11 +172,12 @@ impl Server {
                 compressor,
                 gate,
             }),
-            http: http(&settings, &tracker),
+            http2: http2(&settings, &tracker),
             lanes: NonZeroUsize::new(settings.lanes).and_then(lanes),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             settings,
             tracker,
+            ending: AtomicBool::new(false),
             stop,
             cut,
         }))
@@ -266,6 +275,7 @@ impl Server {
     async fn end(&self, deadline: Duration, all: bool) -> Drained {
         let shared = &self.0;
         let tunnels = &shared.handler.tunnels;
+        shared.ending.store(true, Ordering::Release);
         shared.stop.cancel();
         shared.tracker.close();
         let pace = TUNNEL_PACE.saturating_mul(u32::try_from(tunnels.len()).unwrap_or(u32::MAX));
@@ -333,23 +343,15 @@ fn lanes(count: NonZeroUsize) -> Option<Lanes> {
     Lanes::start(count).inspect_err(|error| warn!(%error, "connections are served among all other work")).ok()
 }
 
-/// HTTP/1 and HTTP/2 (agreed upon in TLS, or known beforehand), with our limits.
-fn http(settings: &Settings, tracker: &TaskTracker) -> auto::Builder<Tracked> {
-    let mut http = auto::Builder::new(Tracked(tracker.clone()));
-    // hyper counts an idle connection's wait as reading a head; `ClientSocket` tells the two apart.
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_buf_size(settings.max_header_bytes.max(8192));
-    if settings.max_headers != DEFAULT_HEADERS {
-        http.http1().max_headers(settings.max_headers);
-    }
-    http.http2()
+/// HTTP/2 (agreed upon in TLS, or known beforehand), with our limits.
+fn http2(settings: &Settings, tracker: &TaskTracker) -> http2::Builder<Tracked> {
+    let mut http2 = http2::Builder::new(Tracked(tracker.clone()));
+    http2
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
         .enable_connect_protocol()
         .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
-    http
+    http2
 }
 
 async fn accept(
@@ -417,27 +419,89 @@ async fn plain_connection(
 }
 
 async fn connection(shared: Arc<Shared>, stream: Stream, peer: SocketAddr, requests: Arc<Requests>) {
-    let gate = &shared.handler.gate;
+    let settings = &shared.settings;
     let limits = Limits {
-        header: shared.settings.header_timeout,
-        keep_alive: shared.settings.keep_alive,
-        stall: shared.settings.stall_timeout,
+        header: settings.header_timeout,
+        keep_alive: settings.keep_alive,
+        stall: settings.stall_timeout,
     };
-    let secure = stream.is_tls();
-    let socket = ClientSocket::new(stream, Arc::clone(&requests), limits);
-    let service = service_fn(|mut request: http::Request<hyper::body::Incoming>| {
-        let busy = requests.begin(request.version());
-        if secure {
+    let service = Service {
+        shared: Arc::clone(&shared),
+        peer,
+        secure: stream.is_tls(),
+        requests: Arc::clone(&requests),
+    };
+    let socket = ClientSocket::new(stream, requests, limits);
+    let http1 =
+        http1::server::Connection::new(socket, settings.max_header_bytes.max(8192), settings.max_headers);
+    let stopping = || shared.ending.load(Ordering::Acquire) && shared.stop.is_cancelled();
+    match until_cut(&shared, http1.serve(stopping, |request| service.answer(request))).await {
+        Some(Ok(Ended::Http2(socket))) => Box::pin(http2_connection(service, socket)).await,
+        Some(Err(failure)) => {
+            shared.handler.gate.note(&failure);
+            debug!(%peer, error = &failure as &dyn StdError, "a connection ended early");
+        }
+        Some(Ok(Ended::Closed | Ended::Upgraded)) | None => {}
+    }
+}
+
+/// Answers the requests of one connection.
+#[derive(Clone)]
+struct Service {
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+    secure: bool,
+    requests: Arc<Requests>,
+}
+
+impl Service {
+    async fn answer(&self, mut request: Request<ClientBody>) -> Response<ResponseBody> {
+        let busy = self.requests.begin(request.version());
+        if self.secure {
             request.extensions_mut().insert(Secure);
         }
-        extended::translate(&mut request, &requests);
-        let handler = Arc::clone(&shared.handler);
-        async move {
-            let response = handler.handle(request, peer).await;
-            Ok::<_, Infallible>(response.map(|body| body.while_busy(busy)))
+        let response = self.shared.handler.handle(request, self.peer).await;
+        response.map(|body| body.while_busy(busy))
+    }
+
+    /// The same for a stream of HTTP/2, which may become a tunnel.
+    async fn answer_stream(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        let upgrade =
+            extended::translate(&mut request, &self.requests).then(|| hyper::upgrade::on(&mut request));
+        self.answer(request.map(|body| match upgrade {
+            Some(stream) => ClientBody::upgrade(Upgrade::Http2(stream)),
+            None => ClientBody::http2(body),
+        }))
+        .await
+    }
+}
+
+/// Polls `connection` until it ends, or all are cut. It hears of the stop by being polled.
+async fn until_cut<F: Future>(shared: &Shared, connection: F) -> Option<F::Output> {
+    let (mut connection, mut stop, mut cut) =
+        (pin!(connection), pin!(shared.stop.cancelled()), pin!(shared.cut.cancelled()));
+    // Asked once, they wake this task; that it was they is told by a flag, which costs less than to ask them each time.
+    let (mut asked, mut stopped) = (false, false);
+    poll_fn(|cx| {
+        if !asked || shared.ending.load(Ordering::Acquire) {
+            asked = true;
+            if cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            stopped = stopped || stop.as_mut().poll(cx).is_ready();
         }
+        connection.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+async fn http2_connection(service: Service, socket: ClientSocket) {
+    let (shared, peer) = (Arc::clone(&service.shared), service.peer);
+    let service = service_fn(move |request| {
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(service.answer_stream(request).await) }
     });
-    let mut served = pin!(shared.http.serve_connection_with_upgrades(socket, service));
+    let mut served = pin!(shared.http2.serve_connection(TokioIo::new(socket), service));
     let mut stop = pin!(shared.stop.cancelled());
     let mut cut = pin!(shared.cut.cancelled());
     let mut stopping = false;
@@ -446,8 +510,7 @@ async fn connection(shared: Arc<Shared>, stream: Stream, peer: SocketAddr, reque
             biased;
             ended = served.as_mut() => {
                 if let Err(error) = ended {
-                    gate.note(&*error);
-                    debug!(%peer, %error, "a connection ended early");
+                    debug!(%peer, error = &error as &dyn StdError, "a connection ended early");
                 }
                 return;
             }

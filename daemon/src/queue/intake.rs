@@ -10,7 +10,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT, X_CONTENT_TYPE_OPTIONS
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use roost_proxy::ClientBody;
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{Answering, Deferred, Error, Intake, PRODUCT, ResponseBody};
 
@@ -153,7 +153,7 @@ fn weight(headers: &HeaderMap) -> u64 {
 
 /// Reads a body of at most `limit` bytes, none of which may take longer than `idle` to come.
 async fn read(
-    mut body: Incoming,
+    mut body: ClientBody,
     limit: u64,
     idle: Option<Duration>,
     memory: &mut Taking<'_>,

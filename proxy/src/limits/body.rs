@@ -10,12 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::counts::Limit;
 use super::function::Bounds;
 use crate::body::{Broken, Payload};
+use crate::client_body::ClientBody;
 use crate::upstream::Upstream;
 
 /// Holds the body of `request` to the limits of its function.
@@ -38,7 +38,7 @@ pub(crate) fn bound(
 /// The body of a client, and what is left of its limits.
 #[derive(Debug)]
 pub(crate) struct Bounded {
-    inner: Incoming,
+    inner: ClientBody,
     /// Bytes that may still come.
     left: u64,
     limit: u64,
@@ -49,7 +49,7 @@ pub(crate) struct Bounded {
 
 impl Bounded {
     /// One whose length is known was measured before.
-    fn is_needed(body: &Incoming, bounds: &Bounds) -> bool {
+    fn is_needed(body: &ClientBody, bounds: &Bounds) -> bool {
         let unknown_length = body.size_hint().exact().is_none();
         !body.is_end_stream() && (bounds.body_time.is_some() || (unknown_length && bounds.body.is_some()))
     }

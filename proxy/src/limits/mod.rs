@@ -17,8 +17,6 @@ mod function;
 mod rate;
 mod refusal;
 
-use std::error::Error as StdError;
-use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 
@@ -38,6 +36,8 @@ pub(crate) use refusal::turn_away;
 
 use crate::client::SLOW_HEAD;
 use crate::error::Error;
+use crate::http1::Malformed;
+use crate::http1::server::Failure;
 use crate::{headers, strict};
 
 /// What each client of a server may do, whichever function it asks for. A client is an address, or the /64 of one of
@@ -110,20 +110,16 @@ impl Gate {
     }
 
     /// Counts what ended a connection, if that was a limit.
-    pub(crate) fn note(&self, ended: &(dyn StdError + 'static)) {
-        let mut cause = Some(ended);
-        while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref::<hyper::Error>()
-                && error.is_parse()
-            {
-                let limit = if error.is_parse_too_large() { Limit::Head } else { Limit::Malformed };
-                return self.counts.reached(limit);
+    pub(crate) fn note(&self, failure: &Failure) {
+        match failure {
+            Failure::Malformed(Malformed::HeadTooLarge | Malformed::UrlTooLong) => {
+                self.counts.reached(Limit::Head)
             }
-            let slow = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            if slow.is_some_and(|why| why.to_string() == SLOW_HEAD) {
-                return self.counts.reached(Limit::HeadTime);
+            Failure::Malformed(_) => self.counts.reached(Limit::Malformed),
+            Failure::Socket(error) if error.get_ref().is_some_and(|why| why.to_string() == SLOW_HEAD) => {
+                self.counts.reached(Limit::HeadTime);
             }
-            cause = error.source();
+            Failure::Socket(_) | Failure::Answer(_) => {}
         }
     }
 

@@ -30,7 +30,7 @@ mod way;
 mod words;
 
 use std::fmt;
-use std::future::{pending, poll_fn};
+use std::future::pending;
 use std::net::Shutdown;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -39,7 +39,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::conn::auto::upgrade::downcast;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -51,9 +50,10 @@ use crate::access_log::Record;
 use crate::body::Exchange;
 use crate::claim::Claim;
 use crate::client::ClientSocket;
+use crate::client_body::UpgradedClient;
 use crate::error::Error;
 use crate::extended::Asked;
-use crate::pool::Connection;
+use crate::http1::replica::Connection;
 use crate::stream::Stream;
 use crate::upstream::WebSocketLimits;
 pub(crate) use ends::Ends;
@@ -199,13 +199,12 @@ impl Ties {
 }
 
 async fn run(tunnel: Box<Tunnel>, replica: Told, ties: Box<Ties>) {
-    let Tunnel { client, mut connection, exchange, websocket, mut record } = *tunnel;
+    let Tunnel { client, connection, exchange, websocket, mut record } = *tunnel;
     let Asked { upgrade: client, extended } = client;
-    // As HTTP the connection ends with the answer's head.
-    poll_fn(|cx| connection.poll(cx)).await;
     let (mut function, of_function) = connection.into_socket();
     // The client's side is there once the 101 was written to it.
-    let client = match client.await {
+    // Boxed: it is over before anything moves.
+    let client = match Box::pin(client.upgraded()).await {
         Ok(client) => client,
         Err(failed) => {
             record.broken = Some("upgrade");
@@ -213,9 +212,9 @@ async fn run(tunnel: Box<Tunnel>, replica: Told, ties: Box<Ties>) {
             return debug!(%failed, "a tunnel ended before it began");
         }
     };
-    let (mut client, of_client) = match downcast::<ClientSocket>(client) {
-        Ok(parts) => (Client::Connection(parts.io), parts.read_buf),
-        Err(stream) => (Client::Http2(Box::new(TokioIo::new(stream))), Bytes::new()),
+    let (mut client, of_client) = match client {
+        UpgradedClient::Http1(socket, ahead) => (Client::Connection(socket), ahead),
+        UpgradedClient::Http2(stream) => (Client::Http2(Box::new(TokioIo::new(stream))), Bytes::new()),
     };
     let ahead = Box::new(Ahead { of_client, of_function });
     let claim = exchange.claim();

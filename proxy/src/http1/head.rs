@@ -1,0 +1,298 @@
+//! The heads of messages, read.
+//!
+//! Owns what a head means for its connection: where it ends, how long the body is, whether another message may follow.
+//! Pure. Names and values are slices of the bytes that came.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use httparse::{Header, ParserConfig, Status};
+use hyper::ext::ReasonPhrase;
+
+use super::{DEFAULT_HEADERS, Decoder, Malformed};
+
+/// The longest URL: what its type can hold.
+const MAX_URL: usize = u16::MAX as usize - 1;
+
+/// Headers that are added to each message on its way.
+const ADDED: usize = 8;
+
+/// How much of a head a peer may send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// In bytes.
+    pub(super) size: usize,
+    /// How many headers.
+    pub(super) headers: usize,
+}
+
+/// The head of a client's request.
+#[derive(Debug)]
+pub(super) struct RequestHead {
+    pub(super) request: Request<()>,
+    pub(super) body: Decoder,
+    /// May another request follow?
+    pub(super) keep_alive: bool,
+    /// The client waits for a word before it sends the body.
+    pub(super) expects_continue: bool,
+}
+
+/// The head of a function's answer.
+#[derive(Debug)]
+pub(super) struct ResponseHead {
+    pub(super) response: Response<()>,
+    pub(super) body: Decoder,
+    pub(super) keep_alive: bool,
+}
+
+/// Where the head in front of `input` ends, of which `seen` bytes have been looked at before.
+pub(super) fn end(input: &[u8], seen: usize) -> Option<usize> {
+    // A line feed that came last is looked at again, with what is behind it.
+    let from = seen.saturating_sub(2);
+    memchr::memchr_iter(b'\n', &input[from..]).map(|at| from + at + 1).find_map(|next| match input[next..] {
+        [b'\n', ..] => Some(next + 1),
+        [b'\r', b'\n', ..] => Some(next + 2),
+        _ => None,
+    })
+}
+
+/// Takes a whole head out of `input`, once it is there. `seen` is how much of it was there the last time.
+fn take(input: &mut BytesMut, seen: &mut usize, size: usize) -> Result<Option<Bytes>, Malformed> {
+    // Empty lines in front of a head mean nothing.
+    while let [b'\n', ..] | [b'\r', b'\n', ..] = **input {
+        input.advance(if input[0] == b'\n' { 1 } else { 2 });
+    }
+    match end(input, *seen) {
+        Some(length) if length > size => Err(Malformed::HeadTooLarge),
+        Some(length) => {
+            *seen = 0;
+            Ok(Some(input.split_to(length).freeze()))
+        }
+        None if input.len() > size => Err(Malformed::HeadTooLarge),
+        None => {
+            *seen = input.len();
+            Ok(None)
+        }
+    }
+}
+
+/// Room for the headers of a message: on the stack, where they are as few as they mostly are.
+macro_rules! with_room {
+    ($count:expr, |$headers:ident| $parse:expr) => {
+        if $count <= DEFAULT_HEADERS {
+            let mut room = [const { MaybeUninit::<Header<'_>>::uninit() }; DEFAULT_HEADERS];
+            let $headers = &mut room[..$count];
+            $parse
+        } else {
+            let mut room = vec![MaybeUninit::<Header<'_>>::uninit(); $count];
+            let $headers = &mut room[..];
+            $parse
+        }
+    };
+}
+
+/// Takes the head of a request out of `input`, once it is all there.
+pub(super) fn read_request(
+    input: &mut BytesMut,
+    seen: &mut usize,
+    bounds: Bounds,
+) -> Result<Option<RequestHead>, Malformed> {
+    let first = *seen == 0;
+    match take(input, seen, bounds.size)? {
+        Some(head) => with_room!(bounds.headers, |room| request(&head, room)).map(Some),
+        // What does not begin as a request will never be one.
+        None if first => with_room!(bounds.headers, |room| {
+            let mut request = httparse::Request::new(&mut []);
+            let parsed = ParserConfig::default().parse_request_with_uninit_headers(&mut request, input, room);
+            parsed.map(|_| None).map_err(malformed)
+        }),
+        None => Ok(None),
+    }
+}
+
+fn request<'a>(head: &'a Bytes, room: &mut [MaybeUninit<Header<'a>>]) -> Result<RequestHead, Malformed> {
+    let mut parsed = httparse::Request::new(&mut []);
+    match ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, head, room) {
+        Ok(Status::Complete(_)) => {}
+        Ok(Status::Partial) => return Err(Malformed::Head),
+        Err(error) => return Err(malformed(error)),
+    }
+    let (Some(method), Some(url), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(Malformed::Head);
+    };
+    if url.len() > MAX_URL {
+        return Err(Malformed::UrlTooLong);
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| Malformed::Head)?;
+    *request.uri_mut() =
+        Uri::from_maybe_shared(head.slice_ref(url.as_bytes())).map_err(|_| Malformed::Head)?;
+    *request.version_mut() = version(minor);
+    *request.headers_mut() = fields(head, parsed.headers)?;
+    let mut keep_alive = keeps_alive(minor, request.headers());
+    let body = match length(request.headers())? {
+        Length::None => Decoder::Done,
+        Length::Bytes(length) => Decoder::of_length(length),
+        Length::Chunked { beside_length } => {
+            if minor == 0 {
+                return Err(Malformed::Length);
+            }
+            // Whoever sent both may have meant the other one.
+            keep_alive &= !beside_length;
+            Decoder::CHUNKED
+        }
+    };
+    let headers = request.headers_mut();
+    if matches!(body, Decoder::Chunked(_)) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    let expects =
+        headers.get(EXPECT).is_some_and(|what| what.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let expects_continue = expects && minor == 1 && !body.is_done();
+    Ok(RequestHead { request, body, keep_alive, expects_continue })
+}
+
+/// Takes the head of an answer to a request of `method` out of `input`, once it is all there.
+pub(super) fn read_response(
+    input: &mut BytesMut,
+    seen: &mut usize,
+    bounds: Bounds,
+    method: &Method,
+) -> Result<Option<ResponseHead>, Malformed> {
+    let first = *seen == 0;
+    match take(input, seen, bounds.size)? {
+        Some(head) => with_room!(bounds.headers, |room| response(&head, room, method)).map(Some),
+        None if first => with_room!(bounds.headers, |room| {
+            let mut response = httparse::Response::new(&mut []);
+            let parsed =
+                ParserConfig::default().parse_response_with_uninit_headers(&mut response, input, room);
+            parsed.map(|_| None).map_err(malformed)
+        }),
+        None => Ok(None),
+    }
+}
+
+fn response<'a>(
+    head: &'a Bytes,
+    room: &mut [MaybeUninit<Header<'a>>],
+    method: &Method,
+) -> Result<ResponseHead, Malformed> {
+    let mut parsed = httparse::Response::new(&mut []);
+    match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, room) {
+        Ok(Status::Complete(_)) => {}
+        Ok(Status::Partial) => return Err(Malformed::Head),
+        Err(error) => return Err(malformed(error)),
+    }
+    let (Some(code), Some(minor)) = (parsed.code, parsed.version) else { return Err(Malformed::Head) };
+    let mut response = Response::new(());
+    let status = StatusCode::from_u16(code).map_err(|_| Malformed::Head)?;
+    *response.status_mut() = status;
+    *response.version_mut() = version(minor);
+    *response.headers_mut() = fields(head, parsed.headers)?;
+    if let Some(reason) = parsed.reason.filter(|reason| Some(*reason) != status.canonical_reason()) {
+        let reason =
+            ReasonPhrase::try_from(head.slice_ref(reason.as_bytes())).map_err(|_| Malformed::Head)?;
+        response.extensions_mut().insert(reason);
+    }
+    let mut keep_alive = keeps_alive(minor, response.headers());
+    let bodiless = status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || *method == Method::HEAD;
+    let body = match length(response.headers())? {
+        _ if bodiless => Decoder::Done,
+        Length::Bytes(length) => Decoder::of_length(length),
+        Length::Chunked { .. } if minor == 0 => return Err(Malformed::Length),
+        Length::Chunked { beside_length } => {
+            keep_alive &= !beside_length;
+            Decoder::CHUNKED
+        }
+        Length::None => {
+            keep_alive = false;
+            Decoder::Close
+        }
+    };
+    Ok(ResponseHead { response, body, keep_alive })
+}
+
+/// Reads trailers, of which all are there.
+pub(super) fn read_trailers(bytes: &Bytes) -> Result<HeaderMap, Malformed> {
+    let mut headers = [httparse::EMPTY_HEADER; DEFAULT_HEADERS];
+    match httparse::parse_headers(bytes, &mut headers) {
+        Ok(Status::Complete((length, headers))) if length == bytes.len() => {
+            fields(bytes, headers).map_err(|_| Malformed::Trailers)
+        }
+        Ok(_) | Err(_) => Err(Malformed::Trailers),
+    }
+}
+
+fn fields(head: &Bytes, parsed: &[Header<'_>]) -> Result<HeaderMap, Malformed> {
+    let mut headers = HeaderMap::with_capacity(parsed.len() + ADDED);
+    for Header { name, value } in parsed {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Malformed::Head)?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| Malformed::Head)?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+fn version(minor: u8) -> Version {
+    if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 }
+}
+
+fn malformed(error: httparse::Error) -> Malformed {
+    if error == httparse::Error::TooManyHeaders { Malformed::HeadTooLarge } else { Malformed::Head }
+}
+
+/// What the headers say of the body.
+#[derive(Debug, PartialEq, Eq)]
+enum Length {
+    None,
+    Bytes(u64),
+    Chunked {
+        /// There is also a number, which does not count.
+        beside_length: bool,
+    },
+}
+
+fn length(headers: &HeaderMap) -> Result<Length, Malformed> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+        let beside_length = headers.contains_key(CONTENT_LENGTH);
+        return if chunked { Ok(Length::Chunked { beside_length }) } else { Err(Malformed::Length) };
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter().map(number);
+    let Some(length) = lengths.next() else { return Ok(Length::None) };
+    match length {
+        Some(bytes) if lengths.all(|other| other == length) => Ok(Length::Bytes(bytes)),
+        _ => Err(Malformed::Length),
+    }
+}
+
+/// Digits and nothing else.
+fn number(value: &HeaderValue) -> Option<u64> {
+    let digits = value.as_bytes();
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| byte - b'0')?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })
+}
+
+/// May another message follow this one on its connection?
+fn keeps_alive(minor: u8, headers: &HeaderMap) -> bool {
+    let says = |what: &[u8]| {
+        let mut values = headers.get_all(CONNECTION).iter();
+        values.any(|value| {
+            value
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .any(|token| token.trim_ascii().eq_ignore_ascii_case(what))
+        })
+    };
+    if minor == 0 { says(b"keep-alive") && !says(b"close") } else { !says(b"close") }
+}

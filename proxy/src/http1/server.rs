@@ -1,0 +1,414 @@
+//! A connection of a client.
+//!
+//! Owns the order of what happens on it: a head is read, the request is answered, the answer is written, and only then the
+//! next head is looked at. All of it is done by one task. Dropping it ends the request that is going on; so does the client
+//! that closes its side while it waits. Never looks at what is asked.
+//!
+//! ```text
+//!   head ──► answering ──► writing ──► head …
+//!    │  │        │            │  │
+//!    │  │        │            │  ├─ 101: the socket is given away
+//!    │  │        │            │  └─ the last one: shut down
+//!    │  │        └────────────┴─ the client left, or the answer broke off: dropped
+//!    │  └─ malformed: 400, 414 or 431, and shut down
+//!    └─ the preface of HTTP/2: the socket is given back
+//! ```
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use tokio::io::AsyncWrite;
+use tokio::sync::oneshot;
+
+use super::Malformed;
+use super::decoder::{Decoded, Decoder};
+use super::encode::{self, Encoder, Size, Told};
+use super::head::{self, Bounds, RequestHead};
+use super::input::Input;
+use super::outbox::Outbox;
+use crate::body::{BoxError, ResponseBody};
+use crate::client::ClientSocket;
+use crate::client_body::{ClientBody, ClientBodyError, Upgrade};
+use crate::headers;
+
+/// How a connection begins that speaks HTTP/2 without having asked.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What is said to a client that waits before it sends a body.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// Shared with the body of a request, which reads of it.
+    wire: Arc<Mutex<Wire>>,
+    bounds: Bounds,
+}
+
+/// How a connection ended that ended well.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// There are no more requests.
+    Closed,
+    /// It speaks HTTP/2, and nothing was taken from it.
+    Http2(ClientSocket),
+    /// It is no longer HTTP, and somebody else's.
+    Upgraded,
+}
+
+/// How one ended that did not.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("the request is malformed: {0}")]
+    Malformed(Malformed),
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    #[error("an answer broke off")]
+    Answer(#[source] BoxError),
+}
+
+/// A connection's bytes, both ways.
+#[derive(Debug)]
+struct Wire {
+    socket: ClientSocket,
+    input: Input,
+    outbox: Outbox,
+    /// Where the body of the request is that is going on.
+    body: Decoder,
+    /// Its client waits for a word before it sends it.
+    continues: bool,
+    /// Nobody is to read it any more.
+    abandoned: bool,
+    /// Whoever waits for it.
+    reader: Option<Waker>,
+}
+
+/// The body of a request that is going on.
+#[derive(Debug)]
+pub(crate) struct Reader(Arc<Mutex<Wire>>);
+
+/// What comes first on a connection, or next.
+enum Next {
+    Request(RequestHead),
+    Http2,
+    Malformed(Malformed),
+    Closed,
+}
+
+fn lock(wire: &Mutex<Wire>) -> MutexGuard<'_, Wire> {
+    // Whoever panicked in the middle was of this connection, which has ended with it.
+    wire.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connection {
+    /// A connection whose requests have heads of at most `size` bytes and `headers` headers.
+    pub(crate) fn new(socket: ClientSocket, size: usize, headers: usize) -> Self {
+        let wire = Wire {
+            socket,
+            input: Input::default(),
+            outbox: Outbox::default(),
+            body: Decoder::Done,
+            continues: false,
+            abandoned: false,
+            reader: None,
+        };
+        Self { wire: Arc::new(Mutex::new(wire)), bounds: Bounds { size, headers } }
+    }
+
+    /// Has `service` answer each request. Once `stopping` says so, the next answer is the last; whoever makes it say so
+    /// wakes this.
+    pub(crate) async fn serve<S, F>(
+        self,
+        stopping: impl Fn() -> bool,
+        mut service: S,
+    ) -> Result<Ended, Failure>
+    where
+        S: FnMut(Request<ClientBody>) -> F,
+        F: Future<Output = Response<ResponseBody>>,
+    {
+        let mut first = true;
+        loop {
+            let next = poll_fn(|cx| lock(&self.wire).poll_next(cx, self.bounds, first, &stopping)).await;
+            let head = match next {
+                Ok(Next::Request(head)) => head,
+                Ok(Next::Closed) => return self.shut_down().await,
+                Ok(Next::Malformed(malformed)) => return self.refuse(malformed).await,
+                Ok(Next::Http2) => return Ok(Ended::Http2(self.into_socket()?.0)),
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::TimedOut {
+                        self.shut_down().await?;
+                    }
+                    return Err(error.into());
+                }
+            };
+            first = false;
+            let RequestHead { request, body, keep_alive, .. } = head;
+            let (method, version) = (request.method().clone(), request.version());
+            let trailers = encode::takes_trailers(request.headers());
+            let (body, upgrade) = self.body(&request, body);
+            let response = {
+                let mut answering = pin!(service(request.map(|()| body)));
+                poll_fn(|cx| match answering.as_mut().poll(cx) {
+                    Poll::Ready(response) => Poll::Ready(Ok(response)),
+                    Poll::Pending => lock(&self.wire).poll_gone(cx).map(Err),
+                })
+                .await?
+            };
+            let keep_alive = keep_alive && !stopping();
+            let told = Told { method: &method, version, keep_alive, trailers };
+            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let closes = self.answer(response, told).await?;
+            match upgrade {
+                Some(upgrade) if switched => {
+                    // Whoever asked for it may have left.
+                    drop(upgrade.send(self.into_socket()?));
+                    return Ok(Ended::Upgraded);
+                }
+                _ => {}
+            }
+            if closes || !lock(&self.wire).is_read() {
+                return self.shut_down().await;
+            }
+        }
+    }
+
+    /// The body of a request, or the way to have the connection if that is asked for.
+    #[expect(clippy::type_complexity, reason = "named where it is received")]
+    fn body(
+        &self,
+        request: &Request<()>,
+        body: Decoder,
+    ) -> (ClientBody, Option<oneshot::Sender<(ClientSocket, Bytes)>>) {
+        if !body.is_done() {
+            return (ClientBody::http1(Reader(Arc::clone(&self.wire))), None);
+        }
+        if headers::offers_upgrade(request.version(), request.headers()) {
+            let (sender, receiver) = oneshot::channel();
+            return (ClientBody::upgrade(Upgrade::Http1(receiver)), Some(sender));
+        }
+        (ClientBody::empty(), None)
+    }
+
+    /// Writes an answer, to its end. `true`: the connection ends with it.
+    async fn answer(&self, response: Response<ResponseBody>, told: Told<'_>) -> Result<bool, Failure> {
+        let (parts, body) = response.into_parts();
+        let mut body = pin!(body);
+        let mut encoder = {
+            let head = Response::from_parts(parts, ());
+            let mut wire = lock(&self.wire);
+            wire.continues = false;
+            encode::response(wire.outbox.front(), &head, Size::of(&*body), told)
+        };
+        let last = encoder.is_last();
+        let mut ended = encoder.is_done();
+        poll_fn(|cx| {
+            loop {
+                let mut waits = false;
+                if !ended && lock(&self.wire).outbox.has_room() {
+                    // The lock is not held: the body of an answer may hang on that of the request.
+                    match body.as_mut().poll_frame(cx) {
+                        Poll::Ready(frame) => {
+                            let frame = frame.transpose().map_err(Failure::Answer)?;
+                            let whole = body.is_end_stream();
+                            let outbox = &mut lock(&self.wire).outbox;
+                            put(&mut encoder, outbox, frame, whole)?;
+                            ended = encoder.is_done();
+                        }
+                        Poll::Pending => waits = true,
+                    }
+                }
+                let mut wire = lock(&self.wire);
+                let Wire { outbox, socket, .. } = &mut *wire;
+                ready!(outbox.poll_flush(cx, socket))?;
+                if ended {
+                    return Poll::Ready(Ok(last));
+                }
+                if waits {
+                    return wire.poll_gone(cx).map(|error| Err(error.into()));
+                }
+            }
+        })
+        .await
+    }
+
+    /// Tells a client that it was not understood.
+    async fn refuse(self, malformed: Malformed) -> Result<Ended, Failure> {
+        let status = match malformed {
+            Malformed::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Malformed::UrlTooLong => StatusCode::URI_TOO_LONG,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        encode::refusal(lock(&self.wire).outbox.front(), status);
+        poll_fn(|cx| {
+            let mut wire = lock(&self.wire);
+            let Wire { outbox, socket, .. } = &mut *wire;
+            outbox.poll_flush(cx, socket)
+        })
+        .await?;
+        self.shut_down().await?;
+        Err(Failure::Malformed(malformed))
+    }
+
+    async fn shut_down(self) -> Result<Ended, Failure> {
+        lock(&self.wire).abandon();
+        poll_fn(|cx| Pin::new(&mut lock(&self.wire).socket).poll_shutdown(cx)).await?;
+        Ok(Ended::Closed)
+    }
+
+    /// The socket, and what was read of it and not taken.
+    fn into_socket(self) -> Result<(ClientSocket, Bytes), Failure> {
+        // A body would have a share of it; here there was none.
+        let wire = Arc::into_inner(self.wire).ok_or(io::ErrorKind::ResourceBusy);
+        let wire = wire.map_err(io::Error::from)?.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((wire.socket, wire.input.bytes.freeze()))
+    }
+}
+
+/// Puts a piece of an answer, or its end, where it is written from.
+fn put(
+    encoder: &mut Encoder,
+    outbox: &mut Outbox,
+    frame: Option<Frame<Bytes>>,
+    whole: bool,
+) -> Result<(), Failure> {
+    let put = match frame.map(Frame::into_data) {
+        Some(Ok(data)) => encoder.put(outbox, data, whole),
+        Some(Err(frame)) => encoder.finish(outbox, frame.trailers_ref()),
+        None => encoder.finish(outbox, None),
+    };
+    put.map_err(|error| Failure::Answer(error.into()))
+}
+
+impl Wire {
+    /// The next head, or whatever else there is in its place. `first`: nothing came before it.
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        bounds: Bounds,
+        first: bool,
+        stopping: impl Fn() -> bool,
+    ) -> Poll<io::Result<Next>> {
+        loop {
+            let Input { bytes, seen, .. } = &mut self.input;
+            let preface = first
+                && !bytes.is_empty()
+                && HTTP2_PREFACE.starts_with(&bytes[..bytes.len().min(HTTP2_PREFACE.len())]);
+            if preface && bytes.len() >= HTTP2_PREFACE.len() {
+                self.socket.unread(bytes.split().freeze());
+                return Poll::Ready(Ok(Next::Http2));
+            }
+            if !preface && !bytes.is_empty() {
+                match head::read_request(bytes, seen, bounds) {
+                    Ok(Some(head)) => {
+                        self.body = head.body;
+                        self.continues = head.expects_continue;
+                        return Poll::Ready(Ok(Next::Request(head)));
+                    }
+                    Ok(None) => {}
+                    Err(malformed) => return Poll::Ready(Ok(Next::Malformed(malformed))),
+                }
+            }
+            if self.input.bytes.is_empty() && stopping() {
+                return Poll::Ready(Ok(Next::Closed));
+            }
+            if ready!(self.input.poll_read(cx, &mut self.socket))? == 0 {
+                return match self.input.bytes.is_empty() {
+                    true => Poll::Ready(Ok(Next::Closed)),
+                    false => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                };
+            }
+        }
+    }
+
+    /// `Ready` if the client has left while it should wait.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        // Whoever reads the body hears of it; behind the body, one request at a time is read ahead.
+        if !self.body.is_done() || !self.input.bytes.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(self.input.poll_read(cx, &mut self.socket)) {
+            Ok(0) => Poll::Ready(io::ErrorKind::ConnectionAborted.into()),
+            Ok(_) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
+        }
+    }
+
+    /// Was the body of the request taken to its end, or is what is left of it here already?
+    fn is_read(&mut self) -> bool {
+        while !self.body.is_done() {
+            match self.body.decode(&mut self.input.bytes) {
+                Ok(Decoded::Data(_) | Decoded::Trailers(_) | Decoded::End) => {}
+                Ok(Decoded::More) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Nobody gets more of the body.
+    fn abandon(&mut self) {
+        self.abandoned = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
+        let closed = |error: io::Error| Poll::Ready(Some(Err(ClientBodyError::Closed(error))));
+        if self.abandoned {
+            return closed(io::ErrorKind::ConnectionAborted.into());
+        }
+        loop {
+            match self.body.decode(&mut self.input.bytes) {
+                Ok(Decoded::Data(data)) => {
+                    self.continues = false;
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(Decoded::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::More) => {}
+                Err(malformed) => {
+                    return Poll::Ready(Some(Err(ClientBodyError::Malformed(malformed.into()))));
+                }
+            }
+            if self.continues {
+                if self.outbox.is_empty() {
+                    self.outbox.front().extend_from_slice(CONTINUE);
+                }
+                match self.outbox.poll_flush(cx, &mut self.socket) {
+                    Poll::Ready(Ok(())) => self.continues = false,
+                    Poll::Ready(Err(error)) => return closed(error),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            match self.input.poll_read_body(cx, &mut self.socket, &self.body) {
+                Poll::Ready(Ok(0)) => return closed(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return closed(error),
+                Poll::Pending => {
+                    self.reader = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl Reader {
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
+        lock(&self.0).poll_body(cx)
+    }
+
+    /// How many bytes are left, if that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        lock(&self.0).body.left()
+    }
+}
