@@ -76,6 +76,10 @@ impl Exchange {
         self.claim
     }
 
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     fn touch(&self) {
         let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.moved.store(milliseconds, Ordering::Relaxed);
@@ -244,13 +248,13 @@ pub(crate) struct FunctionBody {
 /// What a body holds until its end.
 #[derive(Debug)]
 struct Lease {
-    connection: Connection,
+    connection: Box<Connection>,
     exchange: Arc<Exchange>,
 }
 
 impl FunctionBody {
     pub(crate) fn new(
-        connection: Connection,
+        connection: Box<Connection>,
         exchange: Arc<Exchange>,
         idle: IdleTimer,
         record: Record,
@@ -332,6 +336,22 @@ impl FunctionBody {
                 Poll::Ready(Some(Err(self.fail(expired))))
             }
         }
+    }
+}
+
+impl Body for FunctionBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        Self::poll_frame(&mut self, cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        Self::is_end_stream(self)
     }
 }
 

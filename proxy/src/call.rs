@@ -31,10 +31,14 @@ pub(crate) struct CallIds {
 impl CallIds {
     /// The call of a request with these headers, which began now.
     pub(crate) fn identify(&self, headers: &HeaderMap) -> Call {
-        let given = headers.get(X_CALL_ID).filter(|id| !id.is_empty());
+        self.call(headers.get(X_CALL_ID).filter(|id| !id.is_empty()).cloned())
+    }
+
+    /// The call that its client knows by this id, if by any, and which began now.
+    pub(crate) fn call(&self, given: Option<HeaderValue>) -> Call {
         let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Call {
-            id: given.cloned().unwrap_or_else(|| {
+            id: given.unwrap_or_else(|| {
                 let mut text = Uuid::encode_buffer();
                 HeaderValue::from_str(self.next().hyphenated().encode_lower(&mut text))
                     .expect("a UUID is visible ASCII")

@@ -267,12 +267,12 @@ impl Endpoint {
     }
 
     /// A connection that was used before.
-    pub(crate) fn reuse(&self) -> Option<Connection> {
+    pub(crate) fn reuse(&self) -> Option<Box<Connection>> {
         self.pool.take()
     }
 
     /// A new connection, within `limit`.
-    pub(crate) async fn connect(&self, limit: Duration) -> std::io::Result<Connection> {
+    pub(crate) async fn connect(&self, limit: Duration) -> std::io::Result<Box<Connection>> {
         pool::open(self.address, limit).await
     }
 

@@ -33,7 +33,7 @@ const MAX_ENDPOINTS: usize = 3;
 /// An answer whose head was read: the body is still on the connection.
 pub(crate) struct Answer {
     pub(crate) response: Response<()>,
-    pub(crate) connection: Connection,
+    pub(crate) connection: Box<Connection>,
     pub(crate) exchange: Arc<Exchange>,
 }
 
@@ -91,7 +91,7 @@ pub(crate) async fn send(
 }
 
 async fn send_on(
-    mut connection: Connection,
+    mut connection: Box<Connection>,
     claim: Claim,
     mut request: Request<Payload>,
     idle: Option<Duration>,
@@ -111,7 +111,7 @@ async fn send_on(
 }
 
 /// What to say of an answer that did not come.
-fn no_answer(claim: &Claim, failure: &Failure) -> Error {
+pub(crate) fn no_answer(claim: &Claim, failure: &Failure) -> Error {
     let what = match failure {
         Failure::Request(Broken::Idle(limit)) => return Error::ClientStalled { limit: *limit },
         Failure::Request(Broken::TooLarge(limit)) => return Error::BodyTooLarge { limit: *limit },

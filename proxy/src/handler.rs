@@ -471,7 +471,7 @@ fn unknown(segment: &str) -> Error {
     Error::UnknownFunction { name: format!("{name}.{namespace}") }
 }
 
-fn refuse(error: &Error, call: &Call, tunnel: bool) -> Response<ResponseBody> {
+pub(crate) fn refuse(error: &Error, call: &Call, tunnel: bool) -> Response<ResponseBody> {
     let mut response = error.response(tunnel);
     let status = response.status();
     headers::to_client(status, response.headers_mut(), call, None, true);

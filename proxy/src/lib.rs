@@ -56,6 +56,7 @@ mod compress;
 mod endpoint;
 mod endpoints;
 mod error;
+mod express;
 mod extended;
 mod forward;
 pub mod function;

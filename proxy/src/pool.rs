@@ -59,7 +59,7 @@ struct Idle {
 
 #[derive(Debug)]
 struct Parked {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -75,7 +75,7 @@ impl Pool {
     }
 
     /// The connection used last, if it is still good.
-    pub(crate) fn take(&self) -> Option<Connection> {
+    pub(crate) fn take(&self) -> Option<Box<Connection>> {
         loop {
             // What is not used is closed outside the lock.
             let Parked { connection, since } = self.part().stack.pop()?;
@@ -85,7 +85,7 @@ impl Pool {
         }
     }
 
-    fn put(self: &Arc<Self>, connection: Connection) {
+    fn put(self: &Arc<Self>, connection: Box<Connection>) {
         let parked = Parked { connection, since: Instant::now() };
         let mut idle = self.part();
         if idle.closed || idle.stack.len() >= MAX_IDLE {
@@ -136,17 +136,17 @@ async fn sweep(pool: Weak<Pool>, part: usize) {
 }
 
 /// Opens a connection to `address`.
-pub(crate) async fn open(address: SocketAddr, limit: Duration) -> io::Result<Connection> {
+pub(crate) async fn open(address: SocketAddr, limit: Duration) -> io::Result<Box<Connection>> {
     let stream = timeout(limit, TcpStream::connect(address))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}")))??;
     stream.set_nodelay(true)?;
     tcp::keep_alive(&stream, REPLICA_KEEPALIVE);
-    Ok(Connection::new(stream))
+    Ok(Box::new(Connection::new(stream)))
 }
 
 /// The answer was read to its end: the connection goes to `pool`, as soon as the request was sent, too.
-pub(crate) fn rest(mut connection: Connection, pool: &Arc<Pool>) {
+pub(crate) fn rest(mut connection: Box<Connection>, pool: &Arc<Pool>) {
     if connection.is_idle() {
         pool.put(connection);
     } else if connection.is_sending() {

@@ -146,9 +146,14 @@ impl Routes {
         self.0.table.load().find(segment).map(Arc::clone)
     }
 
+    /// Was there ever a host that is all a function's?
+    pub(crate) fn has_domains(&self) -> bool {
+        self.0.any_domain.load(Ordering::Acquire)
+    }
+
     /// The function that has the host which `request` is for.
     pub(crate) fn find_domain<B>(&self, request: &Request<B>) -> Option<Arc<Upstream>> {
-        if !self.0.any_domain.load(Ordering::Acquire) {
+        if !self.has_domains() {
             return None;
         }
         let host = host(request)?;

@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -40,9 +41,10 @@ use crate::call::CallIds;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::client_body::{ClientBody, Upgrade};
 use crate::compress::Compressor;
+use crate::express::{Express, Origin};
 use crate::extended;
 use crate::handler::{Fallback, Handler};
-use crate::http1::server::Ended;
+use crate::http1::server::{Ended, Service as _};
 use crate::http1::{self, DEFAULT_HEADERS};
 use crate::intake::Intake;
 use crate::lanes::{Lanes, Seat};
@@ -428,14 +430,17 @@ async fn connection(shared: Arc<Shared>, stream: Stream, peer: SocketAddr, reque
     let service = Service {
         shared: Arc::clone(&shared),
         peer,
-        secure: stream.is_tls(),
+        origin: Arc::new(Origin {
+            peer: peer.ip().to_canonical().to_string().into(),
+            secure: stream.is_tls(),
+        }),
         requests: Arc::clone(&requests),
     };
     let socket = ClientSocket::new(stream, requests, limits);
     let http1 =
         http1::server::Connection::new(socket, settings.max_header_bytes.max(8192), settings.max_headers);
     let stopping = || shared.ending.load(Ordering::Acquire) && shared.stop.is_cancelled();
-    match until_cut(&shared, http1.serve(stopping, |request| service.answer(request))).await {
+    match until_cut(&shared, http1.serve(stopping, &service)).await {
         Some(Ok(Ended::Http2(socket))) => Box::pin(http2_connection(service, socket)).await,
         Some(Err(failure)) => {
             shared.handler.gate.note(&failure);
@@ -450,20 +455,27 @@ async fn connection(shared: Arc<Shared>, stream: Stream, peer: SocketAddr, reque
 struct Service {
     shared: Arc<Shared>,
     peer: SocketAddr,
-    secure: bool,
+    origin: Arc<Origin>,
     requests: Arc<Requests>,
 }
 
-impl Service {
+impl http1::server::Service for Service {
+    fn express(&self, head: &Bytes, body: impl FnOnce(u64) -> ClientBody) -> Option<Express> {
+        let express = self.shared.handler.express(head, &self.origin, body)?;
+        Some(express.while_busy(self.requests.begin(Version::HTTP_11)))
+    }
+
     async fn answer(&self, mut request: Request<ClientBody>) -> Response<ResponseBody> {
         let busy = self.requests.begin(request.version());
-        if self.secure {
+        if self.origin.secure {
             request.extensions_mut().insert(Secure);
         }
         let response = self.shared.handler.handle(request, self.peer).await;
         response.map(|body| body.while_busy(busy))
     }
+}
 
+impl Service {
     /// The same for a stream of HTTP/2, which may become a tunnel.
     async fn answer_stream(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let upgrade =

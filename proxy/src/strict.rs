@@ -79,7 +79,7 @@ fn is_same_host(uri: &Uri, authority: &str, host: &HeaderValue) -> bool {
 }
 
 /// The bytes of a host and a port: neither spaces, nor commas, nor what ends a host in a URL or stands in front of one.
-fn is_host_byte(byte: u8) -> bool {
+pub(crate) fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
 }
 

@@ -187,6 +187,11 @@ impl Upstream {
         **self.limits.load()
     }
 
+    /// The same, without a copy.
+    pub(crate) fn limits_now(&self) -> arc_swap::Guard<Arc<UpstreamLimits>> {
+        self.limits.load()
+    }
+
     pub(crate) fn shared_limits(&self) -> Arc<UpstreamLimits> {
         self.limits.load_full()
     }

@@ -158,6 +158,11 @@ impl AccessLog {
         Self(Some(Arc::new(Open { sink: Box::new(sink), options, turn: AtomicU64::new(0) })))
     }
 
+    /// Is there one?
+    pub(crate) fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub(super) fn open(&self) -> Option<&Arc<Open>> {
         self.0.as_ref()
     }

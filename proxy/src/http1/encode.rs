@@ -68,7 +68,24 @@ pub(super) struct Told<'a> {
     pub(super) trailers: bool,
 }
 
+impl<'a> Told<'a> {
+    /// A client of HTTP/1.1 that wants nothing in particular.
+    pub(super) fn plainly(method: &'a Method, keep_alive: bool) -> Self {
+        Self { method, version: Version::HTTP_11, keep_alive, trailers: false }
+    }
+}
+
 impl Encoder {
+    /// For a body of known length, whose head was written.
+    pub(super) fn of_length(length: u64) -> Self {
+        Self { kind: Kind::Length(length), last: false, trailers: Vec::new() }
+    }
+
+    /// For an answer whose head was written, to a client of HTTP/1.1: of this length, or in chunks.
+    pub(super) fn of_answer(length: Option<u64>, last: bool) -> Self {
+        Self { kind: length.map_or(Kind::Chunked, Kind::Length), last, trailers: Vec::new() }
+    }
+
     /// Does the connection end with this message?
     pub(super) fn is_last(&self) -> bool {
         self.last
@@ -199,10 +216,9 @@ pub(super) fn response(front: &mut Vec<u8>, response: &Response<()>, size: Size,
 
 /// Writes an answer to what was not understood, the last of its connection.
 pub(super) fn refusal(front: &mut Vec<u8>, status: StatusCode) {
-    let told = Told { method: &Method::GET, version: Version::HTTP_11, keep_alive: false, trailers: false };
     let mut empty = Response::new(());
     *empty.status_mut() = status;
-    let _nothing: Encoder = response(front, &empty, Size::Empty, told);
+    let _nothing: Encoder = response(front, &empty, Size::Empty, Told::plainly(&Method::GET, false));
 }
 
 /// Does a client want to have trailers?
@@ -216,7 +232,7 @@ pub(super) fn takes_trailers(headers: &HeaderMap) -> bool {
     headers.get_all(TE).iter().any(takes)
 }
 
-fn can_have_body(status: StatusCode) -> bool {
+pub(super) fn can_have_body(status: StatusCode) -> bool {
     !status.is_informational() && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
@@ -253,7 +269,7 @@ fn header(front: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     front.extend_from_slice(b"\r\n");
 }
 
-fn content_length(front: &mut Vec<u8>, length: u64) {
+pub(super) fn content_length(front: &mut Vec<u8>, length: u64) {
     front.extend_from_slice(b"content-length: ");
     front.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
     front.extend_from_slice(b"\r\n");
@@ -301,7 +317,7 @@ const NO_TRAILERS: [HeaderName; 15] = [
 ];
 
 /// The time, as `Date` has it. Written once a second.
-fn date() -> [u8; 29] {
+pub(super) fn date() -> [u8; 29] {
     thread_local! {
         static WRITTEN: Cell<(u64, [u8; 29])> = const { Cell::new((0, [b' '; 29])) };
     }

@@ -94,22 +94,28 @@ macro_rules! with_room {
 }
 
 /// Takes the head of a request out of `input`, once it is all there.
-pub(super) fn read_request(
+pub(super) fn take_request(
     input: &mut BytesMut,
     seen: &mut usize,
     bounds: Bounds,
-) -> Result<Option<RequestHead>, Malformed> {
+) -> Result<Option<Bytes>, Malformed> {
     let first = *seen == 0;
-    match take(input, seen, bounds.size)? {
-        Some(head) => with_room!(bounds.headers, |room| request(&head, room)).map(Some),
+    let head = take(input, seen, bounds.size)?;
+    if head.is_none() && first {
         // What does not begin as a request will never be one.
-        None if first => with_room!(bounds.headers, |room| {
+        with_room!(bounds.headers, |room| {
             let mut request = httparse::Request::new(&mut []);
-            let parsed = ParserConfig::default().parse_request_with_uninit_headers(&mut request, input, room);
-            parsed.map(|_| None).map_err(malformed)
-        }),
-        None => Ok(None),
+            ParserConfig::default()
+                .parse_request_with_uninit_headers(&mut request, input, room)
+                .map_err(malformed)
+        })?;
     }
+    Ok(head)
+}
+
+/// Reads the head of a request.
+pub(super) fn read_request(head: &Bytes, bounds: Bounds) -> Result<RequestHead, Malformed> {
+    with_room!(bounds.headers, |room| request(head, room))
 }
 
 fn request<'a>(head: &'a Bytes, room: &mut [MaybeUninit<Header<'a>>]) -> Result<RequestHead, Malformed> {
@@ -154,24 +160,32 @@ fn request<'a>(head: &'a Bytes, room: &mut [MaybeUninit<Header<'a>>]) -> Result<
     Ok(RequestHead { request, body, keep_alive, expects_continue })
 }
 
-/// Takes the head of an answer to a request of `method` out of `input`, once it is all there.
-pub(super) fn read_response(
+/// Takes the head of an answer out of `input`, once it is all there.
+pub(super) fn take_response(
     input: &mut BytesMut,
     seen: &mut usize,
     bounds: Bounds,
-    method: &Method,
-) -> Result<Option<ResponseHead>, Malformed> {
+) -> Result<Option<Bytes>, Malformed> {
     let first = *seen == 0;
-    match take(input, seen, bounds.size)? {
-        Some(head) => with_room!(bounds.headers, |room| response(&head, room, method)).map(Some),
-        None if first => with_room!(bounds.headers, |room| {
+    let head = take(input, seen, bounds.size)?;
+    if head.is_none() && first {
+        with_room!(bounds.headers, |room| {
             let mut response = httparse::Response::new(&mut []);
-            let parsed =
-                ParserConfig::default().parse_response_with_uninit_headers(&mut response, input, room);
-            parsed.map(|_| None).map_err(malformed)
-        }),
-        None => Ok(None),
+            ParserConfig::default()
+                .parse_response_with_uninit_headers(&mut response, input, room)
+                .map_err(malformed)
+        })?;
     }
+    Ok(head)
+}
+
+/// Reads the head of an answer to a request of `method`.
+pub(super) fn read_response(
+    head: &Bytes,
+    bounds: Bounds,
+    method: &Method,
+) -> Result<ResponseHead, Malformed> {
+    with_room!(bounds.headers, |room| response(head, room, method))
 }
 
 fn response<'a>(
@@ -263,7 +277,7 @@ fn length(headers: &HeaderMap) -> Result<Length, Malformed> {
         let beside_length = headers.contains_key(CONTENT_LENGTH);
         return if chunked { Ok(Length::Chunked { beside_length }) } else { Err(Malformed::Length) };
     }
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter().map(number);
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter().map(|length| number(length.as_bytes()));
     let Some(length) = lengths.next() else { return Ok(Length::None) };
     match length {
         Some(bytes) if lengths.all(|other| other == length) => Ok(Length::Bytes(bytes)),
@@ -272,8 +286,7 @@ fn length(headers: &HeaderMap) -> Result<Length, Malformed> {
 }
 
 /// Digits and nothing else.
-fn number(value: &HeaderValue) -> Option<u64> {
-    let digits = value.as_bytes();
+pub(super) fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }

@@ -18,11 +18,13 @@
 //! a chunk that does not end where it says, a line feed without a carriage return in a chunked body. Where a peer is
 //! allowed to be sloppy (a head whose lines end in a line feed alone), what goes on is written anew and strictly.
 
+mod alarm;
 mod decoder;
 mod encode;
 mod head;
 mod input;
 mod outbox;
+pub(crate) mod relay;
 pub(crate) mod replica;
 pub(crate) mod server;
 

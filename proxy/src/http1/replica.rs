@@ -33,7 +33,7 @@ use crate::client_body::ClientBodyError;
 /// The largest head of an answer.
 const BOUNDS: Bounds = Bounds { size: 256 << 10, headers: DEFAULT_HEADERS };
 
-/// An open connection. Dropping it closes it, whatever is on its way.
+/// An open connection. Dropping it closes it, whatever is on its way. Goes from hand to hand in a box, as it is large.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: TcpStream,
@@ -103,9 +103,9 @@ impl Connection {
         self.upload = Some(Upload { body, encoder, begun: false });
         let sent = poll_fn(|cx| Poll::Ready(self.poll_upload(cx))).await;
         if let Poll::Ready(Err(failure)) = sent {
-            let untouched = matches!(failure, Failure::Closed(_)) && self.outbox.is_untouched();
+            let untouched = matches!(failure, Failure::Closed(_)) && self.is_untouched();
             return match self.upload.take() {
-                Some(Upload { body, begun: false, .. }) if untouched => {
+                Some(Upload { body, .. }) if untouched => {
                     Err(Failure::Unsent(Box::new(request.map(|()| body))))
                 }
                 _ => Err(failure),
@@ -117,7 +117,7 @@ impl Connection {
     }
 
     /// Moves the request on; `Ready` once it was sent.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    pub(crate) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         while let Some(upload) = &mut self.upload {
             if self.outbox.has_room() && !upload.encoder.is_done() {
                 let put = match Pin::new(&mut upload.body).poll_frame(cx) {
@@ -155,24 +155,65 @@ impl Connection {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Response<()>, Failure>> {
+        loop {
+            let head = ready!(self.poll_raw_head(cx))?;
+            if let Some(response) = self.read_head(&head, method)? {
+                return Poll::Ready(Ok(response));
+            }
+        }
+    }
+
+    /// A head, as it came: that of the answer, or of a word in between.
+    pub(crate) fn poll_raw_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
         self.poll_upload_beside(cx).map_err(Failure::Request)?;
         loop {
             let Input { bytes, seen, .. } = &mut self.input;
-            match head::read_response(bytes, seen, BOUNDS, method).map_err(Failure::Malformed)? {
-                // A word in between.
-                Some(ResponseHead { response, .. }) if is_provisional(response.status()) => {}
-                Some(ResponseHead { response, body, keep_alive }) => {
-                    self.body = body;
-                    self.keep_alive &= keep_alive;
-                    return Poll::Ready(Ok(response));
-                }
-                None => match ready!(self.input.poll_read(cx, &mut self.socket)) {
-                    Ok(0) => return Poll::Ready(Err(Failure::Closed(io::ErrorKind::UnexpectedEof.into()))),
-                    Ok(_) => {}
-                    Err(error) => return Poll::Ready(Err(Failure::Closed(error))),
-                },
+            if let Some(head) = head::take_response(bytes, seen, BOUNDS).map_err(Failure::Malformed)? {
+                return Poll::Ready(Ok(head));
+            }
+            match ready!(self.input.poll_read(cx, &mut self.socket)) {
+                Ok(0) => return Poll::Ready(Err(Failure::Closed(io::ErrorKind::UnexpectedEof.into()))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(Failure::Closed(error))),
             }
         }
+    }
+
+    /// Reads a head; `None` if it is only a word in between.
+    pub(crate) fn read_head(
+        &mut self,
+        head: &Bytes,
+        method: &Method,
+    ) -> Result<Option<Response<()>>, Failure> {
+        let ResponseHead { response, body, keep_alive } =
+            head::read_response(head, BOUNDS, method).map_err(Failure::Malformed)?;
+        if is_provisional(response.status()) {
+            return Ok(None);
+        }
+        self.body_follows(body, keep_alive);
+        Ok(Some(response))
+    }
+
+    /// The head of the answer was read: this body is behind it, and another exchange may follow.
+    pub(super) fn body_follows(&mut self, body: Decoder, keep_alive: bool) {
+        self.body = body;
+        self.keep_alive &= keep_alive;
+    }
+
+    /// Has `write` write the head of a request. [`put_body`](Self::put_body) comes next.
+    pub(crate) fn put_head(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert!(self.is_idle(), "one exchange at a time");
+        write(self.outbox.front());
+    }
+
+    /// Puts in what is behind the head. It is sent when [`poll_upload`](Self::poll_upload) is asked to, or for an answer.
+    pub(crate) fn put_body(&mut self, body: RequestBody, length: u64) {
+        self.upload = Some(Upload { body, encoder: Encoder::of_length(length), begun: false });
+    }
+
+    /// Can all that was put in still be sent elsewhere?
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.outbox.is_untouched() && self.upload.as_ref().is_some_and(|upload| !upload.begun)
     }
 
     /// Is there nothing (more) of the answer?

@@ -27,6 +27,7 @@ use tokio::io::AsyncWrite;
 use tokio::sync::oneshot;
 
 use super::Malformed;
+use super::alarm::Alarm;
 use super::decoder::{Decoded, Decoder};
 use super::encode::{self, Encoder, Size, Told};
 use super::head::{self, Bounds, RequestHead};
@@ -35,6 +36,7 @@ use super::outbox::Outbox;
 use crate::body::{BoxError, ResponseBody};
 use crate::client::ClientSocket;
 use crate::client_body::{ClientBody, ClientBodyError, Upgrade};
+use crate::express::{Arrived, Express};
 use crate::headers;
 
 /// How a connection begins that speaks HTTP/2 without having asked.
@@ -50,6 +52,18 @@ pub(crate) struct Connection {
     wire: Arc<Mutex<Wire>>,
     bounds: Bounds,
 }
+
+/// Answers the requests of a connection.
+pub(crate) trait Service {
+    /// Sends the request of this head the short way, if it may go that. `body` makes its body, of so many bytes.
+    fn express(&self, head: &Bytes, body: impl FnOnce(u64) -> ClientBody) -> Option<Express>;
+
+    /// Answers a request.
+    fn answer(&self, request: Request<ClientBody>) -> impl Future<Output = Response<ResponseBody>> + Send;
+}
+
+/// Who is waiting for the socket, and for what was read of it and not taken.
+type Upgraded = oneshot::Sender<(ClientSocket, Bytes)>;
 
 /// How a connection ended that ended well.
 #[derive(Debug)]
@@ -95,7 +109,7 @@ pub(crate) struct Reader(Arc<Mutex<Wire>>);
 
 /// What comes first on a connection, or next.
 enum Next {
-    Request(RequestHead),
+    Head(Bytes),
     Http2,
     Malformed(Malformed),
     Closed,
@@ -123,20 +137,16 @@ impl Connection {
 
     /// Has `service` answer each request. Once `stopping` says so, the next answer is the last; whoever makes it say so
     /// wakes this.
-    pub(crate) async fn serve<S, F>(
+    pub(crate) async fn serve(
         self,
         stopping: impl Fn() -> bool,
-        mut service: S,
-    ) -> Result<Ended, Failure>
-    where
-        S: FnMut(Request<ClientBody>) -> F,
-        F: Future<Output = Response<ResponseBody>>,
-    {
-        let mut first = true;
+        service: &impl Service,
+    ) -> Result<Ended, Failure> {
+        let (mut first, mut alarm) = (true, Alarm::default());
         loop {
             let next = poll_fn(|cx| lock(&self.wire).poll_next(cx, self.bounds, first, &stopping)).await;
             let head = match next {
-                Ok(Next::Request(head)) => head,
+                Ok(Next::Head(head)) => head,
                 Ok(Next::Closed) => return self.shut_down().await,
                 Ok(Next::Malformed(malformed)) => return self.refuse(malformed).await,
                 Ok(Next::Http2) => return Ok(Ended::Http2(self.into_socket()?.0)),
@@ -148,43 +158,101 @@ impl Connection {
                 }
             };
             first = false;
-            let RequestHead { request, body, keep_alive, .. } = head;
-            let (method, version) = (request.method().clone(), request.version());
-            let trailers = encode::takes_trailers(request.headers());
-            let (body, upgrade) = self.body(&request, body);
-            let response = {
-                let mut answering = pin!(service(request.map(|()| body)));
-                poll_fn(|cx| match answering.as_mut().poll(cx) {
-                    Poll::Ready(response) => Poll::Ready(Ok(response)),
-                    Poll::Pending => lock(&self.wire).poll_gone(cx).map(Err),
-                })
-                .await?
-            };
-            let keep_alive = keep_alive && !stopping();
-            let told = Told { method: &method, version, keep_alive, trailers };
-            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            let closes = self.answer(response, told).await?;
-            match upgrade {
-                Some(upgrade) if switched => {
-                    // Whoever asked for it may have left.
-                    drop(upgrade.send(self.into_socket()?));
-                    return Ok(Ended::Upgraded);
+            let last = if let Some(express) = service.express(&head, |length| self.body_of(length)) {
+                drop(head);
+                self.relay(express, &mut alarm, &stopping).await?
+            } else {
+                let head = match head::read_request(&head, self.bounds) {
+                    Ok(head) => head,
+                    Err(malformed) => return self.refuse(malformed).await,
+                };
+                match self.exchange(head, service, &stopping).await? {
+                    (last, None) => last,
+                    (_, Some(upgrade)) => {
+                        // Whoever asked for it may have left.
+                        drop(upgrade.send(self.into_socket()?));
+                        return Ok(Ended::Upgraded);
+                    }
                 }
-                _ => {}
-            }
-            if closes || !lock(&self.wire).is_read() {
+            };
+            if last || !lock(&self.wire).is_read() {
                 return self.shut_down().await;
             }
         }
     }
 
-    /// The body of a request, or the way to have the connection if that is asked for.
-    #[expect(clippy::type_complexity, reason = "named where it is received")]
-    fn body(
+    /// Has a request answered. Is the connection over then, or somebody else's?
+    async fn exchange(
         &self,
-        request: &Request<()>,
-        body: Decoder,
-    ) -> (ClientBody, Option<oneshot::Sender<(ClientSocket, Bytes)>>) {
+        head: RequestHead,
+        service: &impl Service,
+        stopping: impl Fn() -> bool,
+    ) -> Result<(bool, Option<Upgraded>), Failure> {
+        let RequestHead { request, body, keep_alive, expects_continue } = head;
+        lock(&self.wire).begin(body, expects_continue);
+        let (method, version) = (request.method().clone(), request.version());
+        let trailers = encode::takes_trailers(request.headers());
+        let (body, upgrade) = self.body(&request, body);
+        let response = {
+            let mut answering = pin!(service.answer(request.map(|()| body)));
+            poll_fn(|cx| match answering.as_mut().poll(cx) {
+                Poll::Ready(response) => Poll::Ready(Ok(response)),
+                Poll::Pending => lock(&self.wire).poll_gone(cx).map(Err),
+            })
+            .await?
+        };
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let told = Told { method: &method, version, keep_alive: keep_alive && !stopping(), trailers };
+        let last = self.answer(response, told).await?;
+        Ok((last, upgrade.filter(|_| switched)))
+    }
+
+    /// Waits for the answer to a request that was sent, and passes it on. `true`: the connection ends with it.
+    async fn relay(
+        &self,
+        mut express: Express,
+        alarm: &mut Alarm,
+        stopping: impl Fn() -> bool,
+    ) -> Result<bool, Failure> {
+        loop {
+            let arrived = poll_fn(|cx| {
+                if let Poll::Ready(arrived) = express.poll_head(cx) {
+                    return Poll::Ready(Ok(arrived));
+                }
+                if express.due().is_some_and(|due| alarm.poll(cx, due).is_ready()) {
+                    return Poll::Ready(Ok(Arrived::Failed(express.late())));
+                }
+                lock(&self.wire).poll_gone(cx).map(Err)
+            });
+            let arrived = arrived.await?;
+            let keep_alive = express.keeps_alive() && !stopping();
+            let failed = match arrived {
+                Arrived::Head(head) => {
+                    let relayed = express.relay(&head, lock(&self.wire).outbox.front(), keep_alive);
+                    if let Some(relayed) = relayed {
+                        drop(head);
+                        let (body, _busy) = express.into_body(&relayed);
+                        return self.write_body(relayed.encoder, body).await;
+                    }
+                    match express.read_head(&head) {
+                        Ok(Some(response)) => Ok(response),
+                        Ok(None) => continue,
+                        Err(error) => Err(error),
+                    }
+                }
+                Arrived::Failed(error) => Err(error),
+            };
+            let method = express.method().clone();
+            let response = match failed {
+                Ok(response) => express.into_response(response),
+                Err(error) => express.refuse(&error),
+            };
+            return self.answer(response, Told::plainly(&method, keep_alive)).await;
+        }
+    }
+
+    /// The body of a request, or the way to have the connection if that is asked for.
+    fn body(&self, request: &Request<()>, body: Decoder) -> (ClientBody, Option<Upgraded>) {
         if !body.is_done() {
             return (ClientBody::http1(Reader(Arc::clone(&self.wire))), None);
         }
@@ -195,16 +263,30 @@ impl Connection {
         (ClientBody::empty(), None)
     }
 
+    /// That of a request that goes the short way.
+    fn body_of(&self, length: u64) -> ClientBody {
+        lock(&self.wire).begin(Decoder::of_length(length), false);
+        ClientBody::http1(Reader(Arc::clone(&self.wire)))
+    }
+
     /// Writes an answer, to its end. `true`: the connection ends with it.
     async fn answer(&self, response: Response<ResponseBody>, told: Told<'_>) -> Result<bool, Failure> {
         let (parts, body) = response.into_parts();
-        let mut body = pin!(body);
-        let mut encoder = {
+        let encoder = {
             let head = Response::from_parts(parts, ());
             let mut wire = lock(&self.wire);
             wire.continues = false;
-            encode::response(wire.outbox.front(), &head, Size::of(&*body), told)
+            encode::response(wire.outbox.front(), &head, Size::of(&body), told)
         };
+        self.write_body(encoder, body).await
+    }
+
+    /// Writes what is behind the head of an answer, and the head if it was not written yet.
+    async fn write_body<B>(&self, mut encoder: Encoder, body: B) -> Result<bool, Failure>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
+    {
+        let mut body = pin!(body);
         let last = encoder.is_last();
         let mut ended = encoder.is_done();
         poll_fn(|cx| {
@@ -214,7 +296,7 @@ impl Connection {
                     // The lock is not held: the body of an answer may hang on that of the request.
                     match body.as_mut().poll_frame(cx) {
                         Poll::Ready(frame) => {
-                            let frame = frame.transpose().map_err(Failure::Answer)?;
+                            let frame = frame.transpose().map_err(|error| Failure::Answer(error.into()))?;
                             let whole = body.is_end_stream();
                             let outbox = &mut lock(&self.wire).outbox;
                             put(&mut encoder, outbox, frame, whole)?;
@@ -304,12 +386,8 @@ impl Wire {
                 return Poll::Ready(Ok(Next::Http2));
             }
             if !preface && !bytes.is_empty() {
-                match head::read_request(bytes, seen, bounds) {
-                    Ok(Some(head)) => {
-                        self.body = head.body;
-                        self.continues = head.expects_continue;
-                        return Poll::Ready(Ok(Next::Request(head)));
-                    }
+                match head::take_request(bytes, seen, bounds) {
+                    Ok(Some(head)) => return Poll::Ready(Ok(Next::Head(head))),
                     Ok(None) => {}
                     Err(malformed) => return Poll::Ready(Ok(Next::Malformed(malformed))),
                 }
@@ -324,6 +402,11 @@ impl Wire {
                 };
             }
         }
+    }
+
+    /// A request begins, of which this is to come.
+    fn begin(&mut self, body: Decoder, continues: bool) {
+        (self.body, self.continues) = (body, continues);
     }
 
     /// `Ready` if the client has left while it should wait.

@@ -111,6 +111,11 @@ impl Paces {
         Self(rate.map(|rate| Box::new(Limited { rate, most, full_at: Table::default() })))
     }
 
+    /// Is there no limit?
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Lets `address` go on, or says for how long it has to wait. `now` is in nanoseconds.
     pub(crate) fn take(&self, address: IpAddr, now: impl FnOnce() -> u64) -> Result<(), Duration> {
         let Some(limited) = &self.0 else { return Ok(()) };

@@ -86,6 +86,11 @@ impl Gate {
         self.connections.enter(peer).inspect_err(|()| self.counts.reached(Limit::ClientConnections))
     }
 
+    /// Are requests counted by their clients?
+    pub(crate) fn has_limits(&self) -> bool {
+        !(self.requests.is_open() && self.handshakes.is_open())
+    }
+
     /// May this request of `peer` go on?
     ///
     /// # Errors

@@ -50,7 +50,7 @@ use crate::access_log::Record;
 use crate::body::Exchange;
 use crate::claim::Claim;
 use crate::client::ClientSocket;
-use crate::client_body::UpgradedClient;
+use crate::client_body::{ClientBodyError, Upgrade, UpgradedClient};
 use crate::error::Error;
 use crate::extended::Asked;
 use crate::http1::replica::Connection;
@@ -74,7 +74,7 @@ pub use words::CloseFrame;
 pub(crate) struct Tunnel {
     pub(crate) client: Asked,
     /// The function's side.
-    pub(crate) connection: Connection,
+    pub(crate) connection: Box<Connection>,
     pub(crate) exchange: Arc<Exchange>,
     /// They agreed upon WebSocket, not upon something else.
     pub(crate) websocket: bool,
@@ -202,19 +202,14 @@ async fn run(tunnel: Box<Tunnel>, replica: Told, ties: Box<Ties>) {
     let Tunnel { client, connection, exchange, websocket, mut record } = *tunnel;
     let Asked { upgrade: client, extended } = client;
     let (mut function, of_function) = connection.into_socket();
-    // The client's side is there once the 101 was written to it.
     // Boxed: it is over before anything moves.
-    let client = match Box::pin(client.upgraded()).await {
+    let (mut client, of_client) = match Box::pin(Client::upgraded(client)).await {
         Ok(client) => client,
         Err(failed) => {
             record.broken = Some("upgrade");
             record.closed(None, None);
             return debug!(%failed, "a tunnel ended before it began");
         }
-    };
-    let (mut client, of_client) = match client {
-        UpgradedClient::Http1(socket, ahead) => (Client::Connection(socket), ahead),
-        UpgradedClient::Http2(stream) => (Client::Http2(Box::new(TokioIo::new(stream))), Bytes::new()),
     };
     let ahead = Box::new(Ahead { of_client, of_function });
     let claim = exchange.claim();
@@ -260,6 +255,14 @@ enum Client {
 }
 
 impl Client {
+    /// The client's side, and what was read of it behind the handshake. It is there once the 101 was written to it.
+    async fn upgraded(upgrade: Upgrade) -> Result<(Self, Bytes), ClientBodyError> {
+        Ok(match upgrade.upgraded().await? {
+            UpgradedClient::Http1(socket, ahead) => (Self::Connection(socket), ahead),
+            UpgradedClient::Http2(stream) => (Self::Http2(Box::new(TokioIo::new(stream))), Bytes::new()),
+        })
+    }
+
     fn side(&mut self) -> Side<'_> {
         match self {
             Self::Connection(socket) => match socket.stream() {
