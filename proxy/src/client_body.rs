@@ -57,6 +57,7 @@ pub(crate) enum Upgrade {
 }
 
 /// One that no longer is.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(crate) enum UpgradedClient {
     Http1(ClientSocket, Bytes),
     Http2(Upgraded),

@@ -198,13 +198,119 @@ fn read_trailers(input: &mut BytesMut) -> Result<Decoded, Malformed> {
         Some(length) if length <= MAX_TRAILERS && !has_bare_feed(&input[..length]) => {
             head::read_trailers(&input.split_to(length).freeze()).map(Decoded::Trailers)
         }
-        // A line feed alone is an end to us, and may be none to whoever has looked at it before.
-        Some(_) => Err(Malformed::Trailers),
         None if input.len() <= MAX_TRAILERS => Ok(Decoded::More),
-        None => Err(Malformed::Trailers),
+        // Too long; or a line feed alone is an end to us, and may be none to whoever has looked at it before.
+        Some(_) | None => Err(Malformed::Trailers),
     }
 }
 
 fn has_bare_feed(bytes: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// All that is found in `bytes` when they come in pieces of `step`: the data, whether there were trailers, and how
+    /// much is left behind the end; `None` if there was no end.
+    fn decode(
+        mut decoder: Decoder,
+        bytes: &[u8],
+        step: usize,
+    ) -> Result<Option<(Vec<u8>, usize, usize)>, Malformed> {
+        let (mut input, mut data, mut trailers) = (BytesMut::new(), Vec::new(), 0);
+        let mut pieces = bytes.chunks(step.max(1));
+        loop {
+            match decoder.decode(&mut input)? {
+                Decoded::Data(piece) => {
+                    assert!(!piece.is_empty());
+                    data.extend_from_slice(&piece);
+                }
+                Decoded::Trailers(found) => trailers = found.len(),
+                Decoded::End => {
+                    assert!(decoder.is_done() && decoder.left() == Some(0));
+                    return Ok(Some((data, trailers, input.len() + pieces.map(<[u8]>::len).sum::<usize>())));
+                }
+                Decoded::More => match pieces.next() {
+                    Some(piece) => input.extend_from_slice(piece),
+                    None => return Ok(decoder.finish().then_some((data, trailers, 0))),
+                },
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_ends_where_its_length_its_chunks_or_the_connection_say() {
+        let found = |data: &str, trailers, left| Ok(Some((data.as_bytes().to_vec(), trailers, left)));
+        for (decoder, bytes, expected) in [
+            (Decoder::of_length(0), "next", found("", 0, 4)),
+            (Decoder::of_length(5), "hellonext", found("hello", 0, 4)),
+            (Decoder::of_length(5), "hell", Ok(None)),
+            (Decoder::Close, "hello", found("hello", 0, 0)),
+            (Decoder::CHUNKED, "5\r\nhello\r\n0\r\n\r\nnext", found("hello", 0, 4)),
+            (Decoder::CHUNKED, "5;a=\"b\"\r\nhello\r\n1 \t\r\n!\r\n000\r\n\r\n", found("hello!", 0, 0)),
+            (Decoder::CHUNKED, "A\r\n0123456789\r\n0\r\n\r\n", found("0123456789", 0, 0)),
+            (Decoder::CHUNKED, "0\r\na: 1\r\nb: 2\r\n\r\nnext", found("", 2, 4)),
+            (Decoder::CHUNKED, "5\r\nhello\r\n0\r\n", Ok(None)),
+            (Decoder::CHUNKED, "5\r\nhel", Ok(None)),
+            (Decoder::CHUNKED, "", Ok(None)),
+            (Decoder::CHUNKED, "\r\n", Err(Malformed::Chunk)),
+            (Decoder::CHUNKED, "5\nhello\r\n", Err(Malformed::Chunk)),
+            (Decoder::CHUNKED, "5\r\r\nhello\r\n", Err(Malformed::Chunk)),
+            (Decoder::CHUNKED, "5 5\r\nhello\r\n", Err(Malformed::Chunk)),
+            (Decoder::CHUNKED, " 5\r\nhello\r\n", Err(Malformed::Chunk)),
+            (Decoder::CHUNKED, "+5\r\nhello\r\n", Err(Malformed::Chunk)),
+            (Decoder::CHUNKED, "0x5\r\nhello\r\n", Err(Malformed::Chunk)),
+            (Decoder::CHUNKED, "10000000000000005\r\nhello\r\n", Err(Malformed::Chunk)),
+            (Decoder::CHUNKED, "3\r\nhello\r\n", Err(Malformed::Chunk)),
+            (Decoder::CHUNKED, "5\r\nhello\n0\r\n\r\n", Err(Malformed::Chunk)),
+            (Decoder::CHUNKED, "0\r\nno colon\r\n\r\n", Err(Malformed::Trailers)),
+            (Decoder::CHUNKED, "0\r\na: 1\n\r\n", Err(Malformed::Trailers)),
+            (Decoder::CHUNKED, "0\r\na: 1\r\n\n", Err(Malformed::Trailers)),
+        ] {
+            for step in 1..=bytes.len().max(1) {
+                assert_eq!(decode(decoder, bytes.as_bytes(), step), expected, "{bytes:?} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn extensions_and_trailers_are_bounded_however_they_are_spread() {
+        let chunk = format!("1;{}\r\nx\r\n", "e".repeat(1000));
+        assert_eq!(decode(Decoder::CHUNKED, chunk.repeat(20).as_bytes(), 100), Err(Malformed::Chunk));
+        let line = vec![b'0'; MAX_SIZE_LINE + 1];
+        assert_eq!(decode(Decoder::CHUNKED, &line, 100), Err(Malformed::Chunk));
+        let trailers = format!("0\r\n{}", "a: b\r\n".repeat(MAX_TRAILERS / 6 + 2));
+        assert_eq!(decode(Decoder::CHUNKED, trailers.as_bytes(), 100), Err(Malformed::Trailers));
+        let trailers = format!("0\r\n{}\r\n", "a: b\r\n".repeat(101));
+        assert_eq!(decode(Decoder::CHUNKED, trailers.as_bytes(), 100), Err(Malformed::Trailers));
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_of_any_sizes_that_come_in_any_pieces_are_the_bytes_they_were_made_of(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..8),
+            step in 1..400_usize,
+        ) {
+            let mut bytes = Vec::new();
+            for piece in &pieces {
+                bytes.extend_from_slice(format!("{:X}\r\n", piece.len()).as_bytes());
+                bytes.extend_from_slice(piece);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\n\r\nGET");
+            prop_assert_eq!(decode(Decoder::CHUNKED, &bytes, step), Ok(Some((pieces.concat(), 0, 3))));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic_and_how_they_come_does_not_matter(
+            bytes in prop::collection::vec(prop::sample::select(b"0159aF;= \r\n:x".to_vec()), 0..60),
+            step in 1..20_usize,
+        ) {
+            prop_assert_eq!(decode(Decoder::CHUNKED, &bytes, step), decode(Decoder::CHUNKED, &bytes, bytes.len()));
+        }
+    }
 }

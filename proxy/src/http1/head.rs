@@ -309,3 +309,121 @@ fn keeps_alive(minor: u8, headers: &HeaderMap) -> bool {
     };
     if minor == 0 { says(b"keep-alive") && !says(b"close") } else { !says(b"close") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { size: 1000, headers: 10 };
+
+    fn request_of(text: &str) -> Result<Option<RequestHead>, Malformed> {
+        let (mut input, mut seen) = (BytesMut::from(text), 0);
+        take_request(&mut input, &mut seen, BOUNDS)?.map(|head| read_request(&head, BOUNDS)).transpose()
+    }
+
+    fn response_of(text: &str, method: &Method) -> Result<(Decoder, bool), Malformed> {
+        let (mut input, mut seen) = (BytesMut::from(text), 0);
+        let head = take_response(&mut input, &mut seen, BOUNDS)?.expect("a whole head");
+        read_response(&head, BOUNDS, method).map(|head| (head.body, head.keep_alive))
+    }
+
+    #[test]
+    fn a_head_ends_with_the_first_empty_line_however_it_comes() {
+        for (text, end) in [
+            ("GET / HTTP/1.1\r\nhost: h\r\n\r\nbody\r\n\r\n", 27),
+            ("GET / HTTP/1.1\nhost: h\n\nbody", 24),
+            ("GET / HTTP/1.1\nhost: h\n\r\nbody", 25),
+            ("\r\n\nGET / HTTP/1.1\r\n\r\nbody", 18),
+        ] {
+            for step in 1..=text.len() {
+                let (mut input, mut seen) = (BytesMut::new(), 0);
+                let mut pieces = text.as_bytes().chunks(step);
+                let head = loop {
+                    input.extend_from_slice(pieces.next().expect("a head before the end"));
+                    if let Some(head) = take_request(&mut input, &mut seen, BOUNDS).unwrap() {
+                        break head;
+                    }
+                };
+                assert_eq!((head.len(), seen), (end, 0), "{text:?} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_begin_as_a_message_is_refused_before_it_ends_and_what_is_too_long_also() {
+        let long = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(1000));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(11));
+        let url = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(MAX_URL));
+        for (text, expected) in [
+            ("\x16\x03\x01\x02\0", Malformed::Head),
+            ("GET / HTTP/2.0\r\n", Malformed::Head),
+            ("GET  / HTTP/1.1\r\n\r\n", Malformed::Head),
+            ("GET / HTTP/1.1\r\nx : y\r\n\r\n", Malformed::Head),
+            ("GET / HTTP/1.1\r\nx: y\r\n z\r\n\r\n", Malformed::Head),
+            (&long, Malformed::HeadTooLarge),
+            (&many, Malformed::HeadTooLarge),
+        ] {
+            assert_eq!(request_of(text).map(|_| ()), Err(expected), "{text:?}");
+        }
+        let large = Bounds { size: 1 << 20, ..BOUNDS };
+        assert_eq!(read_request(&Bytes::from(url), large).map(|_| ()), Err(Malformed::UrlTooLong));
+        assert!(request_of("GET / HTTP/1.1\r\nx: ").unwrap().is_none());
+    }
+
+    #[test]
+    fn the_body_of_a_request_is_as_long_as_one_header_says() {
+        let chunked = Decoder::CHUNKED;
+        for (headers, expected) in [
+            ("", Ok((Decoder::Done, true, false))),
+            ("content-length: 5\r\n", Ok((Decoder::Length(5), true, false))),
+            ("content-length: 5\r\nContent-Length: 5\r\n", Ok((Decoder::Length(5), true, false))),
+            ("content-length: 0\r\nexpect: 100-continue\r\n", Ok((Decoder::Done, true, false))),
+            ("content-length: 5\r\nexpect: 100-Continue\r\n", Ok((Decoder::Length(5), true, true))),
+            ("content-length: 5\r\nexpect: other\r\n", Ok((Decoder::Length(5), true, false))),
+            ("transfer-encoding: Chunked\r\n", Ok((chunked, true, false))),
+            ("transfer-encoding: chunked\r\ncontent-length: 5\r\n", Ok((chunked, false, false))),
+            ("connection: x, Close\r\n", Ok((Decoder::Done, false, false))),
+            ("connection: keep-alive\r\nconnection: close\r\n", Ok((Decoder::Done, false, false))),
+            ("content-length: 5\r\ncontent-length: 6\r\n", Err(Malformed::Length)),
+            ("content-length: 5, 5\r\n", Err(Malformed::Length)),
+            ("content-length: +5\r\n", Err(Malformed::Length)),
+            ("content-length:\r\n", Err(Malformed::Length)),
+            ("content-length: 18446744073709551616\r\n", Err(Malformed::Length)),
+            ("transfer-encoding: gzip, chunked\r\n", Err(Malformed::Length)),
+            ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", Err(Malformed::Length)),
+        ] {
+            let read = request_of(&format!("POST /x HTTP/1.1\r\n{headers}\r\n")).map(Option::unwrap);
+            let read = read.map(|head| (head.body, head.keep_alive, head.expects_continue));
+            assert_eq!(read, expected, "{headers:?}");
+        }
+        let old =
+            |headers: &str| request_of(&format!("POST /x HTTP/1.0\r\n{headers}\r\n")).map(Option::unwrap);
+        assert!(!old("").unwrap().keep_alive);
+        assert!(old("connection: Keep-Alive\r\n").unwrap().keep_alive);
+        assert!(!old("content-length: 5\r\nexpect: 100-continue\r\n").unwrap().expects_continue);
+        assert_eq!(old("transfer-encoding: chunked\r\n").map(|_| ()), Err(Malformed::Length));
+    }
+
+    #[test]
+    fn the_body_of_an_answer_depends_on_its_status_and_on_the_request_too() {
+        let (get, head) = (Method::GET, Method::HEAD);
+        for (method, text, expected) in [
+            (&get, "200 OK\r\ncontent-length: 5\r\n", Ok((Decoder::Length(5), true))),
+            (&head, "200 OK\r\ncontent-length: 5\r\n", Ok((Decoder::Done, true))),
+            (&get, "204 No Content\r\ncontent-length: 5\r\n", Ok((Decoder::Done, true))),
+            (&get, "304 Not Modified\r\ntransfer-encoding: chunked\r\n", Ok((Decoder::Done, true))),
+            (&get, "100 Continue\r\n", Ok((Decoder::Done, true))),
+            (&get, "200 OK\r\ntransfer-encoding: chunked\r\n", Ok((Decoder::CHUNKED, true))),
+            (&get, "200 OK\r\n", Ok((Decoder::Close, false))),
+            (&get, "200 OK\r\nconnection: close\r\ncontent-length: 5\r\n", Ok((Decoder::Length(5), false))),
+            (&get, "200 OK\r\ntransfer-encoding: gzip\r\n", Err(Malformed::Length)),
+            (&get, "200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n", Err(Malformed::Length)),
+        ] {
+            assert_eq!(response_of(&format!("HTTP/1.1 {text}\r\n"), method), expected, "{method} {text:?}");
+        }
+        assert_eq!(
+            response_of("HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\n", &get),
+            Ok((Decoder::Length(5), false))
+        );
+    }
+}

@@ -252,7 +252,7 @@ impl<'a> Plain<'a> {
         match self.forwarded_for {
             None => put(front, &[b"x-forwarded-for: ", added.peer.as_bytes(), b"\r\n"]),
             Some(before) => {
-                put(front, &[b"x-forwarded-for: ", before, b", ", added.peer.as_bytes(), b"\r\n"])
+                put(front, &[b"x-forwarded-for: ", before, b", ", added.peer.as_bytes(), b"\r\n"]);
             }
         }
         if !self.has_forwarded_host {
@@ -325,7 +325,7 @@ pub(crate) fn response(head: &Bytes, front: &mut Vec<u8>, said: &Said<'_>) -> Op
     match (body.left(), &length) {
         // What it would be, of an answer that is not sent.
         (_, Some((_, length))) if of_head && can_have_body => {
-            put(front, &[b"content-length: ", length, b"\r\n"])
+            put(front, &[b"content-length: ", length, b"\r\n"]);
         }
         _ if of_head || !can_have_body => {}
         (Some(length), _) => encode::content_length(front, length),
@@ -375,4 +375,222 @@ fn strict_length(value: &[u8]) -> Option<u64> {
 /// The bytes of paths and queries that nobody has to look at twice.
 fn is_url_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/?".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Request, Version};
+    use http_body_util::Full;
+    use proptest::prelude::*;
+
+    use super::super::encode::{Size, Told};
+    use super::super::head::Bounds;
+    use super::*;
+    use crate::call::Call;
+    use crate::{headers, strict, trace};
+
+    const BOUNDS: Bounds = Bounds { size: 1 << 20, headers: DEFAULT_HEADERS };
+    const HOST: &str = "10.62.0.9:8080";
+
+    fn call() -> Call {
+        Call { id: HeaderValue::from_static("the-call"), start: 7 }
+    }
+
+    /// The first line, and the others sorted, names in lower case and in their own order where a name comes twice. Without
+    /// the time.
+    fn lines(head: &[u8]) -> Vec<String> {
+        let text = std::str::from_utf8(head).unwrap();
+        let (first, rest) = text.strip_suffix("\r\n\r\n").unwrap().split_once("\r\n").unwrap();
+        let mut lines: Vec<String> = rest
+            .split("\r\n")
+            .map(|line| {
+                let (name, value) = line.split_once(": ").unwrap();
+                format!("{}: {}", name.to_ascii_lowercase(), value.trim())
+            })
+            .filter(|line| !line.starts_with("date: "))
+            .collect();
+        lines.sort_by(|one, other| one.split(": ").next().cmp(&other.split(": ").next()));
+        lines.insert(0, first.to_owned());
+        lines
+    }
+
+    /// The head for the function on the short way.
+    fn short_request(head: &Bytes) -> Option<(Vec<String>, bool)> {
+        plain(head, |plain| {
+            let (path, query) =
+                plain.target.split_once('?').map_or((plain.target, None), |(p, q)| (p, Some(q)));
+            let id = plain.call_id.unwrap_or(b"the-call");
+            let (host, peer, secure) = (HOST.as_bytes(), "192.0.2.1", false);
+            let added = Added { path, query, host, peer, secure, call_id: id, start: 7 };
+            let mut front = Vec::new();
+            plain.write(&mut front, &added);
+            Some((lines(&front), plain.keep_alive))
+        })
+    }
+
+    /// The same on the long way, if it is let in there.
+    fn long_request(head: &Bytes) -> Option<(Vec<String>, bool)> {
+        let head = head::read_request(head, BOUNDS).ok()?;
+        let length = head.body.left()?;
+        let body = vec![0; usize::try_from(length).unwrap().min(1)];
+        strict::check(&head.request.clone().map(|()| Full::new(Bytes::from(body)))).ok()?;
+        let mut call = call();
+        if let Some(id) = head.request.headers().get(headers::X_CALL_ID).filter(|id| !id.is_empty()) {
+            call.id = id.clone();
+        }
+        let (mut parts, ()) = head.request.into_parts();
+        trace::pass_on(&mut parts.headers, None);
+        let upgrade = headers::offers_upgrade(parts.version, &parts.headers);
+        headers::to_function(&mut parts, &call, "192.0.2.1:5".parse().unwrap(), upgrade);
+        parts.headers.insert(http::header::HOST, HeaderValue::from_static(HOST));
+        let mut front = Vec::new();
+        let size = if length == 0 { Size::Empty } else { Size::Known(length) };
+        let _encoder: Encoder = encode::request(&mut front, &Request::from_parts(parts, ()), size);
+        Some((lines(&front), head.keep_alive))
+    }
+
+    fn short_response(
+        head: &Bytes,
+        method: &Method,
+        asked_with: Option<&'static str>,
+    ) -> Option<(Vec<String>, Decoder, bool)> {
+        let asked_with = asked_with.map(str::as_bytes);
+        let said = Said { method, call_id: b"the-call", start: 7, asked_with, keep_alive: true };
+        let mut front = Vec::new();
+        let relayed = response(head, &mut front, &said);
+        assert_eq!(relayed.is_some(), !front.is_empty(), "half a head");
+        relayed.map(|relayed| (lines(&front), relayed.body, relayed.keep_alive))
+    }
+
+    fn long_response(
+        head: &Bytes,
+        method: &Method,
+        asked_with: Option<&'static str>,
+    ) -> Option<(Vec<String>, Decoder, bool)> {
+        let mut read = head::read_response(head, BOUNDS, method).ok()?;
+        let (status, has_body) = (read.response.status(), !read.body.is_done());
+        let asked_with = asked_with.map(HeaderValue::from_static);
+        headers::to_client(status, read.response.headers_mut(), &call(), asked_with, has_body);
+        let size = if has_body { read.body.left().map_or(Size::Unknown, Size::Known) } else { Size::Empty };
+        let told = Told { method, version: Version::HTTP_11, keep_alive: true, trailers: false };
+        let mut front = Vec::new();
+        let _encoder: Encoder = encode::response(&mut front, &read.response, size, told);
+        Some((lines(&front), read.body, read.keep_alive))
+    }
+
+    /// Headers that mean something here, rarely right beside each other.
+    fn header() -> impl Strategy<Value = String> {
+        let names = [
+            "host",
+            "Connection",
+            "content-length",
+            "Content-Type",
+            "transfer-encoding",
+            "te",
+            "expect",
+            "upgrade",
+            "trailer",
+            "x-call-id",
+            "X-Start-Time",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "X-Forwarded-Proto",
+            "user-agent",
+            "keep-alive",
+            "proxy-connection",
+            "traceparent",
+            "tracestate",
+            "x_forwarded_for",
+            "x_own",
+            "date",
+            "cookie",
+            "set-cookie",
+            "x-a",
+            "server",
+            "x-served-by",
+        ];
+        let values = [
+            "",
+            "h",
+            "keep-alive",
+            "close",
+            "x-a",
+            "3",
+            "03",
+            "0",
+            "chunked",
+            "gzip",
+            "a/b",
+            "10.0.0.9",
+            "websocket",
+        ];
+        let usual = [
+            "Connection: keep-alive",
+            "connection: close",
+            "content-length: 3",
+            "content-length: 0",
+            "Content-Type: a/b",
+            "transfer-encoding: chunked",
+            "x-call-id: mine",
+            "x-forwarded-for: 10.0.0.9",
+            "Keep-Alive: timeout=5",
+            "user-agent: me",
+            "set-cookie: a",
+            "Date: Sun",
+            "x-a:  1 ",
+        ];
+        let any = (prop::sample::select(names.to_vec()), prop::sample::select(values.to_vec()));
+        prop_oneof![
+            3 => prop::sample::select(usual.to_vec()).prop_map(|line| format!("{line}\r\n")),
+            1 => any.prop_map(|(name, value)| format!("{name}: {value}\r\n")),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn what_goes_the_short_way_to_a_function_is_what_the_long_way_makes_of_it(
+            method in prop::sample::select(vec!["GET", "POST", "HEAD", "DELETE", "TRACE", "G@T"]),
+            target in prop::sample::select(vec!["/a/b", "/", "/a?b=c&d", "/a?b?c", "*", "/a#b", "/\u{e4}", "http://h/a", "/a%20//../b"]),
+            version in prop::sample::select(vec!["1.1", "1.1", "1.1", "1.0"]),
+            more in prop::collection::vec(header(), 0..6),
+        ) {
+            let head = Bytes::from(format!("{method} {target} HTTP/{version}\r\nhost: h\r\n{}\r\n", more.concat()));
+            if let Some(short) = short_request(&head) {
+                prop_assert_eq!(Some(short), long_request(&head));
+            }
+        }
+
+        #[test]
+        fn what_goes_the_short_way_to_a_client_is_what_the_long_way_makes_of_it(
+            status in prop::sample::select(vec!["200 OK", "200 Fine", "204 No Content", "304 Not Modified", "404 ", "100 Continue", "101 Switching Protocols", "999 X"]),
+            method in prop::sample::select(vec![Method::GET, Method::HEAD]),
+            asked_with in prop::sample::select(vec![None, Some("c/d")]),
+            more in prop::collection::vec(header(), 0..6),
+        ) {
+            let head = Bytes::from(format!("HTTP/1.1 {status}\r\n{}\r\n", more.concat()));
+            if let Some(short) = short_response(&head, &method, asked_with) {
+                prop_assert_eq!(Some(short), long_response(&head, &method, asked_with));
+            }
+        }
+    }
+
+    #[test]
+    fn what_clients_and_functions_mostly_say_goes_the_short_way() {
+        for head in [
+            "GET /function/f HTTP/1.1\r\nHost: h:8080\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n",
+            "POST /a?b HTTP/1.1\r\nhost: h\r\ncontent-type: a/b\r\ncontent-length: 3\r\nconnection: keep-alive\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 10.0.0.9\r\nx-call-id: mine\r\ncookie: a=1\r\n\r\n",
+        ] {
+            assert!(short_request(&Bytes::from(head)).is_some(), "{head}");
+        }
+        for head in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ndate: Sun\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 404 Not Found\r\nServer: x\r\nConnection: close\r\n\r\n",
+        ] {
+            assert!(short_response(&Bytes::from(head), &Method::GET, None).is_some(), "{head}");
+        }
+    }
 }

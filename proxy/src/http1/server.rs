@@ -67,6 +67,7 @@ type Upgraded = oneshot::Sender<(ClientSocket, Bytes)>;
 
 /// How a connection ended that ended well.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(crate) enum Ended {
     /// There are no more requests.
     Closed,

@@ -118,7 +118,7 @@ impl Gate {
     pub(crate) fn note(&self, failure: &Failure) {
         match failure {
             Failure::Malformed(Malformed::HeadTooLarge | Malformed::UrlTooLong) => {
-                self.counts.reached(Limit::Head)
+                self.counts.reached(Limit::Head);
             }
             Failure::Malformed(_) => self.counts.reached(Limit::Malformed),
             Failure::Socket(error) if error.get_ref().is_some_and(|why| why.to_string() == SLOW_HEAD) => {

@@ -17,6 +17,7 @@ mod deferred;
 mod domains;
 mod endings;
 mod exactness;
+mod express;
 mod extended;
 mod handover;
 mod headers;
