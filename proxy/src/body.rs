@@ -25,6 +25,7 @@ use crate::access_log::Record;
 use crate::claim::Claim;
 use crate::client::Busy;
 use crate::compress::Compressed;
+use crate::http2::{Download, Replayed};
 use crate::limits::Bounded;
 use crate::pool::Connection;
 use crate::sent::Watched;
@@ -43,6 +44,8 @@ pub(crate) enum Broken {
     Client(#[source] hyper::Error),
     #[error("the function's body broke off")]
     Function(#[source] hyper::Error),
+    #[error("the function's stream broke off")]
+    Stream(#[source] h2::Error),
     #[error("the client's body is longer than {0} bytes")]
     TooLarge(u64),
     #[error("the client's body took longer than {0:?}")]
@@ -137,6 +140,8 @@ pub(crate) enum Payload {
     Own(Full<Bytes>),
     /// Either, of which somebody wants to know the end.
     Watched(Box<Watched>),
+    /// Any, which is sent once more.
+    Replayed(Box<Replayed>),
 }
 
 impl Body for Payload {
@@ -149,6 +154,7 @@ impl Body for Payload {
             Self::Bounded(body) => body.poll_frame(cx),
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Watched(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Replayed(body) => body.poll_frame(cx),
         }
     }
 
@@ -158,6 +164,7 @@ impl Body for Payload {
             Self::Bounded(body) => body.is_end_stream(),
             Self::Own(body) => body.is_end_stream(),
             Self::Watched(body) => body.is_end_stream(),
+            Self::Replayed(body) => body.is_end_stream(),
         }
     }
 
@@ -167,6 +174,7 @@ impl Body for Payload {
             Self::Bounded(body) => body.size_hint(),
             Self::Own(body) => body.size_hint(),
             Self::Watched(body) => body.size_hint(),
+            Self::Replayed(body) => body.size_hint(),
         }
     }
 }
@@ -231,10 +239,43 @@ impl Body for RequestBody {
     }
 }
 
+/// What a function sends.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Http1(Incoming),
+    Http2(Box<Download>),
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Broken::Function),
+            Self::Http2(body) => Pin::new(&mut **body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 /// A function's body on its way to the client, with all that ends when it ends.
 #[derive(Debug)]
 pub(crate) struct FunctionBody {
-    inner: Incoming,
+    inner: Received,
     idle: IdleTimer,
     /// Gone once the body has ended.
     lease: Option<Lease>,
@@ -244,14 +285,15 @@ pub(crate) struct FunctionBody {
 /// What a body holds until its end.
 #[derive(Debug)]
 struct Lease {
-    connection: Connection,
+    /// `None` where the body has a stream of one that is shared.
+    connection: Option<Connection>,
     exchange: Arc<Exchange>,
 }
 
 impl FunctionBody {
     pub(crate) fn new(
-        inner: Incoming,
-        connection: Connection,
+        inner: Received,
+        connection: Option<Connection>,
         exchange: Arc<Exchange>,
         idle: IdleTimer,
         record: Record,
@@ -267,7 +309,9 @@ impl FunctionBody {
     fn end(&mut self) {
         if let Some(Lease { connection, exchange }) = self.lease.take() {
             self.record.received = exchange.received.load(Ordering::Relaxed);
-            connection.rest(exchange.claim().endpoint().pool());
+            if let Some(connection) = connection {
+                connection.rest(exchange.claim().endpoint().pool());
+            }
             drop(exchange);
         }
     }
@@ -278,7 +322,7 @@ impl FunctionBody {
             Broken::Idle(_) => "idle",
             Broken::Request => "request",
             Broken::Client(_) | Broken::TooLarge(_) | Broken::Late(_) => "client",
-            Broken::Function(_) => "function",
+            Broken::Function(_) | Broken::Stream(_) => "function",
         });
         if let Some(lease) = self.lease.take() {
             self.record.received = lease.exchange.received.load(Ordering::Relaxed);
@@ -296,12 +340,12 @@ impl FunctionBody {
     }
 
     /// What has come, or comes now that the connection is asked.
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let frame = Pin::new(&mut self.inner).poll_frame(cx);
         match &mut self.lease {
-            Some(lease) if frame.is_pending() => {
+            Some(Lease { connection: Some(connection), .. }) if frame.is_pending() => {
                 // If it has ended, the body tells so.
-                let (Poll::Ready(()) | Poll::Pending) = lease.connection.poll(cx);
+                let (Poll::Ready(()) | Poll::Pending) = connection.poll(cx);
                 Pin::new(&mut self.inner).poll_frame(cx)
             }
             _ => frame,
@@ -326,7 +370,7 @@ impl FunctionBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(self.fail(Broken::Function(error))))),
+            Poll::Ready(Some(Err(broken))) => Poll::Ready(Some(Err(self.fail(broken)))),
             Poll::Ready(None) => {
                 self.end();
                 Poll::Ready(None)

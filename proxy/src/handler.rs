@@ -256,7 +256,11 @@ impl Handler {
             record.status = error.status(true).as_u16();
             return refuse(&error, call, true);
         }
-        let Answer { mut response, connection, exchange } = answer;
+        let Answer { mut response, connection: Some(connection), exchange } = answer else {
+            let error = no_answer(&answer, "switched to another protocol where there is none to switch to");
+            record.status = error.status(true).as_u16();
+            return refuse(&error, call, true);
+        };
         record.status = response.status().as_u16();
         record.answered_by(exchange.claim().endpoint().id());
         headers::to_client(response.status(), response.headers_mut(), call, asked_with, false);

@@ -63,6 +63,7 @@ pub mod function;
 pub mod fuzzing;
 mod handler;
 mod headers;
+mod http2;
 mod intake;
 mod keys;
 mod lanes;
