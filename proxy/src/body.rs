@@ -26,6 +26,7 @@ use crate::client::Busy;
 use crate::client_body::{ClientBody, ClientBodyError};
 use crate::compress::Compressed;
 use crate::http1::replica::{BodyFailure, Connection};
+use crate::http2::{Download, Replayed};
 use crate::limits::Bounded;
 use crate::pool;
 use crate::sent::Watched;
@@ -44,6 +45,8 @@ pub(crate) enum Broken {
     Client(#[source] ClientBodyError),
     #[error("the function's body broke off")]
     Function(#[source] Box<BodyFailure>),
+    #[error("the function's stream broke off")]
+    Stream(#[source] h2::Error),
     #[error("the client's body is longer than {0} bytes")]
     TooLarge(u64),
     #[error("the client's body took longer than {0:?}")]
@@ -142,6 +145,8 @@ pub(crate) enum Payload {
     Own(Full<Bytes>),
     /// Either, of which somebody wants to know the end.
     Watched(Box<Watched>),
+    /// Any, which is sent once more.
+    Replayed(Box<Replayed>),
 }
 
 impl Body for Payload {
@@ -154,6 +159,7 @@ impl Body for Payload {
             Self::Bounded(body) => body.poll_frame(cx),
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Watched(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Replayed(body) => body.poll_frame(cx),
         }
     }
 
@@ -163,6 +169,7 @@ impl Body for Payload {
             Self::Bounded(body) => body.is_end_stream(),
             Self::Own(body) => body.is_end_stream(),
             Self::Watched(body) => body.is_end_stream(),
+            Self::Replayed(body) => body.is_end_stream(),
         }
     }
 
@@ -172,6 +179,7 @@ impl Body for Payload {
             Self::Bounded(body) => body.size_hint(),
             Self::Own(body) => body.size_hint(),
             Self::Watched(body) => body.size_hint(),
+            Self::Replayed(body) => body.size_hint(),
         }
     }
 }
@@ -236,6 +244,42 @@ impl Body for RequestBody {
     }
 }
 
+/// Where the body of an answer comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// All of a connection.
+    Http1(Box<Connection>),
+    /// A stream of one that is shared.
+    Http2(Box<Download>),
+}
+
+impl Source {
+    /// Is there nothing (more) to come?
+    pub(crate) fn is_read(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_read(),
+            Self::Http2(download) => download.is_end_stream(),
+        }
+    }
+
+    /// How many bytes are left, if that is known.
+    fn left(&self) -> Option<u64> {
+        match self {
+            Self::Http1(connection) => connection.left(),
+            Self::Http2(download) => download.size_hint().exact(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self {
+            Self::Http1(connection) => {
+                connection.poll_frame(cx).map_err(|failure| Broken::Function(Box::new(failure)))
+            }
+            Self::Http2(download) => Pin::new(&mut **download).poll_frame(cx),
+        }
+    }
+}
+
 /// A function's body on its way to the client, with all that ends when it ends.
 #[derive(Debug)]
 pub(crate) struct FunctionBody {
@@ -248,18 +292,13 @@ pub(crate) struct FunctionBody {
 /// What a body holds until its end.
 #[derive(Debug)]
 struct Lease {
-    connection: Box<Connection>,
+    source: Source,
     exchange: Arc<Exchange>,
 }
 
 impl FunctionBody {
-    pub(crate) fn new(
-        connection: Box<Connection>,
-        exchange: Arc<Exchange>,
-        idle: IdleTimer,
-        record: Record,
-    ) -> Self {
-        let mut body = Self { idle, lease: Some(Lease { connection, exchange }), record };
+    pub(crate) fn new(source: Source, exchange: Arc<Exchange>, idle: IdleTimer, record: Record) -> Self {
+        let mut body = Self { idle, lease: Some(Lease { source, exchange }), record };
         if body.is_end_stream() {
             body.end();
         }
@@ -267,19 +306,21 @@ impl FunctionBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.lease.as_ref().is_none_or(|lease| lease.connection.is_read())
+        self.lease.as_ref().is_none_or(|lease| lease.source.is_read())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = self.lease.as_ref().map_or(Some(0), |lease| lease.connection.left());
+        let left = self.lease.as_ref().map_or(Some(0), |lease| lease.source.left());
         left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 
     /// The last byte was read: the connection can serve another request.
     fn end(&mut self) {
-        if let Some(Lease { connection, exchange }) = self.lease.take() {
+        if let Some(Lease { source, exchange }) = self.lease.take() {
             self.record.received = exchange.received.load(Ordering::Relaxed);
-            pool::rest(connection, exchange.claim().endpoint().pool());
+            if let Source::Http1(connection) = source {
+                pool::rest(connection, exchange.claim().endpoint().pool());
+            }
             drop(exchange);
         }
     }
@@ -290,7 +331,7 @@ impl FunctionBody {
             Broken::Idle(_) => "idle",
             Broken::Request => "request",
             Broken::Client(_) | Broken::TooLarge(_) | Broken::Late(_) => "client",
-            Broken::Function(_) => "function",
+            Broken::Function(_) | Broken::Stream(_) => "function",
         });
         if let Some(lease) = self.lease.take() {
             self.record.received = lease.exchange.received.load(Ordering::Relaxed);
@@ -309,7 +350,7 @@ impl FunctionBody {
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
-        match lease.connection.poll_frame(cx) {
+        match lease.source.poll_frame(cx) {
             Poll::Ready(Some(Ok(_))) if self.idle.is_over() => {
                 Poll::Ready(Some(Err(self.fail(Broken::Request))))
             }
@@ -324,9 +365,7 @@ impl FunctionBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                Poll::Ready(Some(Err(self.fail(Broken::Function(Box::new(error))))))
-            }
+            Poll::Ready(Some(Err(broken))) => Poll::Ready(Some(Err(self.fail(broken)))),
             Poll::Ready(None) => {
                 self.end();
                 Poll::Ready(None)

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use crate::affinity::Tag;
 use crate::function::ReplicaId;
 use crate::http1::replica::Connection;
+use crate::http2::Lines;
 use crate::placement::ReplicaKey;
 use crate::pool::{self, Pool};
 use crate::tunnel::{Ends, Traffic};
@@ -85,6 +86,8 @@ pub struct Endpoint {
     /// Woken each time the count falls to zero.
     idle: Notify,
     pool: Arc<Pool>,
+    /// There only if it is asked over HTTP/2.
+    lines: Option<Arc<Lines>>,
     /// Speaks to the tunnels.
     ends: Ends,
     /// On them, if it has a key.
@@ -102,7 +105,23 @@ impl Endpoint {
     /// none.
     #[must_use]
     pub fn of_key(id: ReplicaId, address: SocketAddr, key: Option<ReplicaKey>) -> Arc<Self> {
-        Arc::new(Self {
+        Self::with(id, address, key, None)
+    }
+
+    /// The same for a replica that is asked over HTTP/2, by prior knowledge. Requests that are to become tunnels are sent
+    /// over HTTP/1.1 even so.
+    #[must_use]
+    pub fn over_http2(id: ReplicaId, address: SocketAddr, key: Option<ReplicaKey>) -> Arc<Self> {
+        Self::with(id, address, key, Some(Lines::new(address)))
+    }
+
+    fn with(
+        id: ReplicaId,
+        address: SocketAddr,
+        key: Option<ReplicaKey>,
+        lines: Option<Arc<Lines>>,
+    ) -> Arc<Self> {
+        let endpoint = Self {
             id,
             address,
             key,
@@ -112,9 +131,12 @@ impl Endpoint {
             claims: AtomicU64::new(0),
             idle: Notify::new(),
             pool: Arc::default(),
+            lines,
             ends: Ends::default(),
             traffic: Traffic::default(),
-        })
+        };
+        endpoint.keep(true);
+        Arc::new(endpoint)
     }
 
     /// Which replica this is.
@@ -186,7 +208,7 @@ impl Endpoint {
     /// Takes no new claim and drops idle connections. Claims that are held run on.
     pub fn close(&self) {
         self.state.fetch_or(CLOSED, Ordering::AcqRel);
-        self.pool.keep(false);
+        self.keep(false);
     }
 
     /// Ends the tunnels to this replica: those that are open spread evenly over `over`, the first of them now; those
@@ -207,7 +229,7 @@ impl Endpoint {
     /// Takes claims (again).
     pub(crate) fn open(&self) {
         self.ends.recall();
-        self.pool.keep(true);
+        self.keep(true);
         self.state.fetch_and(!CLOSED, Ordering::AcqRel);
     }
 
@@ -264,6 +286,19 @@ impl Endpoint {
 
     pub(crate) fn host(&self) -> &HeaderValue {
         &self.host
+    }
+
+    fn keep(&self, keep: bool) {
+        // Of those of HTTP/1 that were to become tunnels and did not, none is for other requests.
+        self.pool.keep(keep && self.lines.is_none());
+        if let Some(lines) = &self.lines {
+            lines.keep(keep);
+        }
+    }
+
+    /// The connections of HTTP/2, if it is asked over these.
+    pub(crate) fn lines(&self) -> Option<&Arc<Lines>> {
+        self.lines.as_ref()
     }
 
     /// A connection that was used before.

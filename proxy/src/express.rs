@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::access_log::{Note, Record};
 use crate::ask::Ask;
-use crate::body::{Exchange, FunctionBody, IdleTimer, Payload, RequestBody, ResponseBody};
+use crate::body::{Exchange, FunctionBody, IdleTimer, Payload, RequestBody, ResponseBody, Source};
 use crate::call::Call;
 use crate::client::Busy;
 use crate::client_body::ClientBody;
@@ -202,7 +202,7 @@ impl Express {
         relayed.follow(&mut self.connection);
         let end = self.due.filter(|_| self.timeouts.request_body);
         let idle = IdleTimer::new(self.timeouts.idle, None).until(end);
-        (FunctionBody::new(self.connection, self.exchange, idle, self.record), self._busy)
+        (FunctionBody::new(Source::Http1(self.connection), self.exchange, idle, self.record), self._busy)
     }
 
     /// The answer of this head, for the long way; `None` if it is only a word in between.
@@ -214,7 +214,7 @@ impl Express {
     /// An answer that goes the long way.
     pub(crate) fn into_response(self, response: Response<()>) -> Response<ResponseBody> {
         let Self { connection, exchange, call, asked_with, timeouts, due, record, .. } = self;
-        let answer = Answer { response, connection, exchange };
+        let answer = Answer { response, source: Source::Http1(connection), exchange };
         if answer.response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             return refused(record, &handler::unasked_switch(&answer), &call);
         }

@@ -20,11 +20,12 @@ use std::{io, mem};
 use http::header::HOST;
 use http::{Request, Response};
 
-use crate::body::{Broken, Exchange, Payload, RequestBody};
+use crate::body::{Broken, Exchange, Payload, RequestBody, Source};
 use crate::claim::Claim;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::http1::replica::{Connection, Failure};
+use crate::http2;
 use crate::upstream::Timeouts;
 
 /// Endpoints tried for one request before its client is told.
@@ -33,15 +34,15 @@ const MAX_ENDPOINTS: usize = 3;
 /// An answer whose head was read: the body is still on the connection.
 pub(crate) struct Answer {
     pub(crate) response: Response<()>,
-    pub(crate) connection: Box<Connection>,
+    pub(crate) source: Source,
     pub(crate) exchange: Arc<Exchange>,
 }
 
 /// What became of a request that was given to a connection.
-enum Sent {
+pub(crate) enum Sent {
     Answered(Answer),
-    /// It was not sent.
-    Back(Request<Payload>, Claim),
+    /// It was not sent, for this cause.
+    Back(Request<Payload>, Claim, io::Error),
     Failed(Error),
 }
 
@@ -59,19 +60,27 @@ pub(crate) async fn send(
             match send_on(connection, claim, request, timeouts.idle).await {
                 Sent::Answered(answer) => return Ok(answer),
                 Sent::Failed(error) => return Err(error),
-                Sent::Back(unsent, held) => (request, claim) = (unsent, held),
+                Sent::Back(unsent, held, _) => (request, claim) = (unsent, held),
             }
         }
-        let cause = match claim.endpoint().connect(timeouts.connect).await {
-            Ok(connection) => match send_on(connection, claim, request, timeouts.idle).await {
-                Sent::Answered(answer) => return Ok(answer),
-                Sent::Failed(error) => return Err(error),
-                Sent::Back(unsent, held) => {
-                    (request, claim) = (unsent, held);
-                    io::Error::from(io::ErrorKind::ConnectionAborted)
-                }
+        let sent = match claim.endpoint().lines() {
+            // What asks to become something else than HTTP can do so over HTTP/1.1 only.
+            Some(lines) if !claim.ask().tunnel => {
+                let lines = Arc::clone(lines);
+                Box::pin(async move { http2::send(&lines, claim, request, timeouts).await }).await
+            }
+            _ => match claim.endpoint().connect(timeouts.connect).await {
+                Ok(connection) => send_on(connection, claim, request, timeouts.idle).await,
+                Err(cause) => Sent::Back(request, claim, cause),
             },
-            Err(cause) => cause,
+        };
+        let cause = match sent {
+            Sent::Answered(answer) => return Ok(answer),
+            Sent::Failed(error) => return Err(error),
+            Sent::Back(unsent, held, cause) => {
+                (request, claim) = (unsent, held);
+                cause
+            }
         };
         // The replica may just have died; nothing was sent, so another one may have the request.
         tried.push(Arc::clone(claim.endpoint()));
@@ -100,11 +109,11 @@ async fn send_on(
     let exchange = Arc::new(Exchange::new(claim));
     let request = request.map(|body| RequestBody::new(body, &exchange, idle));
     match connection.send(request).await {
-        Ok(response) => Sent::Answered(Answer { response, connection, exchange }),
+        Ok(response) => Sent::Answered(Answer { response, source: Source::Http1(connection), exchange }),
         Err(Failure::Unsent(unsent)) => {
             let request = unsent.map(RequestBody::into_inner);
             let exchange = Arc::into_inner(exchange).expect("only the body of the request shared it");
-            Sent::Back(request, exchange.into_claim())
+            Sent::Back(request, exchange.into_claim(), io::ErrorKind::ConnectionAborted.into())
         }
         Err(failure) => Sent::Failed(no_answer(exchange.claim(), &failure)),
     }
@@ -113,14 +122,26 @@ async fn send_on(
 /// What to say of an answer that did not come.
 pub(crate) fn no_answer(claim: &Claim, failure: &Failure) -> Error {
     let what = match failure {
-        Failure::Request(Broken::Idle(limit)) => return Error::ClientStalled { limit: *limit },
-        Failure::Request(Broken::TooLarge(limit)) => return Error::BodyTooLarge { limit: *limit },
-        Failure::Request(Broken::Late(limit)) => return Error::BodyTooSlow { limit: *limit },
-        Failure::Request(_) => return Error::ClientGone,
+        Failure::Request(broken) => return no_answer_for(claim, Some(broken), ""),
         Failure::Malformed(_) => "sent something that is not HTTP",
         Failure::Unsent(_) | Failure::Closed(_) => "closed the connection without an answer",
     };
     let (function, replica) = (claim.upstream().key(), claim.endpoint().id());
     tracing::debug!(%function, %replica, error = failure as &dyn StdError, "no answer");
-    Error::NoAnswer { function: function.clone(), replica: replica.clone(), what }
+    no_answer_for(claim, None, what)
+}
+
+/// What to say of an answer that did not come: because the request's own body is `broken`, or of what the function did.
+pub(crate) fn no_answer_for(claim: &Claim, broken: Option<&Broken>, what: &'static str) -> Error {
+    match broken {
+        Some(Broken::Idle(limit)) => Error::ClientStalled { limit: *limit },
+        Some(Broken::TooLarge(limit)) => Error::BodyTooLarge { limit: *limit },
+        Some(Broken::Late(limit)) => Error::BodyTooSlow { limit: *limit },
+        Some(_) => Error::ClientGone,
+        None => Error::NoAnswer {
+            function: claim.upstream().key().clone(),
+            replica: claim.endpoint().id().clone(),
+            what,
+        },
+    }
 }

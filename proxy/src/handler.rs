@@ -20,7 +20,7 @@ use crate::access::Guard;
 use crate::access_log::{AccessLog, Note, Record};
 use crate::affinity::Cookies;
 use crate::ask::Ask;
-use crate::body::{FunctionBody, IdleTimer, Payload, ResponseBody};
+use crate::body::{FunctionBody, IdleTimer, Payload, ResponseBody, Source};
 use crate::call::{Call, CallIds};
 use crate::claim::Claim;
 use crate::client_body::ClientBody;
@@ -254,7 +254,11 @@ impl Handler {
             record.status = error.status(true).as_u16();
             return refuse(&error, call, true);
         }
-        let Answer { mut response, connection, exchange } = answer;
+        let Answer { mut response, source: Source::Http1(connection), exchange } = answer else {
+            let error = no_answer(&answer, "switched to another protocol where there is none to switch to");
+            record.status = error.status(true).as_u16();
+            return refuse(&error, call, true);
+        };
         record.status = response.status().as_u16();
         record.answered_by(exchange.claim().endpoint().id());
         headers::to_client(response.status(), response.headers_mut(), call, asked_with, false);
@@ -322,7 +326,7 @@ impl Handler {
 
 /// The answer as it goes on, its body with all that ends when it ends.
 pub(crate) fn pass_on(
-    Answer { mut response, connection, exchange }: Answer,
+    Answer { mut response, source, exchange }: Answer,
     timer: Option<Pin<Box<Sleep>>>,
     call: &Call,
     asked_with: Option<HeaderValue>,
@@ -332,13 +336,13 @@ pub(crate) fn pass_on(
     let status = response.status();
     record.status = status.as_u16();
     record.answered_by(exchange.claim().endpoint().id());
-    let has_body = !connection.is_read();
+    let has_body = !source.is_read();
     headers::to_client(status, response.headers_mut(), call, asked_with, has_body);
     // Each side has its own version, which is for hyper to know.
     *response.version_mut() = Version::HTTP_11;
     let end = timer.as_ref().map(|timer| timer.deadline()).filter(|_| timeouts.request_body);
     let idle = IdleTimer::new(timeouts.idle, timer).until(end);
-    response.map(|()| ResponseBody::function(FunctionBody::new(connection, exchange, idle, record)))
+    response.map(|()| ResponseBody::function(FunctionBody::new(source, exchange, idle, record)))
 }
 
 /// What to say of a replica that answers 101 to a request that was none for an upgrade.

@@ -66,6 +66,7 @@ pub mod fuzzing;
 mod handler;
 mod headers;
 mod http1;
+mod http2;
 mod intake;
 mod keys;
 mod lanes;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use crate::function::protocol::{self, Protocol};
 use crate::function::readiness::{self, Setting};
 
 /// The pause between two tries, where none is set.
@@ -21,6 +22,7 @@ const FAILURES: u32 = 3;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Liveness {
     path: String,
+    protocol: Protocol,
     initial_delay: Duration,
     period: Duration,
     timeout: Duration,
@@ -38,6 +40,8 @@ impl Liveness {
         let Some(path) = setting.path()? else { return Ok(None) };
         Ok(Some(Self {
             path,
+            // One that is none is told of elsewhere.
+            protocol: protocol::of(settings).unwrap_or_default(),
             initial_delay: setting.initial_delay()?.unwrap_or_default(),
             period: setting.period()?.unwrap_or(PERIOD),
             timeout: setting.timeout()?.unwrap_or(readiness::TRY_TIMEOUT),
@@ -52,7 +56,7 @@ impl Liveness {
         loop {
             // That nothing happens can only be found by asking.
             sleep(self.period).await;
-            let how = match timeout(self.timeout, readiness::ask(address, &self.path)).await {
+            let how = match timeout(self.timeout, readiness::ask(address, self.protocol, &self.path)).await {
                 Ok(Some(status)) if status.is_success() || status.is_redirection() => {
                     failures = 0;
                     continue;
@@ -99,7 +103,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let period = Duration::from_millis(1);
         let (initial_delay, timeout) = (Duration::ZERO, Duration::from_secs(20));
-        let liveness = Liveness { path: "/up".into(), initial_delay, period, timeout, failures: 2 };
+        let protocol = Protocol::Http;
+        let liveness = Liveness { path: "/up".into(), protocol, initial_delay, period, timeout, failures: 2 };
         let asked = tokio::spawn(async move {
             for status in [500, 204, 500, 302, 500, 503] {
                 let (mut stream, _) = listener.accept().await.unwrap();

@@ -23,6 +23,7 @@ pub mod kept;
 pub mod known;
 pub mod liveness;
 pub mod namespace;
+pub mod protocol;
 pub mod readiness;
 pub mod record;
 pub mod registry;

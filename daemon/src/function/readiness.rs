@@ -12,12 +12,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::function::protocol::{self, Protocol};
 use crate::units;
 
 /// The path at which a watchdog tells how it is.
@@ -57,6 +60,8 @@ impl Watched {
 pub struct Probe {
     /// The annotated path; `None` for the default behaviour.
     path: Option<String>,
+    /// What is spoken there.
+    protocol: Protocol,
     /// The pause before the first try.
     initial_delay: Duration,
     /// The pause between tries; `None` to begin fast and slow down.
@@ -75,6 +80,7 @@ impl Default for Probe {
     fn default() -> Self {
         Self {
             path: None,
+            protocol: Protocol::Http,
             initial_delay: Duration::ZERO,
             period: None,
             timeout: TRY_TIMEOUT,
@@ -115,7 +121,9 @@ impl Probe {
     /// # Errors
     /// With the annotation's name when its value is not a path, a duration or a count.
     pub fn parse(settings: &BTreeMap<&str, &str>) -> Result<Self, String> {
-        let mut probe = Self::default();
+        // One that is none is told of elsewhere.
+        let protocol = protocol::of(settings).unwrap_or_default();
+        let mut probe = Self { protocol, ..Self::default() };
         for kind in ["health", "ready"] {
             let setting = Setting::new(settings, kind);
             probe.path = setting.path()?.or(probe.path);
@@ -128,6 +136,12 @@ impl Probe {
         probe.watched = ready.path()?.is_some();
         probe.failures = ready.count("failureThreshold")?.unwrap_or(FAILURES);
         Ok(probe)
+    }
+
+    /// What is spoken to the replica, by this probe and by others.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// How long the first try is put off.
@@ -189,7 +203,8 @@ impl Probe {
         let Ok(Ok(stream)) = timeout(self.timeout, TcpStream::connect(address)).await else {
             return Answer::Silence;
         };
-        let status = timeout(self.timeout, get(stream, address, self.path())).await.ok().flatten();
+        let status =
+            timeout(self.timeout, get(stream, address, self.protocol, self.path())).await.ok().flatten();
         match status {
             Some(status) if status.is_success() => Answer::Ready,
             Some(status @ StatusCode::SERVICE_UNAVAILABLE) => Answer::Status(status),
@@ -270,20 +285,40 @@ fn pause(began: Instant) -> Duration {
 }
 
 /// The status that `path` answers with at `address`; `None` when nothing does.
-pub(super) async fn ask(address: SocketAddr, path: &str) -> Option<StatusCode> {
-    get(TcpStream::connect(address).await.ok()?, address, path).await
+pub(super) async fn ask(address: SocketAddr, protocol: Protocol, path: &str) -> Option<StatusCode> {
+    get(TcpStream::connect(address).await.ok()?, address, protocol, path).await
 }
 
 /// The status that `path` answers with; `None` when what listens there does not speak HTTP.
-async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Option<StatusCode> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
-    let request = Request::get(path)
-        .header(header::HOST, address.to_string())
-        // Watchdogs leave requests of this agent out of their logs.
-        .header(header::USER_AGENT, concat!("kube-probe/roost-", env!("CARGO_PKG_VERSION")))
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .ok()?;
+async fn get(stream: TcpStream, address: SocketAddr, protocol: Protocol, path: &str) -> Option<StatusCode> {
+    // Watchdogs leave requests of this agent out of their logs.
+    let request =
+        Request::get("/").header(header::USER_AGENT, concat!("kube-probe/roost-", env!("CARGO_PKG_VERSION")));
+    let stream = TokioIo::new(stream);
+    match protocol {
+        Protocol::Http => {
+            let (mut sender, connection) = http1::handshake(stream).await.ok()?;
+            let request = request
+                .uri(path)
+                .header(header::HOST, address.to_string())
+                .header(header::CONNECTION, "close")
+                .body(Empty::<Bytes>::new())
+                .ok()?;
+            answered(sender.send_request(request), connection).await
+        }
+        Protocol::H2c => {
+            let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.ok()?;
+            let request = request.uri(format!("http://{address}{path}")).body(Empty::<Bytes>::new()).ok()?;
+            answered(sender.send_request(request), connection).await
+        }
+    }
+}
+
+/// The status of an answer.
+async fn answered(
+    answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> Option<StatusCode> {
     // The connection may end in the same moment as the answer arrives: only the answer counts, and it is an error
     // if the connection ended without one.
     let drive = async {
@@ -293,7 +328,7 @@ async fn get(stream: TcpStream, address: SocketAddr, path: &str) -> Option<Statu
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        response = sender.send_request(request) => response.ok().map(|r| r.status()),
+        response = answer => response.ok().map(|r| r.status()),
         () = drive => None,
     }
 }
@@ -363,6 +398,26 @@ mod tests {
         let probe = probe(&[("com.openfaas.ready.http.path", "/up")]).unwrap();
         timeout(DEADLINE, probe.ready(address, &last)).await.unwrap();
         assert_eq!(server.await.unwrap(), ["/up", "/up", "/up"]);
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_speaks_http2_alone_is_asked_in_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut statuses = [503, 204].into_iter();
+            while let (Ok((stream, _)), Some(status)) = (listener.accept().await, statuses.next()) {
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| async move {
+                    assert_eq!((request.uri().path(), request.version()), ("/up", http::Version::HTTP_2));
+                    Response::builder().status(status).body(Empty::<Bytes>::new())
+                });
+                let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                // It is closed as soon as there is an answer.
+                let (Ok(()) | Err(_)) = http.serve_connection(TokioIo::new(stream), service).await;
+            }
+        });
+        let probe = probe(&[("com.openfaas.ready.http.path", "/up"), ("roost.protocol", "h2c")]).unwrap();
+        timeout(DEADLINE, probe.ready(address, &Watched::default())).await.unwrap();
     }
 
     #[tokio::test]

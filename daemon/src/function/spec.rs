@@ -16,7 +16,7 @@ use crate::function::grants::Wishes;
 use crate::function::liveness::Liveness;
 use crate::function::readiness::Probe;
 use crate::function::timeouts::Times;
-use crate::function::{access, compression};
+use crate::function::{access, compression, protocol};
 use crate::image::Reference;
 use crate::runtime::Limits;
 use crate::scaling::Policy;
@@ -172,6 +172,7 @@ impl FunctionSpec {
             mistakes.0.extend(why);
         }
         mistakes.0.extend(compression::parse(&deployment).err());
+        mistakes.0.extend(protocol::parse(&deployment).err());
         check_environment(&mut mistakes, &deployment.env_process, &deployment.env_vars);
         mistakes.0.extend(check_texts("labels", &deployment.labels));
         mistakes.0.extend(check_texts("annotations", &deployment.annotations));
@@ -380,7 +381,8 @@ mod tests {
         let text = parse(json!({
             "service": "Bad_Name", "image": "", "namespace": "No_Where", "limits": {"memory": "lots", "cpu": "-1"},
             "envVars": {"A=B": "x"}, "labels": {"com.openfaas.scale.min": "0", "roost.internal": "1", "com.openfaas.scale.zero": "maybe"},
-            "annotations": {"roost.auth": "jwt", "roost.domain": "localhost", "roost.drain": "a day", "roost.compression": "br"}
+            "annotations": {"roost.auth": "jwt", "roost.domain": "localhost", "roost.drain": "a day", "roost.compression": "br",
+                "roost.protocol": "grpc"}
         }))
         .unwrap_err();
         for field in [
@@ -394,6 +396,7 @@ mod tests {
             "labels.com.openfaas.scale.zero: \"maybe\": expected true or false",
             "annotations.roost.drain:",
             "annotations.roost.compression: \"br\": expected gzip or off",
+            "annotations.roost.protocol: \"grpc\": expected http or h2c",
             "annotations.roost.domain: \"localhost\":",
             "labels.roost.internal:",
             "annotations.roost.auth: jwt is not available in this version",

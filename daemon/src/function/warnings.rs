@@ -11,6 +11,7 @@ use crate::function::bounds;
 use crate::function::compression::COMPRESSION;
 use crate::function::domains::DOMAIN;
 use crate::function::grants::{DEVICE, MOUNT};
+use crate::function::protocol::PROTOCOL;
 use crate::function::record::Revision;
 use crate::function::spec::Deployment;
 use crate::function::timeouts::{self, Times};
@@ -90,7 +91,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
             || bounds::NAMES.contains(&name)
             || Policy::is_setting_name(name)
             || Times::is_setting_name(name)
-            || name == COMPRESSION
+            || [COMPRESSION, PROTOCOL].contains(&name)
     };
     let names = revision.deployment.settings().into_keys();
     let unknown = names.filter(|name| name.starts_with(OURS) && !known(name)).take(MAX_FIELDS);

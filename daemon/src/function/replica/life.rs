@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Adoptable, Cause, Checks, Event, FUNCTION_PORT, Order, Replica};
+use crate::function::protocol::Protocol;
 use crate::function::readiness::{self, Answer, Probe, Watched};
 use crate::function::steps::Steps;
 use crate::pauses::Pauses;
@@ -44,7 +45,11 @@ pub(super) struct Life<'a> {
 impl<'a> Life<'a> {
     pub(super) fn new(replica: &'a Replica, found: Adoptable, checks: Checks, steps: Steps) -> Self {
         let orders = replica.orders.clone();
-        let endpoint = Endpoint::of_key(replica.id.clone(), found.address, replica.replica_key.clone());
+        let make = match checks.probe.protocol() {
+            Protocol::Http => Endpoint::of_key,
+            Protocol::H2c => Endpoint::over_http2,
+        };
+        let endpoint = make(replica.id.clone(), found.address, replica.replica_key.clone());
         Self { replica, found, checks, orders, endpoint, steps, was_ready: false }
     }
 
