@@ -70,10 +70,10 @@ pub type Storing<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>
 
 /// Keeps descriptors beyond the end of this process, however that comes, and hands them to the next.
 pub trait DescriptorStore: Send + Sync {
-    /// Keeps copies of these under this name, beside what it has under that name already.
+    /// Keeps copies of these under this name, in place of what it has under that name already.
     fn put<'a>(&'a self, name: &'a str, descriptors: &'a [BorrowedFd<'a>]) -> Storing<'a>;
 
-    /// Lets go of all that has this name.
+    /// Lets go of what has this name, by and by: whoever comes next may find it yet.
     fn remove<'a>(&'a self, name: &'a str) -> Storing<'a>;
 }
 
