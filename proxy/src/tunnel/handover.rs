@@ -57,7 +57,7 @@ async fn resume(orphan: Orphan, routes: Routes, ties: Box<Ties>) {
             return kept.close().await;
         }
     };
-    let Some(Found { function: key, replica, websocket, age, origins: Some(origins) }) = found else {
+    let Some(Found { function: key, replica, websocket, origins: Some(origins) }) = found else {
         warn!("a tunnel of an earlier process ends, as it is not certain how far it came");
         super::shut(&client, &function);
         return kept.close().await;
@@ -79,7 +79,7 @@ async fn resume(orphan: Orphan, routes: Routes, ties: Box<Ties>) {
         info!(function = %key, %replica, "a tunnel of an earlier process ends: its replica is gone");
         return end(client, function, origins, websocket, kept).await;
     };
-    debug!(function = %key, %replica, ?age, "a tunnel of an earlier process goes on");
+    debug!(function = %key, %replica, age = ?kept.age(), "a tunnel of an earlier process goes on");
     let replica = claim.endpoint().ends().listen();
     let record = Record::resumed(&upstream);
     let exchange = Arc::new(Exchange::new(claim));

@@ -30,7 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -260,8 +260,7 @@ impl Kept {
         for (cookie, socket) in slot.cookies.iter().zip([client.as_fd(), function.as_fd()]) {
             cookie.store(kernel::cookie(socket)?, Ordering::Relaxed);
         }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        slot.opened.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        slot.opened.store(u64::try_from(now().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         names::write(&slot.text, claim.upstream().key(), claim.endpoint().id())?;
         for (side, ahead) in [(CLIENT, &ahead.of_client), (FUNCTION, &ahead.of_function)] {
             let record = &slot.lines[side];
@@ -308,6 +307,12 @@ impl Kept {
         if self.slot().state.load(Ordering::Relaxed) == ENDING {
             pending::<()>().await;
         }
+    }
+
+    /// How long it has been open, with this process and with those before.
+    pub(super) fn age(&self) -> Duration {
+        let opened = Duration::from_millis(self.slot().opened.load(Ordering::Relaxed));
+        now().saturating_sub(opened)
     }
 
     pub(super) fn keep(&self) -> &Arc<Keep> {
@@ -362,6 +367,11 @@ pub(super) fn frames(websocket: bool) -> fn(Sender) -> Frames {
 
 fn sender(side: usize) -> Sender {
     if side == CLIENT { Sender::Client } else { Sender::Function }
+}
+
+/// Since 1970: a clock that the next process has, too.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
