@@ -16,6 +16,7 @@
 //! kept memory. How far the process came behind its last mark, [the kernel](kernel) knows: the bytes that were ever read
 //! from one socket and written to the other are in no doubt, and what lies between the two is in the buffer.
 
+mod figures;
 mod held;
 mod kernel;
 mod line;
@@ -40,6 +41,8 @@ use super::Ahead;
 use super::frames::{Frames, Sender};
 use crate::body::Exchange;
 use crate::claim::Claim;
+use figures::Counts;
+pub use figures::KeptFigures;
 pub(super) use held::Held;
 use line::Line;
 pub(super) use memory::BUFFER;
@@ -89,6 +92,7 @@ pub struct Keep {
     left: CancellationToken,
     /// Of tunnels that were left: nobody is to take their replicas for idle while the process ends.
     claims: Mutex<Vec<Arc<Exchange>>>,
+    counts: Counts,
 }
 
 /// Which slots are free.
@@ -134,6 +138,7 @@ impl Keep {
             buffers: Pool::default(),
             left: CancellationToken::new(),
             claims: Mutex::default(),
+            counts: Counts::default(),
         }
     }
 
@@ -161,6 +166,12 @@ impl Keep {
         self.len() == 0
     }
 
+    /// What became of tunnels so far.
+    #[must_use]
+    pub fn figures(&self) -> KeptFigures {
+        self.counts.read(self.len())
+    }
+
     /// All tunnels stop where they are, for the next process.
     pub(super) fn leave(&self) {
         self.left.cancel();
@@ -174,6 +185,20 @@ impl Keep {
     /// Writes a tunnel down that begins now, and puts its sockets into the store. `None` if it cannot be kept; it ends
     /// with this process then.
     pub(super) async fn open(
+        self: &Arc<Self>,
+        claim: &Claim,
+        websocket: bool,
+        (client, function): (&TcpStream, &TcpStream),
+        ahead: &Ahead,
+    ) -> Option<Kept> {
+        let kept = self.try_open(claim, websocket, (client, function), ahead).await;
+        if kept.is_none() {
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        kept
+    }
+
+    async fn try_open(
         self: &Arc<Self>,
         claim: &Claim,
         websocket: bool,
@@ -299,6 +324,17 @@ impl Kept {
     /// It is being ended: whoever finds it so ends it, and no byte of it is passed on any more.
     pub(super) fn ending(&self) {
         self.slot().state.store(ENDING, Ordering::Release);
+    }
+
+    /// It goes on, with this process.
+    pub(super) fn resumed(&self) {
+        self.keep.counts.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It was to go on, and does not.
+    pub(super) async fn lose(self) {
+        self.keep.counts.lost.fetch_add(1, Ordering::Relaxed);
+        self.close().await;
     }
 
     /// Resolves when it is to be left where it is. One that is being ended is not.
