@@ -6,9 +6,11 @@ use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use roost_proxy::{Keep, Named};
+use roost_proxy::Named;
 use sd_notify::NotifyState;
 use tracing::{debug, warn};
+
+use crate::handover;
 
 /// What systemd has for us.
 #[derive(Debug, Default)]
@@ -29,7 +31,7 @@ pub fn inherited() -> std::io::Result<Inherited> {
         // SAFETY: systemd passed this descriptor to this process alone, and this is the only place that takes it:
         // `main` calls this once.
         let descriptor = unsafe { OwnedFd::from_raw_fd(fd) };
-        if Keep::is_name(&name) {
+        if handover::is_name(&name) {
             inherited.kept.push((name, descriptor));
             continue;
         }

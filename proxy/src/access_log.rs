@@ -85,7 +85,7 @@ impl Record {
             broken: None,
             tunnel: true,
             answered: true,
-            place: None,
+            place: Some(TunnelPlace::again(upstream)),
             note: Note::default(),
         }
     }

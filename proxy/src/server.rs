@@ -54,7 +54,7 @@ use crate::stream::Stream;
 use crate::tcp;
 use crate::tls::{Secure, Tls};
 use crate::tunnel::Tunnels;
-use crate::tunnel::keep::{Inherited, Keep};
+use crate::tunnel::keep::{Inherited, Keep, KeptFigures};
 
 /// How long to wait after `accept` failed for want of descriptors or memory. There is no event for "some are free".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -310,6 +310,12 @@ impl Server {
     #[must_use]
     pub fn limited(&self) -> [(Limit, u64); Limit::OF_SERVER.len()] {
         self.0.handler.gate.reached()
+    }
+
+    /// What became of tunnels that outlive a process; nothing where none do.
+    #[must_use]
+    pub fn kept(&self) -> KeptFigures {
+        self.0.handler.tunnels.kept()
     }
 
     /// Keeps tunnels in `keep` from now on, for a process that comes after this one. For once, before it serves.

@@ -90,6 +90,12 @@ impl Clients {
         samples.as_array().unwrap().iter().map(sample).collect()
     }
 
+    /// Where npm's `ws` is, and what it needs.
+    #[must_use]
+    pub fn node_modules(&self) -> PathBuf {
+        self.dir.join("node/node_modules")
+    }
+
     /// Lets a client talk to an echoing WebSocket.
     ///
     /// # Panics

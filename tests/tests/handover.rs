@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use futures_util::{SinkExt, StreamExt};
 use hyper::{Method, StatusCode};
 use roost_tests::{Config, ECHO, Host, Message, PATIENCE, Socket, body_in_pieces, eventually, next_piece};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -156,6 +157,23 @@ async fn busy_and_idle_sockets_go_on_when_the_daemon_is_killed() {
     for (number, socket) in idle.iter_mut().enumerate() {
         socket.echoes(&format!("still here {number}")).await;
     }
+}
+
+#[tokio::test]
+async fn a_socket_that_goes_on_has_its_place_among_those_of_its_function() {
+    let host = Host::with_echo(Config { supervised: true, ..Config::default() }).await;
+    let annotations = json!({ "roost.limit.connections": "1" });
+    host.deployed(&json!({ "service": "echo", "image": ECHO, "annotations": annotations })).await;
+    let mut socket = Socket::open(&host, "/function/echo").await;
+    for _ in 0..2 {
+        host.crash().await;
+        socket.echoes("still here").await;
+        let refused = Socket::try_open(&host, "/function/echo", &[]).await;
+        assert_eq!(refused.unwrap_err(), StatusCode::TOO_MANY_REQUESTS);
+    }
+    socket.leave().await;
+    let opens = || async { Socket::try_open(&host, "/function/echo", &[]).await.ok() };
+    eventually("a place", opens).await.echoes("there is").await;
 }
 
 #[tokio::test]

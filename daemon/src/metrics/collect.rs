@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::{Distribution, Limit, Server, Totals};
+use roost_proxy::{Distribution, KeptFigures, Limit, Server, Totals};
 use tokio::sync::Mutex;
 use tracing::debug;
 
@@ -79,6 +79,7 @@ pub(super) struct Connections {
     pub(super) open: usize,
     pub(super) most: usize,
     pub(super) limited: Vec<(Limit, u64)>,
+    pub(super) kept: KeptFigures,
 }
 
 /// A function's.
@@ -137,6 +138,7 @@ impl Collector {
                 open: server.open(),
                 most: server.max_connections(),
                 limited: server.limited().into(),
+                kept: server.kept(),
             },
         })
     }

@@ -96,6 +96,10 @@ families! {
         "How many may be.";
     TUNNELS: Gauge "roost_open_tunnels" ["function_name"]
         "WebSockets and other upgraded connections that are open now.";
+    KEPT: Gauge "roost_kept_tunnels" []
+        "Open tunnels that would outlive roostd.";
+    HANDED_OVER: Counter "roost_handed_over_tunnels_total" ["outcome"]
+        "Tunnels of an earlier roostd that went on, or were lost; and tunnels of this one that there was no place for.";
     SENT: Counter "roost_response_bytes_total" ["function_name"]
         "Bytes of answers' bodies and of ended tunnels, to clients.";
     RESTARTS: Counter "roost_replica_restarts_total" ["function_name"]

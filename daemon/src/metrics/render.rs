@@ -186,6 +186,12 @@ fn limits(page: &mut Page, functions: &[(&str, &Function)], snapshot: &Snapshot)
     }
     page.number(&f::CONNECTIONS, snapshot.connections.open as u64);
     page.number(&f::MAX_CONNECTIONS, snapshot.connections.most as u64);
+    let kept = snapshot.connections.kept;
+    page.number(&f::KEPT, kept.kept as u64);
+    let mut handed_over = page.family(&f::HANDED_OVER);
+    for (outcome, count) in [("resumed", kept.resumed), ("lost", kept.lost), ("refused", kept.refused)] {
+        handed_over.add(&[outcome], count);
+    }
 }
 
 fn starts(page: &mut Page, snapshot: &Snapshot) {
@@ -281,7 +287,7 @@ mod tests {
     use std::time::Duration;
 
     use roost_proxy::function::{FunctionKey, Namespace};
-    use roost_proxy::{By, Histogram, Limit, Upstream, UpstreamLimits, WebSockets};
+    use roost_proxy::{By, Histogram, KeptFigures, Limit, Upstream, UpstreamLimits, WebSockets};
 
     use super::super::collect::Connections;
 
@@ -337,7 +343,12 @@ mod tests {
             containerd: vec![(rpc("NotFound"), took(1)), (rpc("OK"), took(1))],
             access_log_dropped: 6,
             process: Some((Process { max_files: Some(1024), ..Process::default() }, 1_700_000_000.25)),
-            connections: Connections { open: 8, most: 256, limited: vec![(Limit::Head, 3)] },
+            connections: Connections {
+                open: 8,
+                most: 256,
+                limited: vec![(Limit::Head, 3)],
+                kept: KeptFigures { kept: 7, resumed: 5, lost: 1, refused: 2 },
+            },
         }
     }
 
@@ -382,6 +393,9 @@ mod tests {
             r#"roost_limited_total{limit="header_size"} 3"#,
             "roost_open_connections 8",
             "roost_max_connections 256",
+            "roost_kept_tunnels 7",
+            r#"roost_handed_over_tunnels_total{outcome="resumed"} 5"#,
+            r#"roost_handed_over_tunnels_total{outcome="refused"} 2"#,
             r#"gateway_service_ready_count{function_name="echo.staging"} 1"#,
             r#"roost_replicas{function_name="echo.staging",phase="ready"} 1"#,
             r#"roost_replicas{function_name="echo.staging",phase="draining"} 2"#,

@@ -29,11 +29,11 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use roost_proxy::MAX_KEPT;
 
 use crate::app::own_binary;
 use crate::config::Config;
 use crate::gateways::bind;
+use crate::handover::DESCRIPTORS;
 use crate::pauses::Pauses;
 use child::Start;
 use shelf::Shelf;
@@ -43,9 +43,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 
 /// A daemon that has run for so long was well.
 const WELL: Duration = Duration::from_secs(10);
-
-/// Two for each connection, and a few that there is one of.
-const DESCRIPTORS: usize = 2 * MAX_KEPT + 16;
 
 /// Messages that are read before signals are looked at again.
 const AT_ONCE: usize = 256;

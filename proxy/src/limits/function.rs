@@ -114,6 +114,14 @@ impl Upstream {
     }
 }
 
+impl TunnelPlace {
+    /// That of a tunnel which an earlier process has let in. It counts, and is not asked for again.
+    pub(crate) fn again(upstream: &Arc<Upstream>) -> Self {
+        upstream.gate().tunnels.fetch_add(1, Relaxed);
+        Self(Arc::clone(upstream))
+    }
+}
+
 impl Drop for TunnelPlace {
     fn drop(&mut self) {
         self.0.gate().tunnels.fetch_sub(1, Relaxed);

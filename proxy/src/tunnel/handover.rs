@@ -54,13 +54,13 @@ async fn resume(orphan: Orphan, routes: Routes, ties: Box<Ties>) {
         (Ok(client), Ok(function)) => (client, function),
         (Err(error), _) | (_, Err(error)) => {
             warn!("a tunnel of an earlier process ends: {error}");
-            return kept.close().await;
+            return kept.lose().await;
         }
     };
-    let Some(Found { function: key, replica, websocket, age, origins: Some(origins) }) = found else {
+    let Some(Found { function: key, replica, websocket, origins: Some(origins) }) = found else {
         warn!("a tunnel of an earlier process ends, as it is not certain how far it came");
         super::shut(&client, &function);
-        return kept.close().await;
+        return kept.lose().await;
     };
     let (mut client, mut function) = (Client::Resumed(client), function);
     let upstream = routes.get(&key);
@@ -79,7 +79,8 @@ async fn resume(orphan: Orphan, routes: Routes, ties: Box<Ties>) {
         info!(function = %key, %replica, "a tunnel of an earlier process ends: its replica is gone");
         return end(client, function, origins, websocket, kept).await;
     };
-    debug!(function = %key, %replica, ?age, "a tunnel of an earlier process goes on");
+    debug!(function = %key, %replica, age = ?kept.age(), "a tunnel of an earlier process goes on");
+    kept.resumed();
     let replica = claim.endpoint().ends().listen();
     let record = Record::resumed(&upstream);
     let exchange = Arc::new(Exchange::new(claim));
@@ -113,7 +114,7 @@ async fn end(
     if let Some(client) = client.socket() {
         super::shut(client, &function);
     }
-    kept.close().await;
+    kept.lose().await;
 }
 
 fn open(socket: OwnedFd) -> std::io::Result<TcpStream> {

@@ -62,7 +62,7 @@ use ends::Told;
 use frames::Sender;
 #[cfg(feature = "fuzzing")]
 pub(crate) use frames::{Frames, Sender};
-use keep::{Keep, Kept, Origin};
+use keep::{Keep, Kept, KeptFigures, Origin};
 use pump::{Ended, Terms};
 use side::Side;
 pub(crate) use tally::Tally;
@@ -132,6 +132,11 @@ impl Tunnels {
     }
 
     /// Keeps those that open from now on, as far as that can be.
+    /// Of those that outlive a process.
+    pub(crate) fn kept(&self) -> KeptFigures {
+        self.keep.get().map_or_else(KeptFigures::default, |keep| keep.figures())
+    }
+
     pub(crate) fn keep(&self, keep: Arc<Keep>) {
         if self.keep.set(keep).is_err() {
             error!("there is one that keeps tunnels already");

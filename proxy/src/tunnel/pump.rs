@@ -344,8 +344,11 @@ async fn due(
     turn: &mut Option<Instant>,
     keep_alive: Option<&KeepAlive>,
 ) -> Due {
-    let expires =
-        terms.limits.timeouts.lifetime.and_then(|lifetime| activity.last.began().checked_add(lifetime));
+    let expires = terms.limits.timeouts.lifetime.and_then(|lifetime| {
+        // It may have lived with an earlier process.
+        let age = terms.kept.map_or_else(|| activity.last.began().elapsed(), Kept::age);
+        Instant::now().checked_add(lifetime.saturating_sub(age))
+    });
     let look = |now| match (keep_alive, &activity.heard) {
         (Some(asks), Some(heard)) => Some(match asks.step(heard.last_or_began(), now) {
             Step::Wait(until) => until,

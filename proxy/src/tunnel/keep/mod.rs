@@ -16,6 +16,7 @@
 //! kept memory. How far the process came behind its last mark, [the kernel](kernel) knows: the bytes that were ever read
 //! from one socket and written to the other are in no doubt, and what lies between the two is in the buffer.
 
+mod figures;
 mod held;
 mod kernel;
 mod line;
@@ -30,7 +31,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,8 @@ use super::Ahead;
 use super::frames::{Frames, Sender};
 use crate::body::Exchange;
 use crate::claim::Claim;
+use figures::Counts;
+pub use figures::KeptFigures;
 pub(super) use held::Held;
 use line::Line;
 pub(super) use memory::BUFFER;
@@ -70,10 +73,10 @@ pub type Storing<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>
 
 /// Keeps descriptors beyond the end of this process, however that comes, and hands them to the next.
 pub trait DescriptorStore: Send + Sync {
-    /// Keeps copies of these under this name, beside what it has under that name already.
+    /// Keeps copies of these under this name, in place of what it has under that name already.
     fn put<'a>(&'a self, name: &'a str, descriptors: &'a [BorrowedFd<'a>]) -> Storing<'a>;
 
-    /// Lets go of all that has this name.
+    /// Lets go of what has this name, by and by: whoever comes next may find it yet.
     fn remove<'a>(&'a self, name: &'a str) -> Storing<'a>;
 }
 
@@ -89,6 +92,7 @@ pub struct Keep {
     left: CancellationToken,
     /// Of tunnels that were left: nobody is to take their replicas for idle while the process ends.
     claims: Mutex<Vec<Arc<Exchange>>>,
+    counts: Counts,
 }
 
 /// Which slots are free.
@@ -134,6 +138,7 @@ impl Keep {
             buffers: Pool::default(),
             left: CancellationToken::new(),
             claims: Mutex::default(),
+            counts: Counts::default(),
         }
     }
 
@@ -161,6 +166,12 @@ impl Keep {
         self.len() == 0
     }
 
+    /// What became of tunnels so far.
+    #[must_use]
+    pub fn figures(&self) -> KeptFigures {
+        self.counts.read(self.len())
+    }
+
     /// All tunnels stop where they are, for the next process.
     pub(super) fn leave(&self) {
         self.left.cancel();
@@ -174,6 +185,20 @@ impl Keep {
     /// Writes a tunnel down that begins now, and puts its sockets into the store. `None` if it cannot be kept; it ends
     /// with this process then.
     pub(super) async fn open(
+        self: &Arc<Self>,
+        claim: &Claim,
+        websocket: bool,
+        (client, function): (&TcpStream, &TcpStream),
+        ahead: &Ahead,
+    ) -> Option<Kept> {
+        let kept = self.try_open(claim, websocket, (client, function), ahead).await;
+        if kept.is_none() {
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        kept
+    }
+
+    async fn try_open(
         self: &Arc<Self>,
         claim: &Claim,
         websocket: bool,
@@ -260,8 +285,7 @@ impl Kept {
         for (cookie, socket) in slot.cookies.iter().zip([client.as_fd(), function.as_fd()]) {
             cookie.store(kernel::cookie(socket)?, Ordering::Relaxed);
         }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        slot.opened.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        slot.opened.store(u64::try_from(now().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         names::write(&slot.text, claim.upstream().key(), claim.endpoint().id())?;
         for (side, ahead) in [(CLIENT, &ahead.of_client), (FUNCTION, &ahead.of_function)] {
             let record = &slot.lines[side];
@@ -302,12 +326,29 @@ impl Kept {
         self.slot().state.store(ENDING, Ordering::Release);
     }
 
+    /// It goes on, with this process.
+    pub(super) fn resumed(&self) {
+        self.keep.counts.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It was to go on, and does not.
+    pub(super) async fn lose(self) {
+        self.keep.counts.lost.fetch_add(1, Ordering::Relaxed);
+        self.close().await;
+    }
+
     /// Resolves when it is to be left where it is. One that is being ended is not.
     pub(super) async fn left(&self) {
         self.keep.left.cancelled().await;
         if self.slot().state.load(Ordering::Relaxed) == ENDING {
             pending::<()>().await;
         }
+    }
+
+    /// How long it has been open, with this process and with those before.
+    pub(super) fn age(&self) -> Duration {
+        let opened = Duration::from_millis(self.slot().opened.load(Ordering::Relaxed));
+        now().saturating_sub(opened)
     }
 
     pub(super) fn keep(&self) -> &Arc<Keep> {
@@ -362,6 +403,11 @@ pub(super) fn frames(websocket: bool) -> fn(Sender) -> Frames {
 
 fn sender(side: usize) -> Sender {
     if side == CLIENT { Sender::Client } else { Sender::Function }
+}
+
+/// Since 1970: a clock that the next process has, too.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::warn;
 
@@ -42,8 +41,6 @@ pub(in crate::tunnel) struct Found {
     pub(in crate::tunnel) function: FunctionKey,
     pub(in crate::tunnel) replica: ReplicaId,
     pub(in crate::tunnel) websocket: bool,
-    /// How long it has been open.
-    pub(in crate::tunnel) age: Duration,
     /// From the client, and from the function. `None` if it cannot be gone on with.
     pub(in crate::tunnel) origins: Option<[Origin; 2]>,
 }
@@ -150,7 +147,6 @@ impl Orphan {
     pub(in crate::tunnel) fn read(&self) -> Option<Found> {
         let slot = self.kept.slot();
         let (function, replica) = names::read(&slot.text)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let counts = [&self.client, &self.function].map(|socket| kernel::counts(socket.as_fd()));
         let origins = match counts {
             [Ok(client), Ok(function)] => {
@@ -167,7 +163,6 @@ impl Orphan {
             function,
             replica,
             websocket: slot.flags.load(Ordering::Relaxed) & WEBSOCKET != 0,
-            age: now.saturating_sub(Duration::from_millis(slot.opened.load(Ordering::Relaxed))),
             origins,
         })
     }

@@ -1,0 +1,67 @@
+//! A Roost with a WebSocket server of another make as its function, for `tests/autobahn/run`.
+//!
+//! Prints the URL of the function itself and the one through Roost, and ends, with all of it, at the end of its input.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+#![allow(clippy::print_stdout, reason = "the URLs are for the script")]
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use roost_tests::{Config, Host, Image, clients, repository};
+use serde_json::json;
+
+const NAME: &str = "autobahn";
+
+#[tokio::main]
+async fn main() {
+    let modules = clients().await.node_modules();
+    let host = Host::start_with(Config::default()).await;
+    host.import(&image(&modules), NAME).await;
+    let function = host.deployed(&json!({ "service": NAME, "image": NAME })).await;
+    let address = function["status"]["replicas"][0]["address"].as_str().unwrap();
+    println!("ws://{address}/ ws://127.0.0.1:{}/function/{NAME}/", host.port());
+    let wait = || std::io::stdin().read_to_end(&mut Vec::new());
+    tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
+}
+
+/// This machine's node with its libraries, `ws`, and the server.
+fn image(modules: &Path) -> Image {
+    let node = std::fs::canonicalize(which("node")).unwrap();
+    let mut files: Vec<(PathBuf, String)> = libraries(&node);
+    files.push((node, "/bin/node".to_owned()));
+    files.push((repository().join("tests/autobahn/server.js"), "/app/server.js".to_owned()));
+    all_below(&modules.join("ws"), "/app/node_modules/ws", &mut files);
+    let files: Vec<(&Path, &str)> = files.iter().map(|(from, to)| (&**from, &**to)).collect();
+    Image::new(&files, &["/bin/node", "/app/server.js"])
+}
+
+fn which(program: &str) -> String {
+    said("sh", &["-c", &format!("command -v {program}")]).trim().to_owned()
+}
+
+/// The loader and the libraries of a program, at the paths where it looks for them.
+fn libraries(program: &Path) -> Vec<(PathBuf, String)> {
+    let said = said("ldd", &[program.to_str().unwrap()]);
+    let paths = said.split_whitespace().filter(|word| word.starts_with('/'));
+    paths.map(|path| (PathBuf::from(path), path.to_owned())).collect()
+}
+
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn all_below(directory: &Path, target: &str, files: &mut Vec<(PathBuf, String)>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        let target = format!("{target}/{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            all_below(&entry.path(), &target, files);
+        } else {
+            files.push((entry.path(), target));
+        }
+    }
+}
