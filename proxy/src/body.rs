@@ -1,7 +1,7 @@
 //! Bodies on their way through, and what hangs on their ends.
 //!
 //! Owns the end of a request: whoever polls a body to its end, or drops it, releases the claim, returns the connection
-//! and closes the record. A body that broke off ends in an error, never in an end of stream, so that hyper resets the
+//! and closes the record. A body that broke off ends in an error, never in an end of stream, so that whoever writes it resets the
 //! stream or closes the connection short of its length. Never buffers: one frame in, one frame out.
 
 use std::error::Error as StdError;

@@ -338,7 +338,7 @@ pub(crate) fn pass_on(
     record.answered_by(exchange.claim().endpoint().id());
     let has_body = !source.is_read();
     headers::to_client(status, response.headers_mut(), call, asked_with, has_body);
-    // Each side has its own version, which is for hyper to know.
+    // Each side has its own version, which is for whoever writes it to know.
     *response.version_mut() = Version::HTTP_11;
     let end = timer.as_ref().map(|timer| timer.deadline()).filter(|_| timeouts.request_body);
     let idle = IdleTimer::new(timeouts.idle, timer).until(end);

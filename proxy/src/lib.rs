@@ -31,6 +31,9 @@
 //!
 //! `⟲` is a snapshot read: no lock is held, nothing is asked of anybody. `──►` is how the request ends early.
 //!
+//! Most requests ask for nothing but to be passed on. They go a short way through the same stations, with their heads in
+//! one piece: `express` says which.
+//!
 //! A request below `/async-function/` leaves this way after `route`: an [`Intake`] takes it over and the client has its
 //! answer. Whoever holds a call makes it through a [`Caller`], which enters at `claim` with bytes of its own.
 //!

@@ -1,6 +1,6 @@
 //! Requests that two readers could take for different ones: they are refused before anybody acts on them.
 //!
-//! Owns the rules that hyper leaves to its user. What hyper itself refuses, and what it reads in one way only and we
+//! Owns the rules that reading a head leaves open. What is no head at all, and what is read in one way only and we
 //! write anew, is no business of this file. Pure; a request that is in order costs no allocation. Never repairs one.
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
@@ -83,8 +83,8 @@ pub(crate) fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
 }
 
-/// One length, spelt in one way. hyper has seen to it that `Transfer-Encoding` ends in `chunked`, that there is no
-/// `Content-Length` beside it, and else that there is one number.
+/// One length, spelt in one way. Whoever has read the head has seen to it that `Transfer-Encoding` ends in `chunked`, that
+/// there is no `Content-Length` beside it, and else that there is one number.
 fn check_length(headers: &HeaderMap) -> Result<(), &'static str> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next()
