@@ -98,15 +98,18 @@ struct Wire {
     body: Decoder,
     /// Its client waits for a word before it sends it.
     continues: bool,
-    /// Nobody is to read it any more.
-    abandoned: bool,
+    /// Whose body that is: counts up with each request, and again when its answer was written.
+    turn: u64,
     /// Whoever waits for it.
     reader: Option<Waker>,
 }
 
-/// The body of a request that is going on.
+/// The body of one request. Once that was answered, it is nobody's: what comes then is another request's.
 #[derive(Debug)]
-pub(crate) struct Reader(Arc<Mutex<Wire>>);
+pub(crate) struct Reader {
+    wire: Arc<Mutex<Wire>>,
+    turn: u64,
+}
 
 /// What comes first on a connection, or next.
 enum Next {
@@ -130,7 +133,7 @@ impl Connection {
             outbox: Outbox::default(),
             body: Decoder::Done,
             continues: false,
-            abandoned: false,
+            turn: 0,
             reader: None,
         };
         Self { wire: Arc::new(Mutex::new(wire)), bounds: Bounds { size, headers } }
@@ -176,7 +179,7 @@ impl Connection {
                     }
                 }
             };
-            if last || !lock(&self.wire).is_read() {
+            if !lock(&self.wire).end() || last {
                 return self.shut_down().await;
             }
         }
@@ -190,10 +193,10 @@ impl Connection {
         stopping: impl Fn() -> bool,
     ) -> Result<(bool, Option<Upgraded>), Failure> {
         let RequestHead { request, body, keep_alive, expects_continue } = head;
-        lock(&self.wire).begin(body, expects_continue);
+        let turn = lock(&self.wire).begin(body, expects_continue);
         let (method, version) = (request.method().clone(), request.version());
         let trailers = encode::takes_trailers(request.headers());
-        let (body, upgrade) = self.body(&request, body);
+        let (body, upgrade) = self.body(&request, body, turn);
         let response = {
             let mut answering = pin!(service.answer(request.map(|()| body)));
             poll_fn(|cx| match answering.as_mut().poll(cx) {
@@ -253,9 +256,9 @@ impl Connection {
     }
 
     /// The body of a request, or the way to have the connection if that is asked for.
-    fn body(&self, request: &Request<()>, body: Decoder) -> (ClientBody, Option<Upgraded>) {
+    fn body(&self, request: &Request<()>, body: Decoder, turn: u64) -> (ClientBody, Option<Upgraded>) {
         if !body.is_done() {
-            return (ClientBody::http1(Reader(Arc::clone(&self.wire))), None);
+            return (ClientBody::http1(Reader { wire: Arc::clone(&self.wire), turn }), None);
         }
         if headers::offers_upgrade(request.version(), request.headers()) {
             let (sender, receiver) = oneshot::channel();
@@ -266,8 +269,8 @@ impl Connection {
 
     /// That of a request that goes the short way.
     fn body_of(&self, length: u64) -> ClientBody {
-        lock(&self.wire).begin(Decoder::of_length(length), false);
-        ClientBody::http1(Reader(Arc::clone(&self.wire)))
+        let turn = lock(&self.wire).begin(Decoder::of_length(length), false);
+        ClientBody::http1(Reader { wire: Arc::clone(&self.wire), turn })
     }
 
     /// Writes an answer, to its end. `true`: the connection ends with it.
@@ -339,7 +342,7 @@ impl Connection {
     }
 
     async fn shut_down(self) -> Result<Ended, Failure> {
-        lock(&self.wire).abandon();
+        lock(&self.wire).next_turn();
         poll_fn(|cx| Pin::new(&mut lock(&self.wire).socket).poll_shutdown(cx)).await?;
         Ok(Ended::Closed)
     }
@@ -405,9 +408,33 @@ impl Wire {
         }
     }
 
-    /// A request begins, of which this is to come.
-    fn begin(&mut self, body: Decoder, continues: bool) {
+    /// A request begins, of which this is to come. Tells whose turn it is.
+    fn begin(&mut self, body: Decoder, continues: bool) -> u64 {
+        self.next_turn();
         (self.body, self.continues) = (body, continues);
+        self.turn
+    }
+
+    /// Whoever still has the body of a request has it no longer.
+    fn next_turn(&mut self) {
+        self.turn += 1;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// The request was answered. `false` if no other can follow: something of its body is still to come.
+    fn end(&mut self) -> bool {
+        if !self.body.is_done() {
+            self.next_turn();
+        }
+        while !self.body.is_done() {
+            match self.body.decode(&mut self.input.bytes) {
+                Ok(Decoded::Data(_) | Decoded::Trailers(_) | Decoded::End) => {}
+                Ok(Decoded::More) | Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// `Ready` if the client has left while it should wait.
@@ -423,30 +450,8 @@ impl Wire {
         }
     }
 
-    /// Was the body of the request taken to its end, or is what is left of it here already?
-    fn is_read(&mut self) -> bool {
-        while !self.body.is_done() {
-            match self.body.decode(&mut self.input.bytes) {
-                Ok(Decoded::Data(_) | Decoded::Trailers(_) | Decoded::End) => {}
-                Ok(Decoded::More) | Err(_) => return false,
-            }
-        }
-        true
-    }
-
-    /// Nobody gets more of the body.
-    fn abandon(&mut self) {
-        self.abandoned = true;
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-    }
-
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         let closed = |error: io::Error| Poll::Ready(Some(Err(ClientBodyError::Closed(error))));
-        if self.abandoned {
-            return closed(io::ErrorKind::ConnectionAborted.into());
-        }
         loop {
             match self.body.decode(&mut self.input.bytes) {
                 Ok(Decoded::Data(data)) => {
@@ -488,11 +493,89 @@ impl Reader {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
-        lock(&self.0).poll_body(cx)
+        let mut wire = lock(&self.wire);
+        if wire.turn != self.turn {
+            let answered = io::ErrorKind::ConnectionAborted.into();
+            return Poll::Ready(Some(Err(ClientBodyError::Closed(answered))));
+        }
+        wire.poll_body(cx)
     }
 
     /// How many bytes are left, if that is known.
     pub(crate) fn left(&self) -> Option<u64> {
-        lock(&self.0).body.left()
+        let wire = lock(&self.wire);
+        if wire.turn == self.turn { wire.body.left() } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Mutex as Shelf;
+    use std::time::Duration;
+
+    use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::Semaphore;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::client::{Limits, Requests};
+    use crate::stream::Stream;
+
+    /// Answers with the first piece of a body, and leaves the rest of it where it can be found.
+    #[derive(Default)]
+    struct Hasty(Shelf<Vec<ClientBody>>);
+
+    impl Service for Hasty {
+        fn express(&self, _: &Bytes, _: impl FnOnce(u64) -> ClientBody) -> Option<Express> {
+            None
+        }
+
+        async fn answer(&self, request: Request<ClientBody>) -> Response<ResponseBody> {
+            let mut body = request.into_body();
+            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            self.0.lock().unwrap().push(body);
+            Response::new(ResponseBody::full(piece))
+        }
+    }
+
+    async fn connected() -> (TcpStream, Connection) {
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let long = Duration::from_secs(60);
+        let limits = Limits { header: long, keep_alive: long, stall: long };
+        let socket = ClientSocket::new(Stream::Plain(server), Requests::new(permit, None, None), limits);
+        (client, Connection::new(socket, 8192, 100))
+    }
+
+    #[tokio::test]
+    async fn what_was_not_read_of_a_body_is_not_read_of_the_next_one() {
+        let (mut client, connection) = connected().await;
+        let head = "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n";
+        let all = format!(
+            "{head}\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n{head}connection: close\r\n\r\n1\r\nc\r\n1\r\nd\r\n0\r\n\r\n"
+        );
+        client.write_all(all.as_bytes()).await.unwrap();
+        let service = Hasty::default();
+        let ended = connection.serve(|| false, &service);
+        let talk = async {
+            let mut answers = String::new();
+            client.read_to_string(&mut answers).await.unwrap();
+            drop(client);
+            answers
+        };
+        let both = timeout(Duration::from_secs(20), async { tokio::join!(ended, talk) }).await.unwrap();
+        assert!(matches!(both.0, Ok(Ended::Closed)));
+        let bodies: Vec<_> = both.1.split("HTTP/1.1 200 OK").map(|answer| answer.chars().last()).collect();
+        assert_eq!(bodies, [None, Some('a'), Some('c')]);
+        // Each was told that its body broke off, not that it ended.
+        for mut body in service.0.into_inner().unwrap() {
+            assert!(!body.is_end_stream());
+            assert!(body.frame().await.unwrap().is_err());
+        }
     }
 }
