@@ -51,6 +51,13 @@ impl Input {
         })
     }
 
+    /// Is more of a body of known length there than what came with its head? Then it is read before that is passed on, so
+    /// that both are written at once.
+    pub(super) fn is_short_of(&self, body: &Decoder) -> bool {
+        let left = if let Decoder::Length(left) = body { *left } else { 0 };
+        self.full && self.bytes.len() <= SHARED && left > self.bytes.len() as u64
+    }
+
     /// Reads of a body.
     pub(super) fn poll_read_body<R: AsyncRead + Unpin>(
         &mut self,
@@ -59,14 +66,18 @@ impl Input {
         body: &Decoder,
     ) -> Poll<io::Result<usize>> {
         let expected = match body.left() {
-            Some(left) => usize::try_from(left).unwrap_or(MOST).min(MOST),
+            Some(left) => {
+                let left = usize::try_from(left).unwrap_or(usize::MAX);
+                left.saturating_sub(self.bytes.len()).min(MOST)
+            }
             None if self.full => MOST,
             None => 0,
         };
         if expected <= SHARED {
             return self.poll_read(cx, from);
         }
-        self.bytes.reserve(expected);
+        // With some room to spare: of a buffer that is filled to its end it is not known whether that was all.
+        self.bytes.reserve(expected + 1);
         let read = ready!(poll_read_buf(Pin::new(from), cx, &mut self.bytes))?;
         self.full = self.bytes.len() == self.bytes.capacity();
         Poll::Ready(Ok(read))

@@ -234,6 +234,10 @@ impl Connection {
         if let Err(broken) = self.poll_upload_beside(cx) {
             return Poll::Ready(Some(Err(BodyFailure::Request(broken))));
         }
+        if self.input.is_short_of(&self.body) {
+            // What came is passed on in any case. If this is the end, it is found once more behind that.
+            let _more = self.input.poll_read_body(cx, &mut self.socket, &self.body);
+        }
         loop {
             match self.body.decode(&mut self.input.bytes)? {
                 Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),

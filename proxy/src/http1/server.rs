@@ -452,6 +452,10 @@ impl Wire {
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         let closed = |error: io::Error| Poll::Ready(Some(Err(ClientBodyError::Closed(error))));
+        if self.input.is_short_of(&self.body) {
+            // What came is passed on in any case. If this is the end, it is found once more behind that.
+            let _more = self.input.poll_read_body(cx, &mut self.socket, &self.body);
+        }
         loop {
             match self.body.decode(&mut self.input.bytes) {
                 Ok(Decoded::Data(data)) => {
