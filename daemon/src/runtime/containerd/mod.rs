@@ -19,6 +19,7 @@ mod error;
 mod freezer;
 mod host;
 mod mounts;
+mod moves;
 mod namespace;
 pub mod oci;
 mod output;
@@ -44,6 +45,7 @@ use roost_proxy::function::{Namespace, ReplicaId};
 use self::client::{Client, Scope};
 pub use self::error::{Error, Kind};
 use self::host::Host;
+use self::moves::Moves;
 pub use self::plugins::Version;
 use self::shim::Gates;
 use self::snapshot::Snapshots;
@@ -102,6 +104,7 @@ struct Inner {
     host: Host,
     cgroups: cgroup::Tree,
     gates: Gates,
+    moves: Moves,
     users: Users,
 }
 
@@ -110,9 +113,11 @@ impl Containerd {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let host = Host::read();
+        let cgroups = cgroup::Tree::new(host.cgroups);
         let inner = Inner {
             client: Client::new(&settings.socket),
-            cgroups: cgroup::Tree::new(host.cgroups),
+            moves: Moves::new(&cgroups),
+            cgroups,
             gates: Gates::default(),
             users: Users::default(),
             settings,
@@ -244,6 +249,10 @@ impl Containerd {
 
     fn cgroups(&self) -> &cgroup::Tree {
         &self.inner.cgroups
+    }
+
+    fn moves(&self) -> &Moves {
+        &self.inner.moves
     }
 
     fn gates(&self) -> &Gates {

@@ -58,6 +58,7 @@ impl Containerd {
     /// When a step fails. Then nothing of the replica is left, or the log says what.
     pub async fn create(&self, plan: &ReplicaPlan) -> Result<(), Error> {
         let scope = self.client().scope(&plan.function.namespace);
+        let _until_made = self.moves().quick();
         tokio::fs::create_dir_all(&plan.log_dir)
             .await
             .map_err(Error::host("cannot create", &plan.log_dir))?;
