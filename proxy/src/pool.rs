@@ -85,7 +85,8 @@ impl Pool {
         }
     }
 
-    fn put(self: &Arc<Self>, connection: Box<Connection>) {
+    fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
+        connection.settle();
         let parked = Parked { connection, since: Instant::now() };
         let mut idle = self.part();
         if idle.closed || idle.stack.len() >= MAX_IDLE {

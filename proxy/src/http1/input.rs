@@ -32,6 +32,8 @@ pub(super) struct Input {
     pub(super) seen: usize,
     /// The last read filled its buffer: more may be there.
     full: bool,
+    /// There was a large buffer.
+    large: bool,
 }
 
 impl Input {
@@ -49,6 +51,13 @@ impl Input {
             self.bytes.extend_from_slice(read);
             Poll::Ready(Ok(read.len()))
         })
+    }
+
+    /// A message is over: what waits for the next one needs no large buffer.
+    pub(super) fn settle(&mut self) {
+        if self.large && self.bytes.is_empty() {
+            *self = Self::default();
+        }
     }
 
     /// Is more of a body of known length there than what came with its head? Then it is read before that is passed on, so
@@ -78,6 +87,7 @@ impl Input {
         }
         // With some room to spare: of a buffer that is filled to its end it is not known whether that was all.
         self.bytes.reserve(expected + 1);
+        self.large = true;
         let read = ready!(poll_read_buf(Pin::new(from), cx, &mut self.bytes))?;
         self.full = self.bytes.len() == self.bytes.capacity();
         Poll::Ready(Ok(read))

@@ -262,6 +262,11 @@ impl Connection {
         self.keep_alive && self.upload.is_none() && self.body.is_done() && self.input.bytes.is_empty()
     }
 
+    /// It is idle, and may be for a while: lets go of what only an exchange needs.
+    pub(crate) fn settle(&mut self) {
+        self.input.settle();
+    }
+
     /// Has the function neither closed it nor sent anything? Looks at the socket only if something came.
     pub(crate) fn is_quiet(&self) -> bool {
         match self.socket.poll_read_ready(&mut Context::from_waker(Waker::noop())) {

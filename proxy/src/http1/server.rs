@@ -434,6 +434,7 @@ impl Wire {
                 Ok(Decoded::More) | Err(_) => return false,
             }
         }
+        self.input.settle();
         true
     }
 
