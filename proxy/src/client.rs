@@ -115,10 +115,9 @@ impl Drop for Busy {
 /// A client's socket.
 #[derive(Debug)]
 pub(crate) struct ClientSocket {
-    stream: Stream,
+    bare: BareSocket,
     /// What was read and is to be read again.
     unread: Bytes,
-    requests: Arc<Requests>,
     limits: Limits,
     timer: Option<Pin<Box<Sleep>>>,
     /// `Requests::begun` as it was when last looked at: a difference means that a head was read to its end.
@@ -131,6 +130,13 @@ pub(crate) struct ClientSocket {
     lingering: Option<Linger>,
 }
 
+/// The same without the limits: one that is no longer HTTP, and may be open for hours.
+#[derive(Debug)]
+pub(crate) struct BareSocket {
+    stream: Stream,
+    requests: Arc<Requests>,
+}
+
 #[derive(Debug)]
 struct Linger {
     until: Instant,
@@ -140,9 +146,8 @@ struct Linger {
 impl ClientSocket {
     pub(crate) fn new(stream: Stream, requests: Arc<Requests>, limits: Limits) -> Self {
         Self {
-            stream,
+            bare: BareSocket { stream, requests },
             unread: Bytes::new(),
-            requests,
             limits,
             timer: None,
             seen: 0,
@@ -155,10 +160,8 @@ impl ClientSocket {
     }
 
     /// The bytes alone, once they are no longer HTTP.
-    pub(crate) fn stream(&mut self) -> &mut Stream {
-        // It may be upgraded for hours: the timer is not needed there.
-        self.timer = None;
-        &mut self.stream
+    pub(crate) fn into_bare(self) -> BareSocket {
+        self.bare
     }
 
     /// Has `bytes` read again, in front of what is still to come.
@@ -168,13 +171,13 @@ impl ClientSocket {
 
     /// Is a request going on? Also notices requests that came and went since the last look.
     fn busy(&mut self) -> bool {
-        let begun = self.requests.begun.load(Ordering::Relaxed);
+        let begun = self.bare.requests.begun.load(Ordering::Relaxed);
         if begun != self.seen {
             self.seen = begun;
             self.head_since = None;
             self.quiet_since = Instant::now();
         }
-        begun != self.requests.ended.load(Ordering::Relaxed)
+        begun != self.bare.requests.ended.load(Ordering::Relaxed)
     }
 
     /// Bytes came: if no request is going on, they begin one.
@@ -232,7 +235,7 @@ impl ClientSocket {
         let mut scratch = [0; 4096];
         while let Some(linger) = &mut self.lingering {
             let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            match Pin::new(&mut self.bare.stream).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     match linger.bytes_left.checked_sub(buffer.filled().len()) {
                         Some(left) => linger.bytes_left = left,
@@ -261,7 +264,7 @@ impl AsyncRead for ClientSocket {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        match Pin::new(&mut this.stream).poll_read(cx, buffer) {
+        match Pin::new(&mut this.bare.stream).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {
                 this.note_read(&buffer.filled()[before..]);
                 Poll::Ready(Ok(()))
@@ -274,7 +277,7 @@ impl AsyncRead for ClientSocket {
 
 impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let written = Pin::new(&mut self.bare.stream).poll_write(cx, bytes);
         self.note_write(cx, written)
     }
 
@@ -283,28 +286,34 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        let written = Pin::new(&mut self.bare.stream).poll_write_vectored(cx, bytes);
         self.note_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.bare.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.bare.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            ready!(Pin::new(&mut self.bare.stream).poll_shutdown(cx))?;
             self.lingering = Some(Linger { until: Instant::now() + LINGER, bytes_left: LINGER_BYTES });
         }
         self.poll_linger(cx).map(Ok)
     }
 }
 
-impl Drop for ClientSocket {
+impl BareSocket {
+    pub(crate) fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+}
+
+impl Drop for BareSocket {
     fn drop(&mut self) {
         if self.requests.reset.load(Ordering::Relaxed) {
             // Without this the close would look like the end of the body.

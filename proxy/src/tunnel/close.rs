@@ -10,6 +10,7 @@
 //! ```
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -173,7 +174,7 @@ async fn hear_out(
         trace!(?answer, closed = frames.closed(), "told of the end");
     }
     // Of a socket it is one call; TLS and HTTP/2 have something to say, and may not get it out.
-    match timeout(LINGER, way::end(to)).await {
+    match timeout(LINGER, poll_fn(|cx| way::poll_end(to, cx))).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => trace!(%error, "gone before the end"),
         Err(_) => trace!("the end cannot be said"),

@@ -11,28 +11,33 @@
 //!
 //! Beside that it passes on a single order to close, in words of whoever gave it, to all that are open at that moment.
 
-use std::future::pending;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::words::CloseFrame;
 
 /// Ends the tunnels that listen to it.
 #[derive(Debug, Default)]
-pub(crate) struct Ends(watch::Sender<Orders>);
+pub(crate) struct Ends(Arc<Said>);
 
-/// One tunnel's ear.
+/// One tunnel's ear. As long as nothing is said, listening costs one look at a number.
 #[derive(Debug)]
 pub(crate) struct Told {
-    orders: watch::Receiver<Orders>,
-    /// Everybody was told to end before this tunnel opened.
-    late: bool,
+    said: Arc<Said>,
+    /// Its place among the ears.
+    ear: u32,
+    /// So much of what was said it has heard.
+    heard: u32,
     /// Orders to close that were given before.
     closes: u32,
+    /// Everybody was told to end before this tunnel opened.
+    late: bool,
+    /// Who is woken when something is said, as the ear knows it.
+    waker: Option<Waker>,
 }
 
 /// What a tunnel is told.
@@ -42,6 +47,23 @@ pub(crate) enum Word {
     Turn(Instant),
     /// It is to be closed now, with this.
     Close(Arc<CloseFrame>),
+}
+
+/// What all who listen share.
+#[derive(Debug, Default)]
+struct Said {
+    /// How often something was said. Wraps. Is one more before anybody is woken for it.
+    times: AtomicU32,
+    cut: AtomicBool,
+    orders: Mutex<Orders>,
+    ears: Mutex<Ears>,
+}
+
+/// Whom to wake.
+#[derive(Debug, Default)]
+struct Ears {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -64,42 +86,94 @@ enum Round {
     Cut,
 }
 
+impl Said {
+    /// Says something: `change` says whether it is anything new.
+    fn say(&self, change: impl FnOnce(&mut Orders) -> bool) {
+        {
+            let mut orders = lock(&self.orders);
+            if !change(&mut orders) {
+                return;
+            }
+            self.cut.store(matches!(orders.round, Round::Cut), Ordering::Release);
+            self.times.fetch_add(1, Ordering::Release);
+        }
+        for waker in lock(&self.ears).wakers.iter().flatten() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn times(&self) -> u32 {
+        self.times.load(Ordering::Acquire)
+    }
+}
+
+impl Ears {
+    fn listening(&self) -> usize {
+        self.wakers.len() - self.free.len()
+    }
+
+    fn take(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.wakers.push(None);
+            u32::try_from(self.wakers.len() - 1).unwrap_or(u32::MAX)
+        })
+    }
+
+    /// Has `waker` woken at this ear, and gives back the one before it. That is not to be dropped while this is locked:
+    /// what goes with it may be listening, too.
+    fn set(&mut self, ear: u32, waker: Option<Waker>) -> Option<Waker> {
+        let place = self.wakers.get_mut(ear as usize)?;
+        std::mem::replace(place, waker)
+    }
+}
+
 impl Ends {
     /// For a tunnel that opens now.
     pub(crate) fn listen(&self) -> Told {
-        let orders = self.0.subscribe();
-        let (late, closes) = {
-            let orders = orders.borrow();
-            (!matches!(orders.round, Round::None), orders.closes)
-        };
-        Told { orders, late, closes }
+        let ear = lock(&self.0.ears).take();
+        let orders = lock(&self.0.orders);
+        let late = !matches!(orders.round, Round::None);
+        let (heard, closes) = (self.0.times(), orders.closes);
+        Told { said: Arc::clone(&self.0), ear, heard, closes, late, waker: None }
     }
 
     /// Ends the tunnels that are open, spread evenly over `over`, and those that open later at once.
     ///
     /// Said again, it counts for those whose turn had not come: from now on, and for each no later than before.
     pub(crate) fn pace(&self, over: Duration) {
-        let of = self.0.receiver_count();
+        let of = lock(&self.0.ears).listening();
         let round = Round::Paced { since: Instant::now(), over, of, tickets: AtomicUsize::new(0) };
-        self.0.send_modify(|orders| orders.round = round);
+        self.0.say(|orders| {
+            orders.round = round;
+            true
+        });
     }
 
     /// Has the tunnels that are open closed with `frame`, and not those that open later.
     pub(crate) fn close(&self, frame: Arc<CloseFrame>) {
-        self.0.send_modify(|orders| {
+        self.0.say(|orders| {
             orders.close = Some(frame);
             orders.closes = orders.closes.wrapping_add(1);
+            true
         });
     }
 
     /// Ends all, without a word to anybody.
     pub(crate) fn cut(&self) {
-        self.0.send_modify(|orders| orders.round = Round::Cut);
+        self.0.say(|orders| {
+            orders.round = Round::Cut;
+            true
+        });
+    }
+
+    /// Is all cut?
+    pub(crate) fn is_cut(&self) -> bool {
+        self.0.cut.load(Ordering::Acquire)
     }
 
     /// Lets tunnels open again and stay.
     pub(crate) fn recall(&self) {
-        self.0.send_if_modified(|orders| !matches!(std::mem::take(&mut orders.round), Round::None));
+        self.0.say(|orders| !matches!(std::mem::take(&mut orders.round), Round::None));
     }
 }
 
@@ -109,37 +183,71 @@ impl Told {
         self.late
     }
 
-    /// When this tunnel's turn is, once a round has begun, or with what it is to be closed. Each call takes part in one
+    /// When this tunnel's turn is, once a round has begun, or with what it is to be closed. Each answer takes part in one
     /// more round.
-    ///
-    /// Cancel safe.
-    pub(crate) async fn word(&mut self) -> Word {
+    pub(crate) fn poll_word(&mut self, cx: &mut Context<'_>) -> Poll<Word> {
         loop {
-            if self.orders.changed().await.is_err() {
-                // Whoever could say something is gone.
-                return pending().await;
-            }
-            let orders = self.orders.borrow_and_update();
+            ready!(self.poll_said(cx));
+            let orders = lock(&self.said.orders);
+            self.heard = self.said.times();
             if let Some(frame) = orders.close.as_ref().filter(|_| orders.closes != self.closes) {
                 self.closes = orders.closes;
-                return Word::Close(Arc::clone(frame));
+                return Poll::Ready(Word::Close(Arc::clone(frame)));
             }
             match &orders.round {
                 Round::None => {}
                 Round::Paced { since, over, of, tickets } => {
-                    return Word::Turn(*since + delay(tickets.fetch_add(1, Ordering::Relaxed), *of, *over));
+                    let ticket = tickets.fetch_add(1, Ordering::Relaxed);
+                    return Poll::Ready(Word::Turn(*since + delay(ticket, *of, *over)));
                 }
-                Round::Cut => return Word::Turn(Instant::now()),
+                Round::Cut => return Poll::Ready(Word::Turn(Instant::now())),
             }
         }
     }
 
-    /// Resolves when all is cut.
-    pub(crate) async fn cut(&mut self) {
-        if self.orders.wait_for(|orders| matches!(orders.round, Round::Cut)).await.is_err() {
-            pending::<()>().await;
+    /// Ready when all is cut. What else is said meanwhile is not heard any more.
+    pub(crate) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // Before the look: what is said behind it is still to be heard.
+            let times = self.said.times();
+            if self.said.cut.load(Ordering::Acquire) {
+                return Poll::Ready(());
+            }
+            self.heard = times;
+            ready!(self.poll_said(cx));
         }
     }
+
+    /// Ready if something was said that was not heard.
+    fn poll_said(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.heard != self.said.times() {
+            return Poll::Ready(());
+        }
+        if self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        self.waker = Some(cx.waker().clone());
+        let before = lock(&self.said.ears).set(self.ear, self.waker.clone());
+        drop(before);
+        // What was said before the ear was there has woken nobody.
+        if self.heard == self.said.times() { Poll::Pending } else { Poll::Ready(()) }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let waker = {
+            let mut ears = lock(&self.said.ears);
+            ears.free.push(self.ear);
+            ears.set(self.ear, None)
+        };
+        drop(waker);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half done under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long ticket `ticket` of `of` waits. Tickets behind the last are of those that came too late to be counted.
@@ -153,6 +261,8 @@ fn delay(ticket: usize, of: usize, over: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
     #[test]
@@ -164,8 +274,12 @@ mod tests {
         assert!(delay(3, 4, Duration::MAX) <= Duration::MAX);
     }
 
+    async fn word(told: &mut Told) -> Word {
+        poll_fn(|cx| told.poll_word(cx)).await
+    }
+
     async fn turn(told: &mut Told) -> Instant {
-        match told.word().await {
+        match word(told).await {
             Word::Turn(at) => at,
             Word::Close(frame) => panic!("closed with {frame:?}"),
         }
@@ -180,7 +294,7 @@ mod tests {
         turn(&mut first).await;
         ends.close(Arc::clone(&frame));
         for told in [&mut first, &mut late] {
-            assert!(matches!(told.word().await, Word::Close(words) if words == frame));
+            assert!(matches!(word(told).await, Word::Close(words) if words == frame));
         }
         let mut later = ends.listen();
         assert!(later.already(), "the round goes on");
@@ -209,6 +323,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_waits_is_woken_and_an_ear_that_is_free_is_used_again() {
+        let ends = Ends::default();
+        let (mut one, other) = (ends.listen(), ends.listen());
+        let ear = other.ear;
+        drop(other);
+        assert_eq!(ends.listen().ear, ear);
+        let waits = tokio::spawn(async move { turn(&mut one).await });
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        ends.pace(Duration::ZERO);
+        tokio::time::timeout(Duration::from_secs(20), waits).await.expect("it was woken").unwrap();
+        assert!(!ends.is_cut());
+        ends.cut();
+        assert!(ends.is_cut());
+        ends.recall();
+        assert!(!ends.is_cut());
+    }
+
+    #[tokio::test]
     async fn a_second_round_is_for_those_who_are_left() {
         let ends = Ends::default();
         let (mut first, second) = (ends.listen(), ends.listen());
@@ -218,6 +351,6 @@ mod tests {
         ends.pace(Duration::ZERO);
         assert!(turn(&mut first).await <= Instant::now());
         ends.cut();
-        first.cut().await;
+        poll_fn(|cx| first.poll_cut(cx)).await;
     }
 }

@@ -9,6 +9,7 @@
 //!                  └──► closed: 1012
 //! ```
 
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use super::ends::Ends;
 use super::keep::{Found, Inherited, Orphan};
 use super::pump::{self, Terms};
 use super::side::Side;
-use super::{Client, Tally, Ties, Traffic, Tunnels, finish, pump_or_leave};
+use super::{Client, Open, Origin, Tally, Ties, Traffic, Tunnels};
 use crate::access_log::Record;
 use crate::body::Exchange;
 use crate::claim::Claim;
@@ -42,54 +43,56 @@ impl Tunnels {
             self.tracker.spawn(async move { keep.remove_stale(stale).await });
         }
         for orphan in tunnels {
-            self.tracker.spawn(resume(orphan, routes.clone(), self.ties()));
+            self.carry(resume(orphan, routes.clone(), self.ties()));
         }
     }
 }
 
-async fn resume(orphan: Orphan, routes: Routes, ties: Box<Ties>) {
+async fn resume(orphan: Orphan, routes: Routes, ties: Ties) -> Option<(Open, [Origin; 2])> {
     let found = orphan.read();
-    let Orphan { kept, client, function } = orphan;
+    let Orphan { mut kept, client, function } = orphan;
     let (client, function) = match (open(client), open(function)) {
         (Ok(client), Ok(function)) => (client, function),
         (Err(error), _) | (_, Err(error)) => {
             warn!("a tunnel of an earlier process ends: {error}");
-            return kept.lose().await;
+            kept.lose().await;
+            return None;
         }
     };
     let Some(Found { function: key, replica, websocket, origins: Some(origins) }) = found else {
         warn!("a tunnel of an earlier process ends, as it is not certain how far it came");
         super::shut(&client, &function);
-        return kept.lose().await;
+        kept.lose().await;
+        return None;
     };
-    let (mut client, mut function) = (Client::Resumed(client), function);
     let upstream = routes.get(&key);
     let claim = match &upstream {
         Some(upstream) => {
             tokio::select! {
                 biased;
                 // Still where it was: nobody has moved a byte.
-                () = kept.left() => return,
+                () = poll_fn(|cx| kept.poll_left(cx)) => return None,
                 claim = adopted(upstream, &replica) => claim,
             }
         }
         None => None,
     };
+    let client = Client::Resumed(client);
     let Some((upstream, claim)) = upstream.zip(claim) else {
         info!(function = %key, %replica, "a tunnel of an earlier process ends: its replica is gone");
-        return end(client, function, origins, websocket, kept).await;
+        end(client, function, origins, websocket, kept).await;
+        return None;
     };
     debug!(function = %key, %replica, age = ?kept.age(), "a tunnel of an earlier process goes on");
     kept.resumed();
     let replica = claim.endpoint().ends().listen();
     let record = Record::resumed(&upstream);
     let exchange = Arc::new(Exchange::new(claim));
-    let (server, _ending) = ties.settle(true);
-    let (limits, tally) = (upstream.shared_limits(), &upstream.counters().websockets);
-    let traffic = exchange.claim().traffic();
-    let mut terms = Terms { websocket, limits, traffic, tally, replica, server, kept: Some(&kept) };
-    let ended = pump_or_leave(&mut client, &mut function, origins, &mut terms).await;
-    finish(ended, Some(kept), exchange, record).await;
+    let (server, ending) = ties.settle(true);
+    let (extended, kept) = (None, Some(kept));
+    let open =
+        Open { client, function, extended, exchange, record, kept, websocket, replica, server, ending };
+    Some((open, origins))
 }
 
 /// The claim that the tunnel had.
@@ -101,16 +104,19 @@ async fn adopted(upstream: &Arc<Upstream>, replica: &ReplicaId) -> Option<Claim>
 async fn end(
     mut client: Client,
     mut function: TcpStream,
-    origins: [super::Origin; 2],
+    origins: [Origin; 2],
     websocket: bool,
-    kept: super::Kept,
+    mut kept: super::Kept,
 ) {
     let (ends, traffic, tally) = (Ends::default(), Traffic::default(), Tally::default());
     ends.pace(Duration::ZERO);
     let (replica, server) = (ends.listen(), ends.listen());
     let (traffic, tally, limits) = (&traffic, &tally, Arc::default());
-    let mut terms = Terms { websocket, limits, traffic, tally, replica, server, kept: Some(&kept) };
-    pump::run(client.side(), Side::Socket(&mut function), origins, &mut terms).await;
+    let terms = Terms { websocket, limits, traffic, tally, replica, server, kept: Some(&mut kept) };
+    if pump::run(client.side(), Side::Socket(&mut function), origins, terms).await.is_none() {
+        // Whoever comes next ends it.
+        return;
+    }
     if let Some(client) = client.socket() {
         super::shut(client, &function);
     }

@@ -30,9 +30,8 @@ mod way;
 mod words;
 
 use std::fmt;
-use std::future::pending;
 use std::net::Shutdown;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -49,10 +48,10 @@ use tracing::{debug, error, trace};
 use crate::access_log::Record;
 use crate::body::Exchange;
 use crate::claim::Claim;
-use crate::client::ClientSocket;
+use crate::client::BareSocket;
 use crate::client_body::{ClientBodyError, Upgrade, UpgradedClient};
 use crate::error::Error;
-use crate::extended::Asked;
+use crate::extended::{Asked, Extended};
 use crate::http1::replica::Connection;
 use crate::stream::Stream;
 use crate::upstream::WebSocketLimits;
@@ -103,6 +102,26 @@ struct Ties {
     server: Told,
     if_kept: Told,
 }
+
+/// A tunnel of which both sides are there.
+struct Open {
+    client: Client,
+    function: TcpStream,
+    /// Held until the end, so that its connection is not taken for one that has nothing to do.
+    extended: Option<Arc<Extended>>,
+    exchange: Arc<Exchange>,
+    record: Record,
+    kept: Option<Kept>,
+    websocket: bool,
+    /// Speaks for the replica.
+    replica: Told,
+    /// Speaks for the server.
+    server: Told,
+    ending: Option<TaskTrackerToken>,
+}
+
+/// The way to a tunnel, and from where on its bytes move. It is over before anything moves.
+type Opening = Pin<Box<dyn Future<Output = Option<(Open, [Origin; 2])>> + Send>>;
 
 impl Tunnels {
     /// How many are open.
@@ -182,17 +201,20 @@ impl Tunnels {
     /// Runs a tunnel until both sides are done, one fails, nothing moves, or it is told to end.
     pub(crate) fn open(&self, tunnel: Tunnel) {
         let replica = tunnel.exchange.claim().endpoint().ends().listen();
-        // Boxed: what a task is given stays a part of it for as long as it runs.
-        self.tracker.spawn(run(Box::new(tunnel), replica, self.ties()));
+        self.carry(open(tunnel, replica, self.ties()));
     }
 
-    fn ties(&self) -> Box<Ties> {
-        Box::new(Ties {
+    fn carry(&self, opening: impl Future<Output = Option<(Open, [Origin; 2])>> + Send + 'static) {
+        self.tracker.spawn(carry(Box::pin(opening)));
+    }
+
+    fn ties(&self) -> Ties {
+        Ties {
             keep: self.keep.get().cloned(),
             ending: Some(self.ending.token()),
             server: self.ends.listen(),
             if_kept: self.ends_of_kept.listen(),
-        })
+        }
     }
 }
 
@@ -203,29 +225,53 @@ impl Ties {
     }
 }
 
-async fn run(tunnel: Box<Tunnel>, replica: Told, ties: Box<Ties>) {
-    let Tunnel { client, connection, exchange, websocket, mut record } = *tunnel;
+/// Sees a tunnel through. What is in this function is what an open one takes.
+async fn carry(opening: Opening) {
+    let Some((opened, origins)) = opening.await else { return };
+    let Open { mut client, mut function, extended, exchange, record, mut kept, .. } = opened;
+    let terms = Terms {
+        websocket: opened.websocket,
+        limits: exchange.claim().upstream().shared_limits(),
+        traffic: exchange.claim().traffic(),
+        tally: &exchange.claim().upstream().counters().websockets,
+        replica: opened.replica,
+        server: opened.server,
+        kept: kept.as_mut(),
+    };
+    let ended = pump::run(client.side(), Side::Socket(&mut function), origins, terms).await;
+    if ended.is_some()
+        && kept.is_some()
+        && let Some(client) = client.socket()
+    {
+        shut(client, &function);
+    }
+    // Boxed: a tunnel pays for its end when that comes.
+    Box::pin(finish(ended, kept, exchange, record)).await;
+    drop(client);
+    // Only now may its connection be taken for one that has nothing to do.
+    drop((extended, opened.ending));
+}
+
+/// Waits for the client's side, and writes the tunnel down if it can be kept.
+async fn open(tunnel: Tunnel, replica: Told, ties: Ties) -> Option<(Open, [Origin; 2])> {
+    let Tunnel { client, connection, exchange, websocket, mut record } = tunnel;
     let Asked { upgrade: client, extended } = client;
-    let (mut function, of_function) = connection.into_socket();
-    // Boxed: it is over before anything moves.
-    let (mut client, of_client) = match Box::pin(Client::upgraded(client)).await {
+    let (function, of_function) = connection.into_socket();
+    let (mut client, of_client) = match Client::upgraded(client).await {
         Ok(client) => client,
         Err(failed) => {
             record.broken = Some("upgrade");
             record.closed(None, None);
-            return debug!(%failed, "a tunnel ended before it began");
+            debug!(%failed, "a tunnel ended before it began");
+            return None;
         }
     };
-    let ahead = Box::new(Ahead { of_client, of_function });
+    let ahead = Ahead { of_client, of_function };
     let claim = exchange.claim();
-    let limits = claim.upstream().shared_limits();
     // What is put into a tunnel, or taken out, nobody could count who only knows the kernel's numbers.
-    let plain = client.socket().filter(|_| limits.websocket == WebSocketLimits::default());
-    let kept = match (&ties.keep, plain) {
-        // Boxed: it is over before anything moves.
-        (Some(keep), Some(client)) => {
-            Box::pin(keep.open(claim, websocket, (client, &function), &ahead)).await
-        }
+    let limited = claim.upstream().shared_limits().websocket != WebSocketLimits::default();
+    let kept = match (&ties.keep, client.socket().filter(|_| !limited)) {
+        (Some(keep), Some(client)) => keep.open(claim, websocket, (client, &function), &ahead).await,
         _ => None,
     };
     let origins = match &kept {
@@ -237,22 +283,16 @@ async fn run(tunnel: Box<Tunnel>, replica: Told, ties: Box<Ties>) {
                 .map(|(ahead, sender)| Origin::own(ahead, frames(sender)))
         }
     };
-    // The buffers of the handshake.
-    drop(ahead);
-    let (server, _ending) = ties.settle(kept.is_some());
-    let (traffic, tally) = (claim.traffic(), &claim.upstream().counters().websockets);
-    let mut terms = Terms { websocket, limits, traffic, tally, replica, server, kept: kept.as_ref() };
-    let ended = pump_or_leave(&mut client, &mut function, origins, &mut terms).await;
-    finish(ended, kept, exchange, record).await;
-    drop(client);
-    // Only now may its connection be taken for one that has nothing to do.
-    drop(extended);
+    let (server, ending) = ties.settle(kept.is_some());
+    let open =
+        Open { client, function, extended, exchange, record, kept, websocket, replica, server, ending };
+    Some((open, origins))
 }
 
 /// What the client's side of a tunnel is made of.
 enum Client {
     /// All of a connection.
-    Connection(ClientSocket),
+    Connection(BareSocket),
     /// One stream of an HTTP/2 connection.
     Http2(Box<TokioIo<Upgraded>>),
     /// A connection that an earlier process has opened.
@@ -263,7 +303,7 @@ impl Client {
     /// The client's side, and what was read of it behind the handshake. It is there once the 101 was written to it.
     async fn upgraded(upgrade: Upgrade) -> Result<(Self, Bytes), ClientBodyError> {
         Ok(match upgrade.upgraded().await? {
-            UpgradedClient::Http1(socket, ahead) => (Self::Connection(socket), ahead),
+            UpgradedClient::Http1(socket, ahead) => (Self::Connection(socket.into_bare()), ahead),
             UpgradedClient::Http2(stream) => (Self::Http2(Box::new(TokioIo::new(stream))), Bytes::new()),
         })
     }
@@ -286,37 +326,6 @@ impl Client {
             Side::Inner(_) => None,
         }
     }
-}
-
-/// Moves bytes until the tunnel ends; `None` if it is left for the next process.
-async fn pump_or_leave(
-    client: &mut Client,
-    function: &mut TcpStream,
-    origins: [Origin; 2],
-    terms: &mut Terms<'_>,
-) -> Option<Ended> {
-    let kept = terms.kept;
-    let ended = {
-        let mut pumped = pin!(pump::run(client.side(), Side::Socket(function), origins, terms));
-        let left = async {
-            match kept {
-                Some(kept) => kept.left().await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            // The pump may be dropped wherever it is: where it stands is written down.
-            () = left => return None,
-            ended = &mut pumped => ended,
-        }
-    };
-    if kept.is_some()
-        && let Some(client) = client.socket()
-    {
-        shut(client, function);
-    }
-    Some(ended)
 }
 
 /// Ends both connections, of which there are copies in the store that would hold them open until they are gone, too.
@@ -371,10 +380,10 @@ mod tests {
 
     #[test]
     fn an_idle_tunnel_is_a_small_task() {
-        fn size_of_future<F>(_: fn(Box<Tunnel>, Told, Box<Ties>) -> F) -> usize {
+        fn size_of_future<F>(_: fn(Opening) -> F) -> usize {
             size_of::<F>()
         }
-        let size = size_of_future(run);
-        assert!(size <= 3008, "{size} bytes");
+        let size = size_of_future(carry);
+        assert!(size <= 1000, "{size} bytes");
     }
 }

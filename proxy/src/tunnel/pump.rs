@@ -17,13 +17,14 @@
 //!
 //! One timer serves idleness, age, keep-alive and the turn to end. It is set when it fires, not when something moves.
 
-use std::future::pending;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::close::{self, Ending, HANDSHAKE};
 use super::ends::{Told, Word};
@@ -69,7 +70,7 @@ pub(super) struct Terms<'a> {
     /// Speaks for the server.
     pub(super) server: Told,
     /// Where it is written down, if it is to outlive this process.
-    pub(super) kept: Option<&'a Kept>,
+    pub(super) kept: Option<&'a mut Kept>,
 }
 
 /// What the directions tell the timer, and the function's books.
@@ -80,8 +81,6 @@ pub(super) struct Activity<'a> {
     /// The last byte of the client, if it is asked for signs of life.
     heard: Option<Box<Traffic>>,
     half_open: AtomicBool,
-    /// Woken when `half_open` is set: the limit is another one then.
-    halved: Notify,
     /// Who was the first to send a Close.
     closed: OnceLock<Sender>,
     traffic: &'a Traffic,
@@ -147,7 +146,6 @@ impl Activity<'_> {
     fn halve(&self) {
         self.last.touch(Instant::now());
         self.half_open.store(true, Ordering::Release);
-        self.halved.notify_one();
     }
 
     /// When this counts as idle, if nothing moves until then.
@@ -161,88 +159,351 @@ impl Activity<'_> {
     }
 }
 
+/// A tunnel that is open. It is polled, and has no future of its own: an idle one is no more than these fields.
+struct Pump<'a> {
+    to_client: Way<'a>,
+    to_function: Way<'a>,
+    /// How far the direction to the client is, and the other one.
+    courses: [Course; 2],
+    activity: Activity<'a>,
+    terms: Terms<'a>,
+    /// When it is to end.
+    turn: Option<Instant>,
+    keep_alive: Option<Box<KeepAlive>>,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The timer is set to what is due next, or to something before that.
+    set: bool,
+}
+
+/// How far a direction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Moving,
+    /// Its end is being passed on.
+    Ending,
+    Over,
+}
+
+/// What came of waiting for two that are about to close a tunnel themselves.
+enum Waited {
+    Stopped(Stop),
+    Left,
+    /// The server has no more time, or they take too long.
+    Cut,
+    Late,
+}
+
 /// Moves bytes until both directions have ended, one has failed, nothing moved for the limit, or it is told to end.
-pub(super) async fn run<'a>(
+/// `None`: it is left for the next process, wherever it is: where it stands is written down.
+pub(super) fn run<'a>(
     client: Side<'a>,
     function: Side<'a>,
-    [of_client, of_function]: [Origin; 2],
-    terms: &mut Terms<'_>,
-) -> Ended {
-    let (client_reads, client_writes) = client.split();
-    let (function_reads, function_writes) = function.split();
-    let mut to_function = Way::new(client_reads, function_writes, of_client);
-    let mut to_client = Way::new(function_reads, client_writes, of_function);
-    let websocket = match terms.kept {
-        None if terms.websocket => terms.limits.websocket,
-        // The limits may have come since it was opened, by an earlier process.
-        _ => WebSocketLimits::default(),
-    };
-    let activity = Activity {
-        last: Traffic::default(),
-        heard: websocket.keepalive.map(|_| Box::default()),
-        half_open: AtomicBool::new(false),
-        halved: Notify::new(),
-        closed: OnceLock::new(),
-        traffic: terms.traffic,
-        tally: terms.tally,
-    };
-    let mut keep_alive = websocket.keepalive.map(|every| Box::new(KeepAlive::new(every)));
-    if websocket != WebSocketLimits::default() {
-        to_function.screen = Some(Box::new(Screen::new(websocket.max_message)));
+    origins: [Origin; 2],
+    terms: Terms<'a>,
+) -> impl Future<Output = Option<Ended>> + Send {
+    let mut pump = Pump::new(client, function, origins, terms);
+    async move {
+        let stop = poll_fn(|cx| pump.poll(cx)).await?;
+        // Boxed: a tunnel pays for its end when that comes.
+        Box::pin(pump.end(stop)).await
     }
-    let late = terms.replica.already() || terms.server.already();
-    let mut turn = late.then(Instant::now);
-    let mut stop = loop {
-        let due = tokio::select! {
-            biased;
-            due = due(&activity, terms, &mut turn, keep_alive.as_deref()) => due,
-            stop = both(&mut to_client, &mut to_function, &activity) => break stop,
+}
+
+impl<'a> Pump<'a> {
+    fn new(
+        client: Side<'a>,
+        function: Side<'a>,
+        [of_client, of_function]: [Origin; 2],
+        terms: Terms<'a>,
+    ) -> Self {
+        let (client_reads, client_writes) = client.split();
+        let (function_reads, function_writes) = function.split();
+        let mut to_function = Way::new(client_reads, function_writes, of_client);
+        let websocket = match terms.kept {
+            None if terms.websocket => terms.limits.websocket,
+            // The limits may have come since it was opened, by an earlier process.
+            _ => WebSocketLimits::default(),
         };
-        match due {
-            Due::Ending(ending) => break Stop::Ending(ending),
-            Due::KeepAlive => {
-                if let Some(ending) =
-                    look_at_client(&mut keep_alive, &mut to_client, &mut to_function, &activity)
-                {
-                    break Stop::Ending(ending);
+        if websocket != WebSocketLimits::default() {
+            to_function.screen = Some(Box::new(Screen::new(websocket.max_message)));
+        }
+        let late = terms.replica.already() || terms.server.already();
+        Self {
+            to_client: Way::new(function_reads, client_writes, of_function),
+            to_function,
+            courses: [Course::Moving; 2],
+            activity: Activity {
+                last: Traffic::default(),
+                heard: websocket.keepalive.map(|_| Box::default()),
+                half_open: AtomicBool::new(false),
+                closed: OnceLock::new(),
+                traffic: terms.traffic,
+                tally: terms.tally,
+            },
+            terms,
+            turn: late.then(Instant::now),
+            keep_alive: websocket.keepalive.map(|every| Box::new(KeepAlive::new(every))),
+            timer: None,
+            set: false,
+        }
+    }
+
+    /// Moves bytes until there is a reason not to. `None`: it is left.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Stop>> {
+        loop {
+            if self.poll_left(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            while let Poll::Ready(due) = self.poll_due(cx) {
+                let ending = match due {
+                    Due::Ending(ending) => Some(ending),
+                    Due::KeepAlive => self.look_at_client(),
+                };
+                if let Some(ending) = ending {
+                    return Poll::Ready(Some(Stop::Ending(ending)));
                 }
+            }
+            if let Poll::Ready(stop) = self.poll_both(cx) {
+                return Poll::Ready(Some(stop));
+            }
+            if self.set {
+                return Poll::Pending;
             }
         }
-    };
-    if stop == Stop::Ending(Ending::Exited) && to_function.ended {
-        // It only does as its client has done, which is gone.
-        stop = Stop::Done;
     }
-    if let Stop::Ending(ending) = &stop {
-        // Boxed: a tunnel pays for its end when that comes.
-        let closing = Box::pin(async {
-            if ending.can_wait() && (to_client.frames.closed() || to_function.frames.closed()) {
-                // The two are about to close it themselves, and one of them has said why.
-                tokio::select! {
-                    biased;
-                    stop = both(&mut to_client, &mut to_function, &activity) => return stop,
-                    () = sleep(HANDSHAKE) => {}
+
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.terms.kept {
+            Some(kept) => kept.poll_left(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Ends it, if nothing has ended it yet.
+    async fn end(&mut self, mut stop: Stop) -> Option<Ended> {
+        if stop == Stop::Ending(Ending::Exited) && self.to_function.ended {
+            // It only does as its client has done, which is gone.
+            stop = Stop::Done;
+        }
+        if let Stop::Ending(ending) = &stop {
+            match self.closes_itself(ending).await {
+                Waited::Late => self.close(ending).await,
+                Waited::Cut => {}
+                Waited::Left => return None,
+                Waited::Stopped(by_itself) => stop = by_itself,
+            }
+        }
+        let Self { to_client, to_function, activity, terms, .. } = self;
+        let closed = terms.websocket.then(|| closed(activity, &to_client.frames, &to_function.frames, &stop));
+        let broken = match &stop {
+            Stop::Done => None,
+            Stop::Reset => Some("reset"),
+            Stop::Ending(ending) => Some(ending.name()),
+        };
+        let messages = terms.websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
+        Some(Ended { of_client: to_function.moved, to_client: to_client.moved, broken, messages, closed })
+    }
+
+    /// If the two are about to close it themselves, one of them has said why: they are left to it for a while.
+    async fn closes_itself(&mut self, ending: &Ending) -> Waited {
+        if !(ending.can_wait() && (self.to_client.frames.closed() || self.to_function.frames.closed())) {
+            return Waited::Late;
+        }
+        let mut handshake = pin!(sleep(HANDSHAKE));
+        poll_fn(|cx| {
+            if self.poll_left(cx).is_ready() {
+                return Poll::Ready(Waited::Left);
+            }
+            if self.terms.server.poll_cut(cx).is_ready() {
+                return Poll::Ready(Waited::Cut);
+            }
+            if let Poll::Ready(stop) = self.poll_both(cx) {
+                return Poll::Ready(Waited::Stopped(stop));
+            }
+            handshake.as_mut().poll(cx).map(|()| Waited::Late)
+        })
+        .await
+    }
+
+    /// Says to both sides why it ends, as long as the server gives it time for that.
+    async fn close(&mut self, ending: &Ending) {
+        if let Some(kept) = &self.terms.kept {
+            kept.ending();
+        }
+        let Self { to_client, to_function, activity, terms, .. } = self;
+        let mut closing = pin!(close::run(to_client, to_function, ending, activity));
+        poll_fn(|cx| match terms.server.poll_cut(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => closing.as_mut().poll(cx),
+        })
+        .await;
+    }
+
+    /// Asks the client whether it lives, if it is time for that; once it does not answer, the tunnel ends.
+    fn look_at_client(&mut self) -> Option<Ending> {
+        let Self { to_client, to_function, activity, keep_alive, .. } = self;
+        self.set = false;
+        let asks = keep_alive.as_mut()?;
+        let known = to_client.frames.are_known() && to_function.frames.are_known();
+        if !activity.may_ping() || !known || to_function.ended {
+            // Nothing may be put in here any more, or nobody could tell the answer, or none can come.
+            *keep_alive = None;
+            return None;
+        }
+        let (heard, now) = (activity.heard.as_ref()?.last_or_began(), Instant::now());
+        match asks.step(heard, now) {
+            Step::Wait(_) => None,
+            // Between two frames, or as soon as the client takes what is in front of it.
+            _ if to_client.ping.is_some() => {
+                asks.asked_late(now);
+                None
+            }
+            Step::Ping => {
+                to_client.ping = Some(Box::new(asks.ask(now)));
+                if let Some(screen) = &mut to_function.screen {
+                    screen.expect(asks.cookie());
+                }
+                activity.tally.pinged();
+                None
+            }
+            Step::Lost => {
+                activity.tally.unanswered();
+                Some(Ending::PingTimeout)
+            }
+        }
+    }
+
+    /// Moves bytes both ways until they end.
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        let halved = self.activity.half_open.load(Ordering::Relaxed);
+        let of_client = self.poll_of_client(cx);
+        if let Poll::Ready(Err(stop)) = of_client {
+            return Poll::Ready(stop);
+        }
+        let of_function = self.poll_of_function(cx);
+        if let Poll::Ready(Err(stop)) = of_function {
+            return Poll::Ready(stop);
+        }
+        if of_client.is_ready() && of_function.is_ready() {
+            return Poll::Ready(Stop::Done);
+        }
+        // If it is half open now, the limit is another one.
+        self.set &= halved == self.activity.half_open.load(Ordering::Relaxed);
+        Poll::Pending
+    }
+
+    /// What the client sends.
+    fn poll_of_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let Self { to_function: way, activity, courses: [_, course], .. } = self;
+        if *course == Course::Moving {
+            *course = match ready!(way.poll_pump(cx, activity)) {
+                Ok(()) => Course::Ending,
+                // The function is gone. What it said before, and that it is gone, the other direction will find.
+                Err(Failed::To) if way.frames.are_known() => Course::Over,
+                Err(Failed::TooLong) => return Poll::Ready(Err(Stop::Ending(Ending::TooLong))),
+                Err(_) => return Poll::Ready(Err(Stop::Reset)),
+            };
+            activity.halve();
+        }
+        course.poll(way, cx)
+    }
+
+    /// What the function sends.
+    fn poll_of_function(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let Self { to_client: way, activity, courses: [course, _], .. } = self;
+        if *course == Course::Moving {
+            match ready!(way.poll_pump(cx, activity)) {
+                Ok(()) | Err(Failed::From) if way.frames.are_known() && !way.frames.closed() => {
+                    return Poll::Ready(Err(Stop::Ending(Ending::Exited)));
+                }
+                Err(Failed::To | Failed::TooLong) => return Poll::Ready(Err(Stop::Reset)),
+                // Once it has said goodbye, how it closes its socket is all the same.
+                Err(Failed::From) if !way.frames.closed() => return Poll::Ready(Err(Stop::Reset)),
+                Ok(()) | Err(Failed::From) => *course = Course::Ending,
+            }
+            activity.halve();
+        }
+        course.poll(way, cx)
+    }
+
+    /// Ready once there is something to do: nothing has moved for the limit, the tunnel is too old, its turn to end has
+    /// come, or it is time to look at the client.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
+        loop {
+            for told in [&mut self.terms.replica, &mut self.terms.server] {
+                while let Poll::Ready(word) = told.poll_word(cx) {
+                    match word {
+                        Word::Turn(at) => self.turn = self.turn.into_iter().chain([at]).min(),
+                        Word::Close(frame) => return Poll::Ready(Due::Ending(Ending::Asked(frame))),
+                    }
+                    self.set = false;
                 }
             }
-            terms.kept.inspect(|kept| kept.ending());
-            close::run(&mut to_client, &mut to_function, ending, &activity).await;
-            stop.clone()
-        });
-        let after = tokio::select! {
-            biased;
-            () = terms.server.cut() => None,
-            after = closing => Some(after),
-        };
-        stop = after.unwrap_or(stop);
+            if !self.set {
+                self.set_timer();
+            }
+            let Some(timer) = &mut self.timer else { return Poll::Pending };
+            ready!(timer.as_mut().poll(cx));
+            self.set = false;
+            if let Some(due) = self.due(Instant::now()) {
+                return Poll::Ready(due);
+            }
+        }
     }
-    let closed = terms.websocket.then(|| closed(&activity, &to_client.frames, &to_function.frames, &stop));
-    let broken = match &stop {
-        Stop::Done => None,
-        Stop::Reset => Some("reset"),
-        Stop::Ending(ending) => Some(ending.name()),
-    };
-    let messages = terms.websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
-    Ended { of_client: to_function.moved, to_client: to_client.moved, broken, messages, closed }
+
+    /// Sets the timer to what is due next.
+    fn set_timer(&mut self) {
+        let idle = self.activity.due(self.terms.limits.timeouts.tunnel_idle);
+        let next = [self.turn, self.expires(), idle, self.look(Instant::now())].into_iter().flatten().min();
+        match (next, &mut self.timer) {
+            (None, timer) => *timer = None,
+            (Some(next), Some(timer)) => timer.as_mut().reset(next),
+            (Some(next), timer) => *timer = Some(Box::pin(sleep_until(next))),
+        }
+        self.set = true;
+    }
+
+    /// What the time has come for.
+    fn due(&self, now: Instant) -> Option<Due> {
+        let passed = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if passed(self.turn) {
+            Some(Due::Ending(Ending::Restart))
+        } else if passed(self.expires()) {
+            Some(Due::Ending(Ending::Lifetime))
+        } else if passed(self.activity.due(self.terms.limits.timeouts.tunnel_idle)) {
+            Some(Due::Ending(Ending::Idle))
+        } else {
+            passed(self.look(now)).then_some(Due::KeepAlive)
+        }
+    }
+
+    /// When it is too old.
+    fn expires(&self) -> Option<Instant> {
+        let (lifetime, began) = (self.terms.limits.timeouts.lifetime?, self.activity.last.began());
+        // It may have lived with an earlier process.
+        let before = self.terms.kept.as_ref().map(|kept| kept.age().saturating_sub(began.elapsed()));
+        began.checked_add(lifetime.saturating_sub(before.unwrap_or_default()))
+    }
+
+    /// When it is time to look at the client.
+    fn look(&self, now: Instant) -> Option<Instant> {
+        let (asks, heard) = (self.keep_alive.as_ref()?, self.activity.heard.as_ref()?);
+        Some(match asks.step(heard.last_or_began(), now) {
+            Step::Wait(until) => until,
+            Step::Ping | Step::Lost => now,
+        })
+    }
+}
+
+impl Course {
+    /// Passes the end of `way` on, if that is what is to be done.
+    fn poll(&mut self, way: &mut Way<'_>, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        if *self == Self::Ending {
+            ready!(way.poll_end(cx)).map_err(|_| Stop::Reset)?;
+            *self = Self::Over;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// With which code a WebSocket was closed, and by whom. Without a word, that is 1006, and of nobody's doing that is known
@@ -255,142 +516,5 @@ fn closed(activity: &Activity<'_>, to_client: &Frames, to_function: &Frames, sto
         (Some(Sender::Function), _) => (to_client.code().unwrap_or(NO_CODE), By::Function),
         (None, Stop::Ending(ending)) => (ending.to_client().code().unwrap_or(NO_CODE), By::Host),
         (None, Stop::Done | Stop::Reset) => (NO_CLOSE, By::Network),
-    }
-}
-
-/// Asks the client whether it lives, if it is time for that; once it does not answer, the tunnel ends.
-fn look_at_client(
-    keep_alive: &mut Option<Box<KeepAlive>>,
-    to_client: &mut Way<'_>,
-    to_function: &mut Way<'_>,
-    activity: &Activity<'_>,
-) -> Option<Ending> {
-    let asks = keep_alive.as_mut()?;
-    let known = to_client.frames.are_known() && to_function.frames.are_known();
-    if !activity.may_ping() || !known || to_function.ended {
-        // Nothing may be put in here any more, or nobody could tell the answer, or none can come.
-        *keep_alive = None;
-        return None;
-    }
-    let (heard, now) = (activity.heard.as_ref()?.last_or_began(), Instant::now());
-    match asks.step(heard, now) {
-        Step::Wait(_) => None,
-        // Between two frames, or as soon as the client takes what is in front of it.
-        _ if to_client.ping.is_some() => {
-            asks.asked_late(now);
-            None
-        }
-        Step::Ping => {
-            to_client.ping = Some(Box::new(asks.ask(now)));
-            if let Some(screen) = &mut to_function.screen {
-                screen.expect(asks.cookie());
-            }
-            activity.tally.pinged();
-            None
-        }
-        Step::Lost => {
-            activity.tally.unanswered();
-            Some(Ending::PingTimeout)
-        }
-    }
-}
-
-/// Moves bytes both ways until they end.
-async fn both(to_client: &mut Way<'_>, to_function: &mut Way<'_>, activity: &Activity<'_>) -> Stop {
-    match tokio::try_join!(of_client(to_function, activity), of_function(to_client, activity)) {
-        Ok(_) => Stop::Done,
-        Err(stop) => stop,
-    }
-}
-
-/// What the client sends.
-async fn of_client(way: &mut Way<'_>, activity: &Activity<'_>) -> Result<(), Stop> {
-    match way.pump(activity).await {
-        Ok(()) => {
-            activity.halve();
-            way.end().await.map_err(|_| Stop::Reset)
-        }
-        // The function is gone. What it said before, and that it is gone, the other direction will find.
-        Err(Failed::To) if way.frames.are_known() => {
-            activity.halve();
-            Ok(())
-        }
-        Err(Failed::TooLong) => Err(Stop::Ending(Ending::TooLong)),
-        Err(_) => Err(Stop::Reset),
-    }
-}
-
-/// What the function sends.
-async fn of_function(way: &mut Way<'_>, activity: &Activity<'_>) -> Result<(), Stop> {
-    match way.pump(activity).await {
-        Ok(()) | Err(Failed::From) if way.frames.are_known() && !way.frames.closed() => {
-            Err(Stop::Ending(Ending::Exited))
-        }
-        Err(Failed::To | Failed::TooLong) => Err(Stop::Reset),
-        // Once it has said goodbye, how it closes its socket is all the same.
-        Err(Failed::From) if !way.frames.closed() => Err(Stop::Reset),
-        Ok(()) | Err(Failed::From) => {
-            activity.halve();
-            way.end().await.map_err(|_| Stop::Reset)
-        }
-    }
-}
-
-/// Resolves once there is something to do: nothing has moved for the limit, the tunnel is too old, its turn to end has
-/// come, or it is time to look at the client.
-async fn due(
-    activity: &Activity<'_>,
-    terms: &mut Terms<'_>,
-    turn: &mut Option<Instant>,
-    keep_alive: Option<&KeepAlive>,
-) -> Due {
-    let expires = terms.limits.timeouts.lifetime.and_then(|lifetime| {
-        // It may have lived with an earlier process.
-        let age = terms.kept.map_or_else(|| activity.last.began().elapsed(), Kept::age);
-        Instant::now().checked_add(lifetime.saturating_sub(age))
-    });
-    let look = |now| match (keep_alive, &activity.heard) {
-        (Some(asks), Some(heard)) => Some(match asks.step(heard.last_or_began(), now) {
-            Step::Wait(until) => until,
-            Step::Ping | Step::Lost => now,
-        }),
-        _ => None,
-    };
-    loop {
-        let idle = activity.due(terms.limits.timeouts.tunnel_idle);
-        let next = [*turn, expires, idle, look(Instant::now())].into_iter().flatten().min();
-        let fires = async {
-            match next {
-                Some(next) => sleep_until(next).await,
-                None => pending().await,
-            }
-        };
-        let told = tokio::select! {
-            biased;
-            told = terms.replica.word() => told,
-            told = terms.server.word() => told,
-            () = activity.halved.notified() => continue,
-            () = fires => {
-                let now = Instant::now();
-                let passed = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-                if passed(*turn) {
-                    return Due::Ending(Ending::Restart);
-                }
-                if passed(expires) {
-                    return Due::Ending(Ending::Lifetime);
-                }
-                if passed(activity.due(terms.limits.timeouts.tunnel_idle)) {
-                    return Due::Ending(Ending::Idle);
-                }
-                if passed(look(now)) {
-                    return Due::KeepAlive;
-                }
-                continue;
-            }
-        };
-        match told {
-            Word::Turn(at) => *turn = turn.iter().copied().chain([at]).min(),
-            Word::Close(frame) => return Due::Ending(Ending::Asked(frame)),
-        }
     }
 }

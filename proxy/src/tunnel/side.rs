@@ -4,7 +4,6 @@
 //! HTTP/2 connection), where only reading tells: of such a stream a few bytes are read ahead. Never looks at the bytes.
 
 use std::fmt::{self, Debug};
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -71,11 +70,11 @@ impl<'a> Side<'a> {
 }
 
 impl ReadHalf<'_> {
-    /// Waits until there is something to read: bytes, the end or an error. Cancel safe.
-    pub(super) async fn readable(&mut self) -> io::Result<()> {
+    /// Ready when there is something to read: bytes, the end or an error.
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Socket(half) => half.readable().await,
-            Self::Inner(half) => poll_fn(|cx| half.poll_ahead(cx)).await,
+            Self::Socket(half) => half.as_ref().poll_read_ready(cx),
+            Self::Inner(half) => half.poll_ahead(cx),
         }
     }
 
@@ -214,7 +213,7 @@ mod tests {
         let (mut of_client, mut of_function) = (BufStream::new(of_client), BufStream::new(of_function));
         let (replica, server) = (Ends::default(), Ends::default());
         let (traffic, tally) = (Traffic::default(), Tally::default());
-        let mut terms = Terms {
+        let terms = Terms {
             websocket: true,
             limits: Arc::default(),
             traffic: &traffic,
@@ -224,8 +223,7 @@ mod tests {
             kept: None,
         };
         let origins = [Sender::Client, Sender::Function].map(|sender| Origin::own(&[], Frames::of(sender)));
-        let tunnel =
-            pump::run(Side::Inner(&mut of_client), Side::Inner(&mut of_function), origins, &mut terms);
+        let tunnel = pump::run(Side::Inner(&mut of_client), Side::Inner(&mut of_function), origins, terms);
         let talk = async {
             let mut heard = vec![0; 8];
             client.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
@@ -244,6 +242,7 @@ mod tests {
         };
         let both = timeout(Duration::from_secs(20), async { tokio::join!(tunnel, talk) }).await;
         let (ended, ()) = both.expect("the pump moves on");
+        let ended = ended.expect("nobody leaves it");
         assert_eq!((ended.to_client, ended.messages), (102, Some([1, 1])));
     }
 }

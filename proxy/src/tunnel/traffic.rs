@@ -26,7 +26,11 @@ impl Traffic {
     /// Something moved at `now`.
     pub(crate) fn touch(&self, now: Instant) {
         let milliseconds = now.saturating_duration_since(self.began).as_millis();
-        self.moved.store(u64::try_from(milliseconds).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+        let moved = u64::try_from(milliseconds).unwrap_or(u64::MAX - 1) + 1;
+        // Of a function, all lanes write it: it goes from one to the other once in a millisecond, not for each message.
+        if self.moved.load(Ordering::Relaxed) != moved {
+            self.moved.store(moved, Ordering::Relaxed);
+        }
     }
 
     /// When something last moved.

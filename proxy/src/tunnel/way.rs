@@ -1,12 +1,17 @@
 //! One direction of a tunnel.
 //!
-//! Owns the bytes between two sockets that were read and not yet written, and where they stand among the frames. Any
-//! future of it may be dropped: nothing is lost, and another one goes on where it was. Never decides when to stop, but for
+//! Owns the bytes between two sockets that were read and not yet written, and where they stand among the frames. It is
+//! polled, and has no future of its own: where it stands is a few fields, and takes no memory beside them. Any future that
+//! polls it may be dropped: nothing is lost, and another one goes on where it was. Never decides when to stop, but for
 //! a message that is too long.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::io::poll_read_buf;
 use tracing::debug;
 
 use super::frames::{Frames, KINDS};
@@ -27,6 +32,8 @@ pub(super) struct Way<'a> {
     pub(super) moved: u64,
     /// The end of `from` was passed on to `to`.
     pub(super) ended: bool,
+    /// `from` has ended.
+    over: bool,
     /// What comes next is not to be passed on.
     refused: bool,
     /// What was read. A quiet direction has no buffer: one is taken when there is something to read, and given back
@@ -59,6 +66,7 @@ impl<'a> Way<'a> {
             frames,
             moved: 0,
             ended: false,
+            over: false,
             refused: false,
             held,
             written,
@@ -68,41 +76,38 @@ impl<'a> Way<'a> {
     }
 
     /// Moves bytes until `from` ends.
-    pub(super) async fn pump(&mut self, activity: &Activity<'_>) -> Result<(), Failed> {
-        loop {
-            self.pass(activity).await?;
+    pub(super) fn poll_pump(
+        &mut self,
+        cx: &mut Context<'_>,
+        activity: &Activity<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        while !self.over {
+            ready!(self.poll_pass(cx, activity))?;
             // A socket holds nothing back; TLS may.
-            self.to.flush().await.map_err(|_| Failed::To)?;
-            if !self.read(activity).await.map_err(|_| Failed::From)? {
-                // What was held back will not become more.
-                while self.written < self.held.len() {
-                    self.write(self.held.len(), activity).await.map_err(|_| Failed::To)?;
-                }
-                return Ok(());
-            }
+            ready!(Pin::new(&mut self.to).poll_flush(cx)).map_err(|_| Failed::To)?;
+            self.over = !ready!(self.poll_read(cx, activity)).map_err(|_| Failed::From)?;
         }
+        // What was held back will not become more.
+        self.poll_write_all(cx, self.held.len(), activity).map_err(|_| Failed::To)
     }
 
     /// Writes what may be written of what was read, and what is to be put in.
-    async fn pass(&mut self, activity: &Activity<'_>) -> Result<(), Failed> {
+    fn poll_pass(&mut self, cx: &mut Context<'_>, activity: &Activity<'_>) -> Poll<Result<(), Failed>> {
         loop {
             if self.ping.is_some() && self.frames.at_boundary() {
-                // Boxed: it is rare.
-                Box::pin(self.send_ping(activity)).await.map_err(|_| Failed::To)?;
+                ready!(self.poll_ping(cx, activity)).map_err(|_| Failed::To)?;
             }
             if self.written == self.held.len() {
-                return Ok(());
+                return Poll::Ready(Ok(()));
             }
-            let Some(length) = self.may_pass()? else { return Ok(()) };
+            let Some(length) = self.may_pass()? else { return Poll::Ready(Ok(())) };
             let mut end = self.written + length;
             if self.ping.is_some()
                 && let Some(whole) = self.frames.last_boundary(&self.held[self.written..end])
             {
                 end = self.written + whole;
             }
-            while self.written < end {
-                self.write(end, activity).await.map_err(|_| Failed::To)?;
-            }
+            ready!(self.poll_write_all(cx, end, activity)).map_err(|_| Failed::To)?;
         }
     }
 
@@ -124,29 +129,29 @@ impl<'a> Way<'a> {
     }
 
     /// Puts the ping in. This stands at a boundary.
-    async fn send_ping(&mut self, activity: &Activity<'_>) -> io::Result<()> {
+    fn poll_ping(&mut self, cx: &mut Context<'_>, activity: &Activity<'_>) -> Poll<io::Result<()>> {
         // None is begun behind a Close, in either direction.
         if self.ping.as_ref().is_some_and(|ping| !ping.has_begun()) && !activity.may_ping() {
             self.ping = None;
         }
         while let Some(ping) = self.ping.as_deref_mut() {
-            let length = self.to.write(ping.rest()).await?;
+            let length = ready!(Pin::new(&mut self.to).poll_write(cx, ping.rest()))?;
             if length == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             ping.advance(length);
             if ping.rest().is_empty() {
                 self.ping = None;
             }
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     /// Passes the end on. A side that has already gone needs no telling: what the other direction finds there is the
     /// news.
-    pub(super) async fn end(&mut self) -> Result<(), Failed> {
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         self.ended = true;
-        end(&mut self.to).await.map_err(|_| Failed::To)
+        poll_end(&mut self.to, cx).map_err(|_| Failed::To)
     }
 
     /// Moves what has come so far, as far as it makes whole frames; where there is a part of a frame behind the last
@@ -157,12 +162,12 @@ impl<'a> Way<'a> {
             return Ok(());
         }
         if self.ping.as_ref().is_some_and(|ping| ping.has_begun()) {
-            self.send_ping(activity).await.map_err(|_| Failed::To)?;
+            poll_fn(|cx| self.poll_ping(cx, activity)).await.map_err(|_| Failed::To)?;
         }
         self.ping = None;
         if self.held.len() == self.written {
             self.clear();
-            self.held.take_buffer(BUFFER);
+            self.held.take_buffer();
             // Without waiting. What is wrong with the socket, whoever waits for it will find.
             self.from.try_read_buf(&mut self.held).ok();
         }
@@ -173,11 +178,12 @@ impl<'a> Way<'a> {
             }
             let whole = self.frames.last_boundary(&self.held[self.written..]);
             let goal = self.written + whole.unwrap_or(self.held.len() - self.written);
-            while self.written < goal {
-                self.write(goal, activity).await.map_err(|_| Failed::To)?;
-            }
+            self.write_all(goal, activity).await?;
             self.to.flush().await.map_err(|_| Failed::To)?;
-            if whole.is_some() || !self.read(activity).await.map_err(|_| Failed::From)? {
+            if whole.is_some() {
+                return Ok(());
+            }
+            if !poll_fn(|cx| self.poll_read(cx, activity)).await.map_err(|_| Failed::From)? {
                 return Ok(());
             }
         }
@@ -193,9 +199,7 @@ impl<'a> Way<'a> {
                 break;
             }
             let end = whole.map_or(end, |whole| self.written + whole);
-            while self.written < end {
-                self.write(end, activity).await.map_err(|_| Failed::To)?;
-            }
+            self.write_all(end, activity).await?;
         }
         Ok(())
     }
@@ -208,36 +212,65 @@ impl<'a> Way<'a> {
     }
 
     /// Reads more, all that was read before being written or held back. `false` at the end.
-    async fn read(&mut self, activity: &Activity<'_>) -> io::Result<bool> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, activity: &Activity<'_>) -> Poll<io::Result<bool>> {
         self.clear();
         if !self.held.has_buffer() {
             // Nothing is held while nothing comes.
-            self.from.readable().await?;
-            self.held.take_buffer(BUFFER);
+            ready!(self.from.poll_readable(cx))?;
+            self.held.take_buffer();
         }
         // `try_read_buf` would do, but this one also knows that a short read has emptied the socket.
-        let length = self.from.read_buf(&mut self.held).await?;
+        let read = poll_read_buf(Pin::new(&mut self.from), cx, &mut self.held);
+        if read.is_pending() && self.held.is_empty() {
+            self.held.done(false, self.moved, &self.frames);
+        }
+        let length = ready!(read)?;
         activity.heard(self.frames.sender());
-        Ok(length > 0)
+        Poll::Ready(Ok(length > 0))
     }
 
     /// Gives the buffer back, unless more is to be expected at once. What is held back is kept: part of a header or of a
-    /// pong.
+    /// pong. Does nothing where that was done.
     fn clear(&mut self) {
         if self.written < self.held.len() {
-            self.held.hold_back(self.written);
-        } else {
+            if self.held.has_buffer() {
+                self.held.hold_back(self.written);
+                self.written = 0;
+            }
+        } else if self.written > 0 {
             let more = self.held.len() >= BUFFER;
             self.held.done(more, self.moved, &self.frames);
+            self.written = 0;
         }
-        self.written = 0;
+    }
+
+    async fn write_all(&mut self, end: usize, activity: &Activity<'_>) -> Result<(), Failed> {
+        poll_fn(|cx| self.poll_write_all(cx, end, activity)).await.map_err(|_| Failed::To)
+    }
+
+    /// Writes what is held, up to `end`.
+    fn poll_write_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        end: usize,
+        activity: &Activity<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.written < end {
+            ready!(self.poll_write(cx, end, activity))?;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Writes some of what is held, up to `end`.
-    async fn write(&mut self, end: usize, activity: &Activity<'_>) -> io::Result<()> {
-        let length = self.to.write(&self.held[self.written..end]).await?;
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        end: usize,
+        activity: &Activity<'_>,
+    ) -> Poll<io::Result<()>> {
+        let length = ready!(Pin::new(&mut self.to).poll_write(cx, &self.held[self.written..end]))?;
         if length == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         let (known, closed, mut counts) = (self.frames.are_known(), self.frames.closed(), [0; KINDS]);
         let data = self.frames.count(&self.held[self.written..self.written + length], &mut counts);
@@ -257,15 +290,15 @@ impl<'a> Way<'a> {
         self.written += length;
         self.moved += length as u64;
         activity.moved(data);
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 }
 
 /// Ends the writing to a socket that may already be gone.
-pub(super) async fn end(to: &mut WriteHalf<'_>) -> io::Result<()> {
-    match to.shutdown().await {
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-        ended => ended,
+pub(super) fn poll_end(to: &mut WriteHalf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    match ready!(Pin::new(to).poll_shutdown(cx)) {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+        ended => Poll::Ready(ended),
     }
 }
 
@@ -276,7 +309,7 @@ pub(super) async fn discard(
     done: impl Fn(&Frames) -> bool,
 ) -> io::Result<()> {
     while !done(frames) {
-        from.readable().await?;
+        poll_fn(|cx| from.poll_readable(cx)).await?;
         let mut scratch = Vec::with_capacity(BUFFER);
         if from.read_buf(&mut scratch).await? == 0 {
             break;

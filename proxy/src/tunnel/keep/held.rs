@@ -3,12 +3,29 @@
 //! Owns the bytes, in memory of this process alone or in memory that outlives it, and hides which. A direction that is
 //! quiet has no buffer in either.
 
+use std::cell::Cell;
+use std::mem;
+
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
 
 use super::line::Line;
 use super::memory::BUFFER;
 use crate::tunnel::frames::Frames;
+
+thread_local! {
+    /// The buffer that was last given back on this thread: the next message needs one, too.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Puts a buffer by.
+fn spare(mut buffer: Vec<u8>) {
+    if buffer.capacity() >= BUFFER {
+        buffer.clear();
+        // One that is there already goes instead, or this one if the thread is about to end.
+        SPARE.try_with(|spare| spare.set(buffer)).ok();
+    }
+}
 
 /// Bytes in their order.
 #[derive(Debug)]
@@ -36,10 +53,15 @@ impl Held {
         }
     }
 
-    /// Takes a buffer of this size, if there is none.
-    pub(in crate::tunnel) fn take_buffer(&mut self, size: usize) {
+    /// Takes a buffer, if there is none.
+    pub(in crate::tunnel) fn take_buffer(&mut self) {
         match self {
-            Self::Own(bytes) => bytes.reserve_exact(size),
+            Self::Own(bytes) => {
+                if bytes.is_empty() {
+                    *bytes = SPARE.try_with(Cell::take).unwrap_or_default();
+                }
+                bytes.reserve_exact(BUFFER);
+            }
             Self::Kept(line, _) => {
                 if line.buffer().is_none() {
                     line.take_buffer();
@@ -53,7 +75,7 @@ impl Held {
     pub(in crate::tunnel) fn done(&mut self, reused: bool, moved: u64, frames: &Frames) {
         match self {
             Self::Own(bytes) if reused => bytes.clear(),
-            Self::Own(bytes) => *bytes = Vec::new(),
+            Self::Own(bytes) => spare(mem::take(bytes)),
             Self::Kept(line, length) => {
                 // In this order: bytes that count are in a buffer that is ours.
                 line.mark(moved, frames);
@@ -69,7 +91,10 @@ impl Held {
     /// a tunnel that is to outlive the process: nothing is held back there.
     pub(in crate::tunnel) fn hold_back(&mut self, written: usize) {
         match self {
-            Self::Own(bytes) => *bytes = bytes[written..].to_vec(),
+            Self::Own(bytes) => {
+                let rest = bytes[written..].to_vec();
+                spare(mem::replace(bytes, rest));
+            }
             Self::Kept(..) => debug_assert!(false, "what is read is written, all of it"),
         }
     }
@@ -77,7 +102,7 @@ impl Held {
     /// Drops what there is. Not for a tunnel that is to outlive the process.
     pub(in crate::tunnel) fn forget(&mut self) {
         match self {
-            Self::Own(bytes) => *bytes = Vec::new(),
+            Self::Own(bytes) => spare(mem::take(bytes)),
             Self::Kept(line, length) => {
                 *length = 0;
                 line.give_buffer();

@@ -25,19 +25,20 @@ mod names;
 mod pool;
 mod resumed;
 
-use std::future::{Future, pending};
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Ahead;
+use super::ends::{Ends, Told};
 use super::frames::{Frames, Sender};
 use crate::body::Exchange;
 use crate::claim::Claim;
@@ -89,7 +90,7 @@ pub struct Keep {
     slots: Mutex<Slots>,
     kept: AtomicU32,
     buffers: Pool,
-    left: CancellationToken,
+    left: Ends,
     /// Of tunnels that were left: nobody is to take their replicas for idle while the process ends.
     claims: Mutex<Vec<Arc<Exchange>>>,
     counts: Counts,
@@ -106,6 +107,8 @@ struct Slots {
 /// One tunnel that is written down.
 pub(super) struct Kept {
     keep: Arc<Keep>,
+    /// Speaks when all are left.
+    left: Told,
     slot: u32,
     closed: bool,
 }
@@ -136,7 +139,7 @@ impl Keep {
             slots: Mutex::default(),
             kept: AtomicU32::new(0),
             buffers: Pool::default(),
-            left: CancellationToken::new(),
+            left: Ends::default(),
             claims: Mutex::default(),
             counts: Counts::default(),
         }
@@ -174,7 +177,7 @@ impl Keep {
 
     /// All tunnels stop where they are, for the next process.
     pub(super) fn leave(&self) {
-        self.left.cancel();
+        self.left.cut();
     }
 
     /// The claim of a tunnel that was left counts for as long as this process has anything to say.
@@ -205,7 +208,7 @@ impl Keep {
         (client, function): (&TcpStream, &TcpStream),
         ahead: &Ahead,
     ) -> Option<Kept> {
-        if ahead.of_client.len() > BUFFER || ahead.of_function.len() > BUFFER || self.left.is_cancelled() {
+        if ahead.of_client.len() > BUFFER || ahead.of_function.len() > BUFFER || self.left.is_cut() {
             return None;
         }
         let kept = self.take_slot()?;
@@ -237,7 +240,7 @@ impl Keep {
             })
         })?;
         self.kept.fetch_add(1, Ordering::Relaxed);
-        Some(Kept { keep: Arc::clone(self), slot, closed: false })
+        Some(Kept::of(self, slot))
     }
 
     /// The slot of a tunnel that has ended is for another one.
@@ -268,6 +271,11 @@ impl Keep {
 }
 
 impl Kept {
+    /// Whatever is in `slot`.
+    fn of(keep: &Arc<Keep>, slot: u32) -> Self {
+        Self { keep: Arc::clone(keep), left: keep.left.listen(), slot, closed: false }
+    }
+
     fn slot(&self) -> &Slot {
         self.keep.memory.slot(self.slot)
     }
@@ -337,12 +345,10 @@ impl Kept {
         self.close().await;
     }
 
-    /// Resolves when it is to be left where it is. One that is being ended is not.
-    pub(super) async fn left(&self) {
-        self.keep.left.cancelled().await;
-        if self.slot().state.load(Ordering::Relaxed) == ENDING {
-            pending::<()>().await;
-        }
+    /// Ready when it is to be left where it is. One that is being ended is not.
+    pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.left.poll_cut(cx));
+        if self.slot().state.load(Ordering::Relaxed) == ENDING { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// How long it has been open, with this process and with those before.
@@ -383,7 +389,7 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         // One that broke. Its slot is lost to this process; the next one has nothing to resume.
-        if !self.closed && !self.keep.left.is_cancelled() {
+        if !self.closed && !self.keep.left.is_cut() {
             self.slot().state.store(FREE, Ordering::Release);
         }
     }

@@ -88,7 +88,7 @@ impl Keep {
                     stale.push(names::of(slot));
                 }
                 let (client, function) = sockets?;
-                Some(Orphan { kept: Kept { keep: Arc::clone(&keep), slot, closed: false }, client, function })
+                Some(Orphan { kept: Kept::of(&keep, slot), client, function })
             })
             .collect();
         keep.begin(&tunnels, &stale);
