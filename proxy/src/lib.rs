@@ -103,7 +103,9 @@ pub use placement::{Affinity, InvalidPlacement, KeySource, MAX_KEY, Placement, R
 pub use route::{RouteTable, Routes};
 pub use server::{Drained, Server, Settings};
 pub use trace::Trace;
-pub use tunnel::keep::{DescriptorStore, Inherited, Keep, KeptFigures, MAX_KEPT, MEMORY_NAME, Named, Storing};
+pub use tunnel::keep::{
+    DescriptorStore, Inherited, Keep, KeptFigures, MAX_KEPT, MEMORY_NAME, Named, Storing,
+};
 pub use tunnel::{By, CloseFrame, FRAME_TYPES, WebSockets};
 pub use upstream::{Timeouts, Upstream, UpstreamLimits, WebSocketLimits};
 

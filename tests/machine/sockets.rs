@@ -14,8 +14,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is how it is talked to")]
 
 use std::process::ExitCode;
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use futures_util::{SinkExt, StreamExt, stream};
@@ -165,7 +165,10 @@ impl Talk {
     async fn send(&mut self) -> Word {
         let message = message(self.number, self.sent);
         self.sent += 1;
-        self.socket.send(Message::binary(message)).await.map_err(|error| self.wrong(&format!("cannot be written: {error}")))
+        self.socket
+            .send(Message::binary(message))
+            .await
+            .map_err(|error| self.wrong(&format!("cannot be written: {error}")))
     }
 
     /// Takes the next message, which has to be the one whose turn it is.
@@ -203,7 +206,8 @@ impl Talk {
 /// The message `index` of a socket: of a length of its own, with both numbers before and a hash behind.
 fn message(socket: u64, index: u64) -> Vec<u8> {
     /// What messages are filled with, each from a place of its own.
-    static FILL: LazyLock<Vec<u8>> = LazyLock::new(|| (0..30_011_u32).map(|at| (at * at >> 7) as u8).collect());
+    static FILL: LazyLock<Vec<u8>> =
+        LazyLock::new(|| (0..30_011_u32).map(|at| (at * at >> 7) as u8).collect());
     let length = (index * 7919 + socket * 104_729) % 20_000;
     let from = (index * 17 + socket * 31) % 10_000;
     let mut message = [index.to_be_bytes(), socket.to_be_bytes()].concat();
@@ -215,9 +219,9 @@ fn message(socket: u64, index: u64) -> Vec<u8> {
 /// Of eight bytes at a time: it has to be quick, and nobody means harm.
 fn hash(bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(8);
-    let hash = words.by_ref().fold(bytes.len() as u64, |hash, word| {
-        mixed(hash, u64::from_be_bytes(word.try_into().unwrap()))
-    });
+    let hash = words
+        .by_ref()
+        .fold(bytes.len() as u64, |hash, word| mixed(hash, u64::from_be_bytes(word.try_into().unwrap())));
     words.remainder().iter().fold(hash, |hash, byte| mixed(hash, (*byte).into()))
 }
 

@@ -40,7 +40,8 @@ pub async fn keep(capacity: usize, kept: Vec<Named>) -> Option<(Arc<Keep>, Optio
 }
 
 async fn begin(path: &Path, capacity: usize, kept: Vec<Named>) -> io::Result<(Arc<Keep>, Option<Inherited>)> {
-    let (queues, mut others): (Vec<Named>, Vec<Named>) = kept.into_iter().partition(|(name, _)| is_queue(name));
+    let (queues, mut others): (Vec<Named>, Vec<Named>) =
+        kept.into_iter().partition(|(name, _)| is_queue(name));
     let (store, mut sockets) = Store::open(path, queues).await?;
     let store = Arc::new(store);
     let memory = others.iter().position(|(name, _)| name == MEMORY_NAME);

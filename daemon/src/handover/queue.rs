@@ -17,8 +17,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::cmsg_space;
 use nix::libc::{self, c_int};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt,
-    socketpair, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    setsockopt, socketpair, sockopt,
 };
 
 /// The most that are in one queue, the dead among them.
@@ -65,8 +65,9 @@ impl Queue {
     /// # Errors
     /// When these are not the ends of a queue.
     pub(super) fn inherit(ends: Vec<OwnedFd>) -> io::Result<(Self, Vec<Found>)> {
-        let [one, other]: [OwnedFd; 2] =
-            ends.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a queue has two ends"))?;
+        let [one, other]: [OwnedFd; 2] = ends
+            .try_into()
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a queue has two ends"))?;
         // An end of which something can be received is that.
         let (into, out) = if unread(&one)? > 0 { (other, one) } else { (one, other) };
         let count = unread(&out)? / RECORD;
@@ -250,7 +251,8 @@ mod tests {
     #[test]
     fn what_is_removed_is_closed_once_there_is_more_of_it_than_of_the_rest() {
         let mut queue = Queue::new().unwrap();
-        let here: Vec<UnixStream> = (0..8).map(|stamp| put(&mut queue, stamp, &format!("t{stamp}"))).collect();
+        let here: Vec<UnixStream> =
+            (0..8).map(|stamp| put(&mut queue, stamp, &format!("t{stamp}"))).collect();
         let open = || here.iter().map(is_open).collect::<Vec<_>>();
         for stamp in [1, 3, 5, 7] {
             queue.remove(stamp).unwrap();

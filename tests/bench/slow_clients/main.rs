@@ -103,7 +103,8 @@ async fn measure(wanted: Wanted) {
     );
     let mut table = Table::new(&["", "p50 ms", "p99 ms", "least p99", "MiB"]);
     for (name, turns) in [("without", &without), ("with", &with)] {
-        let [p50, p99, memory] = [&turns.p50, &turns.p99, &turns.memory].map(|figures| precise(figures.median()));
+        let [p50, p99, memory] =
+            [&turns.p50, &turns.p99, &turns.memory].map(|figures| precise(figures.median()));
         table.row(&[name.to_owned(), p50, p99, precise(turns.p99.percentile(0)), memory]);
     }
     let ratio = |with: &Figures, without: &Figures| with.ratio(without.median());
@@ -116,7 +117,11 @@ async fn measure(wanted: Wanted) {
         ratio(&with.memory, &without.memory),
     ]);
     println!("{table}");
-    println!("MiB of roostd before the first of them: {}, and {SETTLE:?} after the last: {}", shown(Some(before)), shown(Some(after)));
+    println!(
+        "MiB of roostd before the first of them: {}, and {SETTLE:?} after the last: {}",
+        shown(Some(before)),
+        shown(Some(after))
+    );
 }
 
 fn precise(figure: Option<f64>) -> String {
@@ -160,7 +165,12 @@ async fn ask(port: u16, until: Instant) -> Vec<Duration> {
         answer.clear();
         // The body comes last, and is what was sent.
         while !answer.ends_with(b"healthy") {
-            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
+            assert_ne!(
+                stream.read_buf(&mut answer).await.unwrap(),
+                0,
+                "{}",
+                String::from_utf8_lossy(&answer)
+            );
         }
         times.push(begun.elapsed());
         assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));

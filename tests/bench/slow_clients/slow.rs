@@ -125,9 +125,11 @@ impl Slow {
     /// Goes on until the host has had enough.
     async fn go_on(self, mut stream: TcpStream) {
         match self {
-            Self::Head | Self::Body => while stream.write_all(b"E").await.is_ok() {
-                sleep(PACE).await;
-            },
+            Self::Head | Self::Body => {
+                while stream.write_all(b"E").await.is_ok() {
+                    sleep(PACE).await;
+                }
+            }
             Self::Answer => {
                 let (mut from, mut to) = stream.split();
                 let body = vec![7; 64 * 1024];
