@@ -32,6 +32,8 @@ const AT_A_TIME: usize = 32;
 const AHEAD: u64 = 4;
 /// So many more messages of a busy socket have to come back until it was heard of again.
 const HEARD: u64 = 20;
+/// Words of sockets that may wait to be heard.
+const WORDS: usize = 64;
 /// What a socket reads at once: there are thousands of them.
 const READ_BUFFER: usize = 4096;
 
@@ -74,7 +76,7 @@ async fn main() -> ExitCode {
 
 async fn watch_all(url: &str, idle: u64, busy: u64) -> Result<(), String> {
     let (tally, (line, lines)) = (Arc::new(Tally::default()), watch::channel(0));
-    let (say, mut words) = mpsc::unbounded_channel::<Word>();
+    let (say, mut words) = mpsc::channel::<Word>(WORDS);
     let mut opening = stream::iter(0..idle + busy)
         .map(|number| Talk::open(url, number, Arc::clone(&tally)))
         .buffered(AT_A_TIME);
@@ -84,12 +86,14 @@ async fn watch_all(url: &str, idle: u64, busy: u64) -> Result<(), String> {
             let is_idle = talk.number < idle;
             let end = if is_idle { talk.idle(lines, &say).await } else { talk.busy(lines, &say).await };
             // Nobody listens any more once something is wrong.
-            say.send(end).ok();
+            say.send(end).await.ok();
         });
     }
     drop((opening, lines));
-    let (read, mut input) = mpsc::unbounded_channel();
-    std::thread::spawn(move || std::io::stdin().lines().try_for_each(|line| read.send(line.unwrap())));
+    let (read, mut input) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        std::io::stdin().lines().try_for_each(|line| read.blocking_send(line.unwrap()))
+    });
     while input.recv().await.is_some() {
         line.send_modify(|line| *line += 1);
         all_said(&mut words, idle + busy).await?;
@@ -100,7 +104,7 @@ async fn watch_all(url: &str, idle: u64, busy: u64) -> Result<(), String> {
     all_said(&mut words, idle + busy).await
 }
 
-async fn all_said(words: &mut mpsc::UnboundedReceiver<Word>, sockets: u64) -> Result<(), String> {
+async fn all_said(words: &mut mpsc::Receiver<Word>, sockets: u64) -> Result<(), String> {
     for heard in 0..sockets {
         let word = timeout(PATIENCE, words.recv()).await;
         word.map_err(|_| format!("{heard} of {sockets} sockets were heard of"))?.unwrap()?;
@@ -119,7 +123,7 @@ impl Talk {
     }
 
     /// Says something once for each line, and sees to it that nothing comes otherwise.
-    async fn idle(mut self, mut lines: watch::Receiver<u64>, say: &mpsc::UnboundedSender<Word>) -> Word {
+    async fn idle(mut self, mut lines: watch::Receiver<u64>, say: &mpsc::Sender<Word>) -> Word {
         loop {
             tokio::select! {
                 came = self.socket.next() => return Err(self.wrong(&format!("came while it was idle: {came:?}"))),
@@ -127,7 +131,7 @@ impl Talk {
                     Ok(()) => {
                         self.send().await?;
                         self.receive().await?;
-                        say.send(Ok(())).ok();
+                        say.send(Ok(())).await.ok();
                     }
                     Err(_) => return self.close().await,
                 }
@@ -136,7 +140,7 @@ impl Talk {
     }
 
     /// Always has messages on their way.
-    async fn busy(mut self, mut lines: watch::Receiver<u64>, say: &mpsc::UnboundedSender<Word>) -> Word {
+    async fn busy(mut self, mut lines: watch::Receiver<u64>, say: &mpsc::Sender<Word>) -> Word {
         let mut goal = None;
         loop {
             while self.sent < self.back + AHEAD {
@@ -153,7 +157,7 @@ impl Talk {
             }
             if goal == Some(self.back) {
                 goal = None;
-                say.send(Ok(())).ok();
+                say.send(Ok(())).await.ok();
             }
         }
         while self.back < self.sent {
@@ -207,7 +211,7 @@ impl Talk {
 fn message(socket: u64, index: u64) -> Vec<u8> {
     /// What messages are filled with, each from a place of its own.
     static FILL: LazyLock<Vec<u8>> =
-        LazyLock::new(|| (0..30_011_u32).map(|at| (at * at >> 7) as u8).collect());
+        LazyLock::new(|| (0..30_011_u32).map(|at| ((at * at) >> 7) as u8).collect());
     let length = (index * 7919 + socket * 104_729) % 20_000;
     let from = (index * 17 + socket * 31) % 10_000;
     let mut message = [index.to_be_bytes(), socket.to_be_bytes()].concat();

@@ -28,7 +28,10 @@ use tokio::time::MissedTickBehavior;
 const HEALTHY: usize = 8;
 const EVERY: Duration = Duration::from_millis(8);
 /// How long memory may take to be given back.
-const SETTLE: Duration = Duration::from_secs(15);
+const SETTLE: Duration = Duration::from_secs(10);
+/// How long slow clients may take until all that holds something for them is full. With the turn it has to be less than
+/// the time that a head may take, or those are gone that are slow at that.
+const FULL: Duration = Duration::from_secs(4);
 
 /// What is to be measured.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +44,7 @@ struct Wanted {
 
 impl Wanted {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut wanted = Self { rounds: 7, turn: Duration::from_secs(6), slow: 1000, gone: 1000 };
+        let mut wanted = Self { rounds: 7, turn: Duration::from_secs(5), slow: 1000, gone: 1000 };
         while let Some(name) = args.next() {
             let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
             let number: usize = value.parse().map_err(|_| format!("{name}: not a number: {value}"))?;
@@ -87,10 +90,12 @@ async fn measure(wanted: Wanted) {
     for _ in 0..wanted.rounds {
         turn(&host, wanted.turn, &mut without).await;
         let crowd = Crowd::gather(host.port(), wanted.slow, wanted.gone).await;
+        full(&host).await;
         turn(&host, wanted.turn, &mut with).await;
         drop(crowd);
+        // What they leave is not to be the next turn's.
+        tokio::time::sleep(SETTLE).await;
     }
-    tokio::time::sleep(SETTLE).await;
     let after = memory(&host);
     println!(
         "\n{HEALTHY} healthy clients beside {} slow and {} half-open ones, {} turns of {:?}\n",
@@ -121,6 +126,16 @@ async fn measure(wanted: Wanted) {
 
 fn precise(figure: Option<f64>) -> String {
     figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"))
+}
+
+/// Waits until the daemon's memory grows no more.
+async fn full(host: &Host) {
+    let (until, mut before) = (Instant::now() + FULL, 0.0);
+    while Instant::now() < until && memory(host) > before * 1.02 {
+        before = memory(host);
+        // Nothing tells that the last of them waits.
+        tokio::time::sleep(FULL / 8).await;
+    }
 }
 
 /// Lets the healthy clients ask for so long.
