@@ -31,6 +31,7 @@ use crate::access::Guard;
 use crate::access_log::AccessLog;
 use crate::affinity::{AffinityKey, Cookies};
 use crate::call::CallIds;
+use crate::challenges::Challenges;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::compress::Compressor;
 use crate::extended;
@@ -89,6 +90,8 @@ pub struct Settings {
     pub access_log: AccessLog,
     /// Is each request to a function a span in a trace, a new one if the client has none?
     pub spans: bool,
+    /// What is answered to authorities for certificates.
+    pub challenges: Challenges,
 }
 
 impl Default for Settings {
@@ -106,6 +109,7 @@ impl Default for Settings {
             lanes: 0,
             access_log: AccessLog::default(),
             spans: false,
+            challenges: Challenges::default(),
         }
     }
 }
@@ -150,6 +154,7 @@ impl Server {
         let (log, spans, compressor) = (settings.access_log.clone(), settings.spans, Compressor::default());
         let gate = Gate::new(&settings.clients);
         let cookies = Cookies::new(settings.affinity_key.clone());
+        let challenges = settings.challenges.clone();
         Self(Arc::new(Shared {
             handler: Arc::new(Handler {
                 ids,
@@ -161,6 +166,7 @@ impl Server {
                 tunnels,
                 log,
                 spans,
+                challenges,
                 compressor,
                 gate,
             }),
@@ -394,7 +400,8 @@ async fn secure_connection(
         shaken = handshake => shaken,
     };
     match shaken {
-        Ok(Ok(stream)) => connection(shared, stream, peer, requests).await,
+        Ok(Ok(Some(stream))) => connection(shared, stream, peer, requests).await,
+        Ok(Ok(None)) => debug!(%peer, "an authority was shown that a name is this host's"),
         Ok(Err(error)) => debug!(%peer, %error, "a TLS handshake failed"),
         Err(_) => debug!(%peer, "a TLS handshake took too long"),
     }
