@@ -31,5 +31,5 @@ pub(crate) fn answer(challenges: &Challenges, name: &str, digest: &[u8]) -> Resu
     let key = KeyPair::generate().map_err(failed)?;
     let certificate = params.self_signed(&key).map_err(failed)?;
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    challenges.answer_tls(name, certificate.der().clone(), key).map_err(failed)
+    challenges.answer_tls(name, certificate.der().clone(), &key).map_err(failed)
 }

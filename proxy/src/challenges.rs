@@ -76,7 +76,7 @@ impl Challenges {
         &self,
         name: &str,
         certificate: CertificateDer<'static>,
-        key: PrivateKeyDer<'static>,
+        key: &PrivateKeyDer<'static>,
     ) -> Result<Pending, CertificateError> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -85,7 +85,7 @@ impl Challenges {
             .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(
                 rustls::sign::CertifiedKey::new(
                     vec![certificate],
-                    ring::sign::any_supported_type(&key)
+                    ring::sign::any_supported_type(key)
                         .map_err(|error| CertificateError::Key(error.to_string()))?,
                 ),
             )));
