@@ -141,7 +141,7 @@ impl Certificates {
                 let Some(given) = &mut self.given else { return std::future::pending().await };
                 if given.changed().await.is_err() {
                     // Who gives has ended, and the daemon with it.
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             };
             tokio::select! {

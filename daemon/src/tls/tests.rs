@@ -29,7 +29,7 @@ fn without_any_certificate_there_is_no_tls_unless_one_is_to_come() {
     assert!(!certificates.has()("one.example"));
     let directory = tempfile::tempdir().unwrap();
     let files = make(directory.path(), "one");
-    let read = files::read(&[files.clone()]).unwrap().certificates;
+    let read = files::read(std::slice::from_ref(&files)).unwrap().certificates;
     let held = Held::new([("one.example".to_owned(), read[0].clone())].into());
     give.send_replace(Held::clone(&held));
     certificates.show_given();
