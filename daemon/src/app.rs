@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use roost_acme::{Keeper, Keeping};
 use roost_cni::{Conflist, Overrides};
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::{AccessLog, Caller, Keep, Routes, Server, UpstreamLimits};
+use roost_proxy::{AccessLog, Caller, Challenges, Keep, Routes, Server, UpstreamLimits};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -136,8 +137,17 @@ struct Stored {
 /// What is listened on.
 struct Sockets {
     main: Vec<TcpListener>,
-    tls: Option<(TcpListener, Certificates)>,
+    tls: Option<Secure>,
+    /// What is answered to an authority at any of them.
+    challenges: Challenges,
     metrics: Option<TcpListener>,
+}
+
+/// Where TLS is spoken, as whom, and who sees to it that this stays so.
+struct Secure {
+    listener: TcpListener,
+    certificates: Certificates,
+    keeper: Option<Keeper>,
 }
 
 impl House {
@@ -153,9 +163,11 @@ impl House {
         make_directories(config)?;
         let main = listeners(config, inherited)?;
         let here = main.first().context("no socket to listen on")?.local_addr()?;
+        let challenges = Challenges::default();
         let sockets = Sockets {
             main,
-            tls: config.tls.as_ref().map(open_tls).transpose()?,
+            tls: config.tls.as_ref().map(|tls| open_tls(tls, &challenges)).transpose()?,
+            challenges,
             metrics: config.metrics.map(metrics_listener).transpose()?,
         };
 
@@ -295,7 +307,7 @@ impl House {
         };
         let guard = Arc::new(HostGuard { users: self.users.clone(), network: self.network.clone() });
         let server = Server::new(
-            server_settings(config, self.access_log.log()),
+            server_settings(config, self.access_log.log(), sockets.challenges.clone()),
             self.routes.clone(),
             api::fallback(api),
             guard,
@@ -316,10 +328,15 @@ impl House {
             let server = server.clone();
             tokio::spawn(async move { server.serve(listener).await });
         }
-        if let Some((listener, certificates)) = sockets.tls {
+        let mut acme = None;
+        if let Some(Secure { listener, certificates, keeper }) = sockets.tls {
             info!("listening on {}, in TLS", listener.local_addr()?);
             let (server, tls) = (server.clone(), certificates.tls());
             tokio::spawn(async move { server.serve_tls(listener, tls).await });
+            if let Some(keeper) = keeper {
+                acme = Some(keeper.keeping());
+                tokio::spawn(keeper.run(self.routes.clone(), sockets.challenges, certificates.has()));
+            }
             tokio::spawn(certificates.follow());
         }
         if let Some(listener) = sockets.metrics {
@@ -336,6 +353,7 @@ impl House {
                 containerd: containerd_calls,
                 steps: self.steps.clone(),
                 access_log_dropped: self.access_log.dropped(),
+                acme,
             }));
             tokio::spawn(async move { server.serve(listener).await });
         }
@@ -392,10 +410,14 @@ fn listeners(config: &Config, inherited: Vec<std::net::TcpListener>) -> anyhow::
     listeners.context("cannot use the listening socket")
 }
 
-fn open_tls(settings: &config::Tls) -> anyhow::Result<(TcpListener, Certificates)> {
-    let certificates = Certificates::load(&settings.certificates).context("tls.certificates")?;
+fn open_tls(settings: &config::Tls, challenges: &Challenges) -> anyhow::Result<Secure> {
+    let keeper = settings.acme.clone().map(Keeper::open).transpose().context("tls.acme")?;
+    let given = keeper.as_ref().map(Keeper::keeping).map(|Keeping { held, .. }| held);
+    let certificates = Certificates::load(&settings.certificates, given, challenges.clone());
+    let certificates = certificates.context("tls.certificates")?;
     let listener = bind(settings.listen, false).context("tls.listen")?;
-    Ok((TcpListener::from_std(listener).context("tls.listen: cannot use the socket")?, certificates))
+    let listener = TcpListener::from_std(listener).context("tls.listen: cannot use the socket")?;
+    Ok(Secure { listener, certificates, keeper })
 }
 
 fn metrics_listener(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -519,7 +541,7 @@ fn limit(duration: Duration) -> Option<Duration> {
     Some(duration).filter(|duration| !duration.is_zero())
 }
 
-fn server_settings(config: &Config, access_log: AccessLog) -> roost_proxy::Settings {
+fn server_settings(config: &Config, access_log: AccessLog, challenges: Challenges) -> roost_proxy::Settings {
     roost_proxy::Settings {
         header_timeout: config.timeouts.header,
         tcp_keepalive: limit(config.timeouts.tcp_keepalive),
@@ -531,6 +553,7 @@ fn server_settings(config: &Config, access_log: AccessLog) -> roost_proxy::Setti
         lanes: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         access_log,
         spans: config.spans,
+        challenges,
         ..roost_proxy::Settings::default()
     }
 }

@@ -22,6 +22,7 @@ use crate::affinity::Cookies;
 use crate::ask::Ask;
 use crate::body::{FunctionBody, IdleTimer, Payload, ResponseBody, Source};
 use crate::call::{Call, CallIds};
+use crate::challenges::Challenges;
 use crate::claim::Claim;
 use crate::client_body::ClientBody;
 use crate::compress::{Compressor, Offer};
@@ -57,6 +58,7 @@ pub(crate) struct Handler {
     pub(crate) log: AccessLog,
     /// Has each request to a function a span of ours?
     pub(crate) spans: bool,
+    pub(crate) challenges: Challenges,
     pub(crate) compressor: Compressor,
     pub(crate) gate: Gate,
 }
@@ -68,6 +70,11 @@ impl Handler {
         request: Request<ClientBody>,
         peer: SocketAddr,
     ) -> Response<ResponseBody> {
+        if self.challenges.any()
+            && let Some(response) = self.challenges.respond(&request)
+        {
+            return response;
+        }
         let at_domain = self.routes.find_domain(&request);
         let deferred = at_domain.is_none() && path::is_deferred(request.uri().path());
         let deferred = deferred.then(|| (request.method().clone(), Instant::now()));

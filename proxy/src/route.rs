@@ -4,13 +4,14 @@
 //! domain of its own, hosts of requests are not even looked at.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use http::Request;
 use http::header::HOST;
+use tokio::sync::Notify;
 
 use crate::function::{DEFAULT_NAMESPACE, FunctionKey, FunctionName, Namespace};
 use crate::upstream::Upstream;
@@ -97,6 +98,8 @@ struct Shared {
     table: ArcSwap<RouteTable>,
     /// There was a domain once.
     any_domain: AtomicBool,
+    /// Woken by each change of them.
+    domains_changed: Notify,
 }
 
 impl Routes {
@@ -118,6 +121,9 @@ impl Routes {
     /// Removes a function. Requests that found it before go on; see [`Upstream::retire`].
     pub fn remove(&self, key: &FunctionKey) {
         self.change(|table| table.remove(key));
+        if self.0.any_domain.load(Ordering::Relaxed) {
+            self.0.domains_changed.notify_one();
+        }
     }
 
     /// Gives a function these hosts, written in lower case, and takes from it those that it had. One that another function
@@ -128,6 +134,20 @@ impl Routes {
         }
         self.change(|table| table.set_domains(key, domains));
         self.0.any_domain.store(true, Ordering::Release);
+        self.0.domains_changed.notify_one();
+    }
+
+    /// The hosts that functions have, in lower case.
+    #[must_use]
+    pub fn domains(&self) -> BTreeSet<String> {
+        self.0.table.load().domains.keys().map(ToString::to_string).collect()
+    }
+
+    /// Resolves when they may have changed since it last did. For one who waits.
+    ///
+    /// Cancel safe.
+    pub async fn domains_changed(&self) {
+        self.0.domains_changed.notified().await;
     }
 
     /// The upstream of `key`.

@@ -38,6 +38,7 @@ use crate::access_log::AccessLog;
 use crate::affinity::{AffinityKey, Cookies};
 use crate::body::ResponseBody;
 use crate::call::CallIds;
+use crate::challenges::Challenges;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::client_body::{ClientBody, Upgrade};
 use crate::compress::Compressor;
@@ -97,6 +98,8 @@ pub struct Settings {
     pub access_log: AccessLog,
     /// Is each request to a function a span in a trace, a new one if the client has none?
     pub spans: bool,
+    /// What is answered to authorities for certificates.
+    pub challenges: Challenges,
 }
 
 impl Default for Settings {
@@ -114,6 +117,7 @@ impl Default for Settings {
             lanes: 0,
             access_log: AccessLog::default(),
             spans: false,
+            challenges: Challenges::default(),
         }
     }
 }
@@ -160,6 +164,7 @@ impl Server {
         let (log, spans, compressor) = (settings.access_log.clone(), settings.spans, Compressor::default());
         let gate = Gate::new(&settings.clients);
         let cookies = Cookies::new(settings.affinity_key.clone());
+        let challenges = settings.challenges.clone();
         Self(Arc::new(Shared {
             handler: Arc::new(Handler {
                 ids,
@@ -171,6 +176,7 @@ impl Server {
                 tunnels,
                 log,
                 spans,
+                challenges,
                 compressor,
                 gate,
             }),
@@ -404,7 +410,8 @@ async fn secure_connection(
         shaken = handshake => shaken,
     };
     match shaken {
-        Ok(Ok(stream)) => connection(shared, stream, peer, requests).await,
+        Ok(Ok(Some(stream))) => connection(shared, stream, peer, requests).await,
+        Ok(Ok(None)) => debug!(%peer, "an authority was shown that a name is this host's"),
         Ok(Err(error)) => debug!(%peer, %error, "a TLS handshake failed"),
         Err(_) => debug!(%peer, "a TLS handshake took too long"),
     }

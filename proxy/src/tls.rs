@@ -19,13 +19,15 @@ use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, ServerConfig};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use webpki::EndEntityCert;
 
+use crate::challenges::Challenges;
 use crate::stream::Stream;
 
 /// What is spoken inside, the best first.
@@ -140,6 +142,7 @@ pub struct Tls(Arc<Shared>);
 struct Shared {
     config: ArcSwap<ServerConfig>,
     provider: Arc<CryptoProvider>,
+    challenges: Challenges,
     /// They outlive a change of certificates.
     tickets: Arc<dyn ProducesTickets>,
 }
@@ -150,9 +153,21 @@ impl Tls {
     /// # Errors
     /// When the system has no random numbers for the keys of tickets.
     pub fn new(first: &Certificate, others: &[Certificate]) -> Result<Self, CertificateError> {
+        Self::answering(Challenges::default(), first, others)
+    }
+
+    /// The same, and `challenges` are answered.
+    ///
+    /// # Errors
+    /// As at [`new`](Self::new).
+    pub fn answering(
+        challenges: Challenges,
+        first: &Certificate,
+        others: &[Certificate],
+    ) -> Result<Self, CertificateError> {
         let (provider, tickets) = (Arc::new(ring::default_provider()), ring::Ticketer::new()?);
         let config = config(&provider, &tickets, ByName::new(first, others))?;
-        Ok(Self(Arc::new(Shared { config: ArcSwap::from_pointee(config), provider, tickets })))
+        Ok(Self(Arc::new(Shared { config: ArcSwap::from_pointee(config), provider, challenges, tickets })))
     }
 
     /// Shows these certificates from now on.
@@ -165,10 +180,29 @@ impl Tls {
         Ok(())
     }
 
-    /// Shakes hands with a client.
-    pub(crate) async fn accept(&self, socket: TcpStream) -> io::Result<Stream> {
+    /// Shakes hands with a client. `None` if it was one that asked for no more than the handshake.
+    pub(crate) async fn accept(&self, socket: TcpStream) -> io::Result<Option<Stream>> {
+        if self.0.challenges.any() {
+            return self.accept_or_answer(socket).await;
+        }
         let stream = TlsAcceptor::from(self.0.config.load_full()).accept(socket).await?;
-        Ok(Stream::Tls(Box::new(stream)))
+        Ok(Some(Stream::Tls(Box::new(stream))))
+    }
+
+    /// Shakes hands with a client, or with an authority.
+    async fn accept_or_answer(&self, socket: TcpStream) -> io::Result<Option<Stream>> {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        match self.0.challenges.shake(&start.client_hello()) {
+            None => {
+                let stream = start.into_stream(self.0.config.load_full()).await?;
+                Ok(Some(Stream::Tls(Box::new(stream))))
+            }
+            Some(Ok(config)) => {
+                start.into_stream(config).await?.shutdown().await?;
+                Ok(None)
+            }
+            Some(Err(())) => Err(io::Error::new(io::ErrorKind::NotFound, "no such challenge is pending")),
+        }
     }
 }
 

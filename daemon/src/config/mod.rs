@@ -273,6 +273,7 @@ impl Config {
         let m = &mut mistakes;
         let listen = SocketAddr::from(([127, 0, 0, 1], 8080));
         let metrics = SocketAddr::from(([127, 0, 0, 1], 8082));
+        let state = raw.paths.state.unwrap_or_else(|| "/var/lib/roost".into());
         let config = Self {
             listen: m.read("server.listen", raw.server.listen.as_deref(), listen, |text| {
                 text.parse().map_err(|_| "expected ADDRESS:PORT, such as 127.0.0.1:8080 or [::]:8080")
@@ -287,14 +288,14 @@ impl Config {
                 },
             ),
             drain: m.duration("server.drain", raw.server.drain.as_deref(), 10),
-            tls: raw.tls.resolve(m),
+            tls: raw.tls.resolve(m, &state),
             kept_tunnels: raw.server.kept_tunnels.unwrap_or(MAX_KEPT),
             auth: raw.auth.enabled.unwrap_or(true).then(|| Auth {
                 user: raw.auth.user.unwrap_or_else(|| "admin".into()),
                 password_file: raw.auth.password_file.unwrap_or_else(|| "/etc/roost/admin-password".into()),
                 users_file: raw.auth.users_file.unwrap_or_else(|| "/etc/roost/users".into()),
             }),
-            state: raw.paths.state.unwrap_or_else(|| "/var/lib/roost".into()),
+            state,
             run: raw.paths.run.unwrap_or_else(|| "/run/roost".into()),
             stacks: raw.paths.stacks.unwrap_or_else(|| "/etc/roost/functions.d".into()),
             containerd: raw.containerd.resolve(),

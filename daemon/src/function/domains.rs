@@ -29,8 +29,7 @@ pub fn parse(settings: &BTreeMap<&str, &str>) -> Result<Vec<String>, String> {
     let Some(value) = settings.get(DOMAIN) else { return Ok(Vec::new()) };
     let mut domains = Vec::new();
     for name in value.split(',').map(str::trim) {
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        check(&name).map_err(|why| format!("{DOMAIN}: {name:?}: {why}"))?;
+        let name = self::name(name).map_err(|why| format!("{DOMAIN}: {name:?}: {why}"))?;
         if !domains.contains(&name) {
             domains.push(name);
         }
@@ -39,6 +38,16 @@ pub fn parse(settings: &BTreeMap<&str, &str>) -> Result<Vec<String>, String> {
         return Err(format!("{DOMAIN}: expected at most {MAX_DOMAINS} of them"));
     }
     Ok(domains)
+}
+
+/// The name of a host in the one form in which it is compared: in lower case, without a dot at its end.
+///
+/// # Errors
+/// When it is none.
+pub fn name(text: &str) -> Result<String, &'static str> {
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    check(&name)?;
+    Ok(name)
 }
 
 /// Of a deployment that was accepted. What cannot be read was written by another version, and is none here.

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use roost_acme::Keeping;
 use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::{Distribution, KeptFigures, Limit, Server, Totals};
 use tokio::sync::Mutex;
@@ -50,6 +52,8 @@ pub struct Sources {
     pub steps: Timings<&'static str>,
     /// Lines of the access log that are lost.
     pub access_log_dropped: Arc<AtomicU64>,
+    /// Certificates from an authority, if it is asked for any.
+    pub acme: Option<Keeping>,
 }
 
 /// Gathers, one page at a time.
@@ -69,8 +73,18 @@ pub(super) struct Snapshot {
     pub(super) containerd: Vec<(Call, Distribution)>,
     pub(super) steps: Vec<(&'static str, Distribution)>,
     pub(super) access_log_dropped: u64,
+    pub(super) certificates: Option<Certificates>,
     pub(super) process: Option<(Process, f64)>,
     pub(super) connections: Connections,
+}
+
+/// From an authority.
+#[derive(Debug, Default)]
+pub(super) struct Certificates {
+    pub(super) issued: u64,
+    pub(super) failed: u64,
+    /// Names, and until when their certificates are good, in seconds of Unix time.
+    pub(super) until: Vec<(String, u64)>,
 }
 
 /// Of the port for clients.
@@ -103,6 +117,13 @@ pub(super) struct Function {
     pub(super) queue: QueueLoad,
 }
 
+fn certificates(keeping: &Keeping) -> Certificates {
+    let seconds = |until: &SystemTime| until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let until =
+        keeping.expiries.borrow().iter().map(|(name, until)| (name.clone(), seconds(until))).collect();
+    Certificates { issued: keeping.figures.issued(), failed: keeping.figures.failed(), until }
+}
+
 impl Collector {
     /// Gathers from these.
     #[must_use]
@@ -125,7 +146,7 @@ impl Collector {
                 None
             }
         };
-        let Sources { server, network, api, containerd, steps, access_log_dropped, .. } = &self.sources;
+        let Sources { server, network, api, containerd, steps, access_log_dropped, acme, .. } = &self.sources;
         render(&Snapshot {
             functions,
             slots: network.ready_slots(),
@@ -133,6 +154,7 @@ impl Collector {
             containerd: containerd.read(),
             steps: steps.read(),
             access_log_dropped: access_log_dropped.load(Relaxed),
+            certificates: acme.as_ref().map(certificates),
             process,
             connections: Connections {
                 open: server.open(),

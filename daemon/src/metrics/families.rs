@@ -112,6 +112,10 @@ families! {
         "Time until the head of containerd's answer.";
     ACCESS_LOG_DROPPED: Counter "roost_access_log_dropped_total" []
         "Lines of the access log that did not fit into its queue or could not be written.";
+    CERTIFICATE_ORDERS: Counter "roost_certificate_orders_total" ["result"]
+        "Orders of certificates, by what came of them.";
+    CERTIFICATE_UNTIL: Gauge "roost_certificate_expiry_timestamp_seconds" ["name"]
+        "Until when the certificate for a name is good that an authority gave, in Unix time.";
     BUILD: Gauge "roost_build_info" ["version", "commit", "arch"]
         "Which roostd this is: always 1.";
     PROCESS_CPU: Counter "process_cpu_seconds_total" []

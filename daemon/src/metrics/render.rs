@@ -256,6 +256,15 @@ fn containerd(page: &mut Page, snapshot: &Snapshot) {
 
 fn process(page: &mut Page, snapshot: &Snapshot) {
     page.number(&f::ACCESS_LOG_DROPPED, snapshot.access_log_dropped);
+    if let Some(certificates) = &snapshot.certificates {
+        let mut orders = page.family(&f::CERTIFICATE_ORDERS);
+        orders.add(&["issued"], certificates.issued);
+        orders.add(&["failed"], certificates.failed);
+        let mut until = page.family(&f::CERTIFICATE_UNTIL);
+        for (name, seconds) in &certificates.until {
+            until.add(&[name], *seconds);
+        }
+    }
     let version = env!("CARGO_PKG_VERSION");
     page.family(&f::BUILD).add(&[version, COMMIT, std::env::consts::ARCH], 1);
     let Some((process, began)) = &snapshot.process else { return };
@@ -289,7 +298,7 @@ mod tests {
     use roost_proxy::function::{FunctionKey, Namespace};
     use roost_proxy::{By, Histogram, KeptFigures, Limit, Upstream, UpstreamLimits, WebSockets};
 
-    use super::super::collect::Connections;
+    use super::super::collect::{Certificates, Connections};
 
     use super::*;
     use crate::api::ApiCall;
@@ -342,6 +351,7 @@ mod tests {
             api: vec![(call("/system/function"), took(1)), (call("/async-function"), took(1))],
             containerd: vec![(rpc("NotFound"), took(1)), (rpc("OK"), took(1))],
             access_log_dropped: 6,
+            certificates: Some(Certificates { issued: 2, failed: 1, until: vec![("h.example".into(), 99)] }),
             process: Some((Process { max_files: Some(1024), ..Process::default() }, 1_700_000_000.25)),
             connections: Connections {
                 open: 8,
@@ -417,6 +427,8 @@ mod tests {
             r#"roost_replica_start_seconds_count{step="create"} 1"#,
             r#"roost_network_slots_ready{namespace="openfaas-fn"} 4"#,
             "roost_access_log_dropped_total 6",
+            r#"roost_certificate_orders_total{result="failed"} 1"#,
+            r#"roost_certificate_expiry_timestamp_seconds{name="h.example"} 99"#,
             "process_start_time_seconds 1700000000.25",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -53,6 +53,9 @@ pub enum TlsError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Setup(#[from] CertificateError),
+    /// There is nothing to show meanwhile.
+    #[error(transparent)]
+    Placeholder(#[from] roost_acme::Error),
 }
 
 /// What the files hold.
