@@ -223,8 +223,7 @@ mod tests {
             kept: None,
         };
         let origins = [Sender::Client, Sender::Function].map(|sender| Origin::own(&[], Frames::of(sender)));
-        let tunnel =
-            pump::run(Side::Inner(&mut of_client), Side::Inner(&mut of_function), origins, terms);
+        let tunnel = pump::run(Side::Inner(&mut of_client), Side::Inner(&mut of_function), origins, terms);
         let talk = async {
             let mut heard = vec![0; 8];
             client.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
