@@ -183,6 +183,11 @@ impl Told {
         self.late
     }
 
+    /// Is this who is woken when something is said?
+    pub(crate) fn wakes(&self, waker: &Waker) -> bool {
+        self.waker.as_ref().is_some_and(|ours| ours.will_wake(waker))
+    }
+
     /// When this tunnel's turn is, once a round has begun, or with what it is to be closed. Each answer takes part in one
     /// more round.
     pub(crate) fn poll_word(&mut self, cx: &mut Context<'_>) -> Poll<Word> {
@@ -223,7 +228,7 @@ impl Told {
         if self.heard != self.said.times() {
             return Poll::Ready(());
         }
-        if self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if self.wakes(cx.waker()) {
             return Poll::Pending;
         }
         self.waker = Some(cx.waker().clone());

@@ -89,9 +89,8 @@ async fn resume(orphan: Orphan, routes: Routes, ties: Ties) -> Option<(Open, [Or
     let record = Record::resumed(&upstream);
     let exchange = Arc::new(Exchange::new(claim));
     let (server, ending) = ties.settle(true);
-    let (extended, kept) = (None, Some(kept));
-    let open =
-        Open { client, function, extended, exchange, record, kept, websocket, replica, server, ending };
+    let (ties, kept) = ((None, ending), Some(kept));
+    let open = Open { client, function, exchange, record, kept, websocket, replica, server, ties };
     Some((open, origins))
 }
 

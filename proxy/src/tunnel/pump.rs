@@ -166,7 +166,11 @@ struct Pump<'a> {
     /// How far the direction to the client is, and the other one.
     courses: [Course; 2],
     activity: Activity<'a>,
-    terms: Terms<'a>,
+    websocket: bool,
+    limits: Arc<UpstreamLimits>,
+    replica: Told,
+    server: Told,
+    kept: Option<&'a mut Kept>,
     /// When it is to end.
     turn: Option<Instant>,
     keep_alive: Option<Box<KeepAlive>>,
@@ -240,7 +244,11 @@ impl<'a> Pump<'a> {
                 traffic: terms.traffic,
                 tally: terms.tally,
             },
-            terms,
+            websocket: terms.websocket,
+            limits: terms.limits,
+            replica: terms.replica,
+            server: terms.server,
+            kept: terms.kept,
             turn: late.then(Instant::now),
             keep_alive: websocket.keepalive.map(|every| Box::new(KeepAlive::new(every))),
             timer: None,
@@ -273,7 +281,7 @@ impl<'a> Pump<'a> {
     }
 
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.terms.kept {
+        match &mut self.kept {
             Some(kept) => kept.poll_left(cx),
             None => Poll::Pending,
         }
@@ -293,14 +301,14 @@ impl<'a> Pump<'a> {
                 Waited::Stopped(by_itself) => stop = by_itself,
             }
         }
-        let Self { to_client, to_function, activity, terms, .. } = self;
-        let closed = terms.websocket.then(|| closed(activity, &to_client.frames, &to_function.frames, &stop));
+        let Self { to_client, to_function, activity, websocket, .. } = self;
+        let closed = websocket.then(|| closed(activity, &to_client.frames, &to_function.frames, &stop));
         let broken = match &stop {
             Stop::Done => None,
             Stop::Reset => Some("reset"),
             Stop::Ending(ending) => Some(ending.name()),
         };
-        let messages = terms.websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
+        let messages = websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
         Some(Ended { of_client: to_function.moved, to_client: to_client.moved, broken, messages, closed })
     }
 
@@ -314,7 +322,7 @@ impl<'a> Pump<'a> {
             if self.poll_left(cx).is_ready() {
                 return Poll::Ready(Waited::Left);
             }
-            if self.terms.server.poll_cut(cx).is_ready() {
+            if self.server.poll_cut(cx).is_ready() {
                 return Poll::Ready(Waited::Cut);
             }
             if let Poll::Ready(stop) = self.poll_both(cx) {
@@ -327,12 +335,12 @@ impl<'a> Pump<'a> {
 
     /// Says to both sides why it ends, as long as the server gives it time for that.
     async fn close(&mut self, ending: &Ending) {
-        if let Some(kept) = &self.terms.kept {
+        if let Some(kept) = &self.kept {
             kept.ending();
         }
-        let Self { to_client, to_function, activity, terms, .. } = self;
+        let Self { to_client, to_function, activity, server, .. } = self;
         let mut closing = pin!(close::run(to_client, to_function, ending, activity));
-        poll_fn(|cx| match terms.server.poll_cut(cx) {
+        poll_fn(|cx| match server.poll_cut(cx) {
             Poll::Ready(()) => Poll::Ready(()),
             Poll::Pending => closing.as_mut().poll(cx),
         })
@@ -429,8 +437,10 @@ impl<'a> Pump<'a> {
     /// Ready once there is something to do: nothing has moved for the limit, the tunnel is too old, its turn to end has
     /// come, or it is time to look at the client.
     fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
+        // Whom the one wakes, the other does, too.
+        let known = self.replica.wakes(cx.waker());
         loop {
-            for told in [&mut self.terms.replica, &mut self.terms.server] {
+            for told in [&mut self.replica, &mut self.server] {
                 while let Poll::Ready(word) = told.poll_word(cx) {
                     match word {
                         Word::Turn(at) => self.turn = self.turn.into_iter().chain([at]).min(),
@@ -439,10 +449,15 @@ impl<'a> Pump<'a> {
                     self.set = false;
                 }
             }
+            let waits = self.set && known;
             if !self.set {
                 self.set_timer();
             }
             let Some(timer) = &mut self.timer else { return Poll::Pending };
+            // A timer that was polled and has not fired needs no more than a look.
+            if waits && !timer.is_elapsed() {
+                return Poll::Pending;
+            }
             ready!(timer.as_mut().poll(cx));
             self.set = false;
             if let Some(due) = self.due(Instant::now()) {
@@ -453,7 +468,7 @@ impl<'a> Pump<'a> {
 
     /// Sets the timer to what is due next.
     fn set_timer(&mut self) {
-        let idle = self.activity.due(self.terms.limits.timeouts.tunnel_idle);
+        let idle = self.activity.due(self.limits.timeouts.tunnel_idle);
         let next = [self.turn, self.expires(), idle, self.look(Instant::now())].into_iter().flatten().min();
         match (next, &mut self.timer) {
             (None, timer) => *timer = None,
@@ -470,7 +485,7 @@ impl<'a> Pump<'a> {
             Some(Due::Ending(Ending::Restart))
         } else if passed(self.expires()) {
             Some(Due::Ending(Ending::Lifetime))
-        } else if passed(self.activity.due(self.terms.limits.timeouts.tunnel_idle)) {
+        } else if passed(self.activity.due(self.limits.timeouts.tunnel_idle)) {
             Some(Due::Ending(Ending::Idle))
         } else {
             passed(self.look(now)).then_some(Due::KeepAlive)
@@ -479,9 +494,9 @@ impl<'a> Pump<'a> {
 
     /// When it is too old.
     fn expires(&self) -> Option<Instant> {
-        let (lifetime, began) = (self.terms.limits.timeouts.lifetime?, self.activity.last.began());
+        let (lifetime, began) = (self.limits.timeouts.lifetime?, self.activity.last.began());
         // It may have lived with an earlier process.
-        let before = self.terms.kept.as_ref().map(|kept| kept.age().saturating_sub(began.elapsed()));
+        let before = self.kept.as_ref().map(|kept| kept.age().saturating_sub(began.elapsed()));
         began.checked_add(lifetime.saturating_sub(before.unwrap_or_default()))
     }
 
