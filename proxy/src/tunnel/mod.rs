@@ -149,12 +149,12 @@ impl Tunnels {
         self.ending.len()
     }
 
-    /// Keeps those that open from now on, as far as that can be.
     /// Of those that outlive a process.
     pub(crate) fn kept(&self) -> KeptFigures {
         self.keep.get().map_or_else(KeptFigures::default, |keep| keep.figures())
     }
 
+    /// Keeps those that open from now on, as far as that can be.
     pub(crate) fn keep(&self, keep: Arc<Keep>) {
         if self.keep.set(keep).is_err() {
             error!("there is one that keeps tunnels already");
