@@ -27,11 +27,12 @@ use crate::function::controller::Tools;
 use crate::function::grants::Allowed;
 use crate::function::namespace::Namespaces;
 use crate::function::record::FunctionRecord;
-use crate::function::registry::Registry;
+use crate::function::registry::{Registry, Trusts};
 use crate::function::replica::{Adoptable, FUNCTION_PORT, Host, Inherited, ReplicaSettings};
 use crate::gateways::{Gateways, bind};
 use crate::guard::HostGuard;
 use crate::image::Images;
+use crate::jwt::Tokens;
 use crate::logs::LogStore;
 use crate::metrics::{self, Collector, Sources, Timings};
 use crate::network::HostNetwork;
@@ -107,6 +108,7 @@ pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Resu
 /// All parts of the daemon that live as long as it does.
 struct House {
     users: Option<Arc<Users>>,
+    tokens: Option<Arc<Tokens>>,
     containerd: Containerd,
     network: HostNetwork,
     images: Images,
@@ -157,6 +159,7 @@ impl House {
         inherited: Vec<std::net::TcpListener>,
     ) -> anyhow::Result<(Self, Stored, Sockets)> {
         let users = config.auth.as_ref().map(Users::load).transpose()?;
+        let tokens = config.jwt.as_ref().map(Tokens::load).transpose().context("jwt.keys")?;
         // First of all: it can be open once only, so from here on this daemon is alone with its files.
         make_directory(&config.state, 0o700)?;
         let store = Store::open(&config.state.join("roost.redb"))?;
@@ -218,11 +221,12 @@ impl House {
             limits(config),
             tools,
             queue.clone(),
-            users.is_some(),
+            Trusts { users: users.is_some(), tokens: tokens.is_some() },
             broken.clone(),
         );
         let house = Self {
             users,
+            tokens,
             containerd,
             network,
             images,
@@ -305,7 +309,11 @@ impl House {
             secrets: self.secrets.clone(),
             ending: ending.clone(),
         };
-        let guard = Arc::new(HostGuard { users: self.users.clone(), network: self.network.clone() });
+        let guard = Arc::new(HostGuard {
+            users: self.users.clone(),
+            tokens: self.tokens.clone(),
+            network: self.network.clone(),
+        });
         let server = Server::new(
             server_settings(config, self.access_log.log(), sockets.challenges.clone()),
             self.routes.clone(),
@@ -358,6 +366,9 @@ impl House {
             tokio::spawn(async move { server.serve(listener).await });
         }
         tokio::spawn(users::follow(self.users.clone()));
+        if let Some(tokens) = &self.tokens {
+            tokio::spawn(Arc::clone(tokens).follow());
+        }
         tokio::spawn(stacks::follow(Arc::clone(&self.registry), config.stacks.clone()));
         tokio::spawn(usage::keep(Arc::clone(&self.registry), sampler));
         tokio::spawn(systemd::watchdog());

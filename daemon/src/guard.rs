@@ -4,15 +4,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use roost_proxy::{Denied, Guard, Judgement};
+use roost_proxy::{BadToken, Claims, Denied, Guard, Judgement};
 
+use crate::jwt::Tokens;
 use crate::network::HostNetwork;
 use crate::users::{Refused, Users};
 
-/// Judges callers by the users of the API and the network of the functions.
+/// Judges callers by the users of the API, the keys of tokens and the network of the functions.
 pub struct HostGuard {
     /// `None` when everybody may use the API. A function that asks for a login has nobody to let in then.
     pub users: Option<Arc<Users>>,
+    /// `None` when no tokens are verified. A function that asks for one has nobody to let in then.
+    pub tokens: Option<Arc<Tokens>>,
     /// Where replicas are.
     pub network: HostNetwork,
 }
@@ -35,5 +38,9 @@ impl Guard for HostGuard {
 
     fn user(&self, headers: &HeaderMap) -> Option<String> {
         Users::name(headers)
+    }
+
+    fn claims(&self, headers: &HeaderMap) -> Result<Claims, BadToken> {
+        self.tokens.as_ref().ok_or(BadToken::Nobody)?.verify(headers)
     }
 }

@@ -15,6 +15,7 @@ use crate::affinity::Cookies;
 use crate::error::Error;
 use crate::function::ReplicaId;
 use crate::placement::{Affinity, KeySource, ReplicaKey};
+use crate::token::{ProvenKey, Token};
 use crate::upstream::Upstream;
 
 /// What is asked for. The default is any endpoint without a key, for a request.
@@ -58,18 +59,20 @@ impl Ask {
         Self { tunnel: true, ..self }
     }
 
-    /// What the request of a client asks for.
+    /// What the request of a client asks for, of which `token` is.
     ///
     /// # Errors
     /// When it has no key, and needs one.
     pub(crate) fn of_client<B>(
         upstream: &Upstream,
         request: &Request<B>,
+        token: &Token<'_>,
         peer: IpAddr,
         cookies: &Cookies,
         tunnel: bool,
     ) -> Result<Self, Error> {
-        let ask = Self::read(upstream, request, |affinity| match affinity {
+        let claim = |claim: &str| claimed(upstream, request.headers(), token, claim);
+        let ask = Self::read(upstream, request, claim, |affinity| match affinity {
             Affinity::Cookie => Wish::Again(cookies.recall(upstream, request.headers())),
             Affinity::Ip => match peer.to_canonical() {
                 IpAddr::V4(peer) => wish_of(&peer.octets()),
@@ -80,24 +83,54 @@ impl Ask {
         Ok(Self { tunnel, ..ask })
     }
 
-    /// What a call of ours asks for. There is no client who would come back.
+    /// What a call of ours asks for. There is no client who would come back, and of its token counts what was found when
+    /// it was [taken over](Self::prove).
     ///
     /// # Errors
     /// When it has no key, and needs one.
     pub(crate) fn of_own<B>(upstream: &Upstream, request: &Request<B>) -> Result<Self, Error> {
-        Self::read(upstream, request, |_| Wish::None)
+        let proven = request.extensions().get::<ProvenKey>();
+        let claim = |claim: &str| {
+            Ok(proven
+                .filter(|proven| *proven.claim == *claim)
+                .map(|proven| proven.key.as_str().as_bytes().into()))
+        };
+        Self::read(upstream, request, claim, |_| Wish::None)
     }
 
-    /// `by_client` says what is wished for where that is not said by the request itself.
-    fn read<B>(
+    /// Finds what a call asks for that is taken over to be made later, and leaves with it what its `token` said.
+    ///
+    /// # Errors
+    /// When it has no key, and needs one.
+    pub(crate) fn prove<B>(
         upstream: &Upstream,
-        request: &Request<B>,
+        request: &mut Request<B>,
+        token: &Token<'_>,
+    ) -> Result<(), Error> {
+        let mut asked = None;
+        let claim = |claim: &str| {
+            asked = Some(claim.into());
+            claimed(upstream, request.headers(), token, claim)
+        };
+        let ask = Self::read(upstream, request, claim, |_| Wish::None)?;
+        if let Some((claim, key)) = asked.zip(ask.key) {
+            request.extensions_mut().insert(ProvenKey { claim, key });
+        }
+        Ok(())
+    }
+
+    /// `claim` gives the text of a claim of the request's token; `by_client` says what is wished for where that is not said
+    /// by the request itself.
+    fn read<'a, B>(
+        upstream: &Upstream,
+        request: &'a Request<B>,
+        claim: impl FnOnce(&str) -> Result<Option<Cow<'a, [u8]>>, Error>,
         by_client: impl FnOnce(&Affinity) -> Wish,
     ) -> Result<Self, Error> {
         let placement = upstream.placement.load();
         let Some(placement) = &*placement else { return Ok(Self::default()) };
         if let Some(source) = &placement.key {
-            return Ok(Self::default().of_key(key(source, request)?));
+            return Ok(Self::default().of_key(key(source, request, claim)?));
         }
         let wish = match &placement.affinity {
             Some(Affinity::Header(name)) => {
@@ -129,11 +162,27 @@ fn wish_of(value: &[u8]) -> Wish {
     Wish::Hash(hasher.finish())
 }
 
-fn key<B>(source: &KeySource, request: &Request<B>) -> Result<ReplicaKey, Error> {
+/// The text of a claim of `token`, which is in these headers.
+fn claimed<'a>(
+    upstream: &Upstream,
+    headers: &HeaderMap,
+    token: &'a Token<'_>,
+    claim: &str,
+) -> Result<Option<Cow<'a, [u8]>>, Error> {
+    let claims = token.claims(headers).map_err(|why| why.of(upstream.key()))?;
+    Ok(claims.get(claim).filter(|text| !text.is_empty()).map(|text| text.as_bytes().into()))
+}
+
+fn key<'a, B>(
+    source: &KeySource,
+    request: &'a Request<B>,
+    claim: impl FnOnce(&str) -> Result<Option<Cow<'a, [u8]>>, Error>,
+) -> Result<ReplicaKey, Error> {
     let value = match source {
         KeySource::Path(index) => segment(*index, request.uri()),
         KeySource::Query(name) => parameter(name, request.uri()),
         KeySource::Header(name) => header(name, request.headers()),
+        KeySource::Jwt(name) => claim(name)?,
     };
     let value = value.ok_or_else(|| Error::MissingKey { at: source.clone() })?;
     ReplicaKey::from_bytes(&value).map_err(|problem| Error::InvalidKey { at: source.clone(), problem })
@@ -233,15 +282,59 @@ mod tests {
             ("header:x-room", "/", Ok("of%20header")),
             ("header:x-empty", "/", Err("this function needs a key: header:x-empty")),
             ("header:x-none", "/", Err("this function needs a key: header:x-none")),
+            ("jwt:sub", "/", Err("this function needs a key: jwt:sub")),
         ] {
             let request = request(uri, &[("x-room", "of%20header"), ("x-room", "other"), ("x-empty", "")]);
-            let read = key(&source.parse().unwrap(), &request).map_err(|error| error.to_string());
+            let read =
+                key(&source.parse().unwrap(), &request, |_| Ok(None)).map_err(|error| error.to_string());
             assert_eq!(
                 read.as_ref().map(ReplicaKey::as_str).map_err(String::as_str),
                 found,
                 "{source} {uri}"
             );
         }
+    }
+
+    /// Finds this key in the token of every request, or none.
+    struct Says(Option<&'static str>);
+
+    impl crate::access::Guard for Says {
+        fn is_replica(&self, _: IpAddr) -> bool {
+            false
+        }
+
+        fn authenticate<'a>(&'a self, _: &'a HeaderMap, _: IpAddr) -> crate::access::Judgement<'a> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+
+        fn claims(&self, _: &HeaderMap) -> Result<crate::token::Claims, crate::token::BadToken> {
+            let subject = self.0.ok_or(crate::token::BadToken::Expired)?;
+            Ok([("sub".to_owned(), subject.to_owned())].into_iter().collect())
+        }
+    }
+
+    #[test]
+    fn a_call_keeps_the_key_that_its_token_said_and_it_counts_for_that_claim_alone() {
+        let function = crate::function::FunctionKey::from_route("f").unwrap();
+        let upstream = Upstream::new(function, crate::upstream::UpstreamLimits::default());
+        let key_in = |source: &str| {
+            let key = Some(source.parse().unwrap());
+            upstream.set_placement(crate::placement::Placement { key, max_keys: 1, ..Default::default() });
+        };
+        key_in("jwt:sub");
+        let (ada, expired) = (Says(Some("ada")), Says(None));
+        let mut call = request("/room", &[]);
+        let refused = Ask::prove(&upstream, &mut call, &Token::new(&expired)).unwrap_err();
+        assert_eq!(refused.status(false), 401);
+        assert!(matches!(Ask::of_own(&upstream, &call), Err(Error::MissingKey { .. })), "nothing was proven");
+        Ask::prove(&upstream, &mut call, &Token::new(&ada)).unwrap();
+        // Nobody verifies it again.
+        let asked = |call: &Request<()>| Ask::of_own(&upstream, call).map(|ask| ask.key.unwrap().to_string());
+        assert_eq!(asked(&call).unwrap(), "ada");
+        key_in("jwt:tenant");
+        assert!(matches!(asked(&call), Err(Error::MissingKey { .. })), "it is the text of another claim");
+        key_in("path[1]");
+        assert_eq!(asked(&call).unwrap(), "room");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::body::ResponseBody;
 use crate::function::{FunctionKey, ReplicaId};
 use crate::limits::Limit;
 use crate::placement::{InvalidPlacement, KeySource};
+use crate::token::BadToken;
 
 /// Marks an answer of the platform, as opposed to one of the function.
 const X_OPENFAAS_INTERNAL: HeaderName = HeaderName::from_static("x-openfaas-internal");
@@ -40,6 +41,10 @@ pub enum Side {
 /// How to ask for a function that wants to know who calls.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"roost\"");
 
+/// The same for one that wants a token (RFC 6750).
+const TOKEN_CHALLENGE: HeaderValue =
+    HeaderValue::from_static("Bearer realm=\"roost\", error=\"invalid_token\"");
+
 /// Why a request got no answer from a function.
 ///
 /// The text is for the client: one line, no addresses, nothing of the request but the name it asked for.
@@ -56,6 +61,14 @@ pub enum Error {
     Unauthorized {
         /// The function.
         function: FunctionKey,
+    },
+    /// The function asks for a token, and the one of the client does not count.
+    #[error("function {function} asks for a valid bearer token: {why}")]
+    InvalidToken {
+        /// The function.
+        function: FunctionKey,
+        /// What is wrong with the token.
+        why: BadToken,
     },
     /// No deferred call is known by this id (any more).
     #[error("no call {id} is queued or running here")]
@@ -203,6 +216,7 @@ impl Error {
     pub fn side(&self) -> Side {
         match self {
             Self::Unauthorized { .. }
+            | Self::InvalidToken { .. }
             | Self::MissingKey { .. }
             | Self::InvalidKey { .. }
             | Self::ClientStalled { .. }
@@ -233,7 +247,7 @@ impl Error {
     pub fn status(&self, tunnel: bool) -> StatusCode {
         match self {
             Self::UnknownFunction { .. } | Self::UnknownCall { .. } => StatusCode::NOT_FOUND,
-            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized { .. } | Self::InvalidToken { .. } => StatusCode::UNAUTHORIZED,
             Self::Connect { .. } | Self::NoAnswer { .. } if tunnel => StatusCode::BAD_GATEWAY,
             Self::Connect { .. } | Self::NoAnswer { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::RequestTimeout { .. } | Self::HeaderTimeout { .. } | Self::WaitingTimeout { .. }
@@ -295,8 +309,13 @@ impl Error {
         if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(RETRY_AFTER, self.retry_after());
         }
-        if response.status() == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
+        let challenge = match self {
+            Self::Unauthorized { .. } => Some(CHALLENGE),
+            Self::InvalidToken { .. } => Some(TOKEN_CHALLENGE),
+            _ => None,
+        };
+        if let Some(challenge) = challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response
     }
@@ -315,6 +334,7 @@ mod tests {
         for (error, call, tunnel) in [
             (Error::UnknownFunction { name: "x.y".into() }, 404, 404),
             (Error::Unauthorized { function: function.clone() }, 401, 401),
+            (Error::InvalidToken { function: function.clone(), why: BadToken::Expired }, 401, 401),
             (Error::UnknownCall { id: "x".into() }, 404, 404),
             (
                 Error::Connect { function: function.clone(), replica: replica.clone(), cause: refused },

@@ -35,6 +35,7 @@ use crate::limits::{self, Gate};
 use crate::path::{self, FunctionPath, Target};
 use crate::route::{Routes, split};
 use crate::sent::Sent;
+use crate::token::Token;
 use crate::trace;
 use crate::tunnel::{Tunnel, Tunnels};
 use crate::upstream::{Timeouts, Upstream};
@@ -169,8 +170,9 @@ impl Handler {
         peer: SocketAddr,
         note: &mut Note,
     ) -> Response<ResponseBody> {
+        let token = Token::new(&*self.guard);
         if !upstream.access().is_open() {
-            match upstream.admit(&self.guard, request.headers(), peer).await {
+            match upstream.admit(&self.guard, request.headers(), &token, peer).await {
                 // The password of a user of this host is not for a function to know.
                 Ok(true) => {
                     note.user(|| self.guard.user(request.headers()));
@@ -182,18 +184,20 @@ impl Handler {
         }
         if path.is_deferred() {
             note.function(upstream.key());
-            return self.defer(&upstream, path, request, &call, peer).await;
+            return self.defer(&upstream, path, request, token, &call, peer).await;
         }
         let record = Record::begin(&upstream, note.take());
-        self.invoke(upstream, request, path, call, peer, record).await
+        self.invoke(upstream, request, path, token, call, peer, record).await
     }
 
     /// Takes a request to a function, and its answer to the point where only bytes are left to move.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the request that is known by now")]
     async fn invoke(
         &self,
         upstream: Arc<Upstream>,
         request: Request<ClientBody>,
         path: &FunctionPath<'_>,
+        token: Token<'_>,
         call: Call,
         peer: SocketAddr,
         mut record: Record,
@@ -213,7 +217,9 @@ impl Handler {
         let reached = async {
             record.place = upstream.enter(&outbound, upgrade.is_some(), &limits.bounds)?;
             let outbound = limits::bound(outbound, &upstream, &limits.bounds);
-            let ask = Ask::of_client(&upstream, &outbound, peer.ip(), &self.cookies, upgrade.is_some())?;
+            let cookies = &self.cookies;
+            let ask = Ask::of_client(&upstream, &outbound, &token, peer.ip(), cookies, upgrade.is_some())?;
+            drop(token);
             let waits = record.waits();
             let claim = self.tunnels.admit(upgrade.is_some(), upstream.acquire_for(&ask)).await;
             record.waited(waits);
@@ -282,6 +288,7 @@ impl Handler {
         upstream: &Arc<Upstream>,
         path: &FunctionPath<'_>,
         request: Request<ClientBody>,
+        token: Token<'_>,
         call: &Call,
         peer: SocketAddr,
     ) -> Response<ResponseBody> {
@@ -295,13 +302,14 @@ impl Handler {
         // Trailers are not kept with the bytes, nor those of an answer that nobody reads.
         parts.headers.remove(TE);
         parts.headers.remove(TRAILER);
-        let request = Request::from_parts(parts, body);
+        let mut request = Request::from_parts(parts, body);
         let limits = upstream.limits();
         // Now there is somebody to tell that it could never be made.
         let entered = upstream.enter(&request, false, &limits.bounds);
-        if let Err(error) = entered.and_then(|_| Ask::of_own(upstream, &request)) {
+        if let Err(error) = entered.and_then(|_| Ask::prove(upstream, &mut request, &token)) {
             return refuse(&error, call, false);
         }
+        drop(token);
         let answered = self.intake.accept(Deferred {
             function: upstream.key().clone(),
             name: path.segment().to_owned(),
@@ -317,10 +325,10 @@ impl Handler {
 
     /// Ends the deferred calls of an id, as far as `peer` might have made them. Of others it does not hear.
     async fn cancel(&self, id: &str, headers: &HeaderMap, peer: SocketAddr) -> Response<ResponseBody> {
-        let mut admitted = Vec::new();
+        let (mut admitted, token) = (Vec::new(), Token::new(&*self.guard));
         for function in self.intake.functions_of(id) {
             let Some(upstream) = self.routes.get(&function) else { continue };
-            if upstream.admit(&self.guard, headers, peer).await.is_ok() {
+            if upstream.admit(&self.guard, headers, &token, peer).await.is_ok() {
                 admitted.push(function);
             }
         }

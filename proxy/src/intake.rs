@@ -28,7 +28,8 @@ pub struct Deferred {
     pub idle: Option<Duration>,
     /// The largest body that the function takes, in bytes. One of known length was measured.
     pub max_body: Option<u64>,
-    /// The request as it is for the function, but for what a [`Caller`](crate::Caller) adds. The URI is a path and a query.
+    /// The request as it is for the function, but for what a [`Caller`](crate::Caller) adds. The URI is a path and a query. What its
+    /// token was found to say is in its extensions, which a `Caller` wants to have with it.
     pub request: Request<ClientBody>,
 }
 

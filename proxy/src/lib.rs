@@ -86,6 +86,7 @@ mod stream;
 mod strict;
 mod tcp;
 pub mod tls;
+mod token;
 mod trace;
 mod tunnel;
 mod upstream;
@@ -112,6 +113,7 @@ pub use metrics::{BOUNDS, CLIENT_LEFT, Distribution, Histogram, Load, Totals};
 pub use placement::{Affinity, InvalidPlacement, KeySource, MAX_KEY, Placement, ReplicaKey};
 pub use route::{RouteTable, Routes};
 pub use server::{Drained, Server, Settings};
+pub use token::{BadToken, Claims};
 pub use trace::Trace;
 pub use tunnel::keep::{
     DescriptorStore, Inherited, Keep, KeptFigures, MAX_KEPT, MEMORY_NAME, Named, Storing,

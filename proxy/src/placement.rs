@@ -44,6 +44,8 @@ pub enum KeySource {
     Query(Box<str>),
     /// In a header.
     Header(HeaderName),
+    /// In a claim of the bearer token, which is verified before.
+    Jwt(Box<str>),
 }
 
 /// What a replica of its own is for: a customer, a room. Not empty, at most [`MAX_KEY`] bytes, none of them a control
@@ -79,7 +81,7 @@ impl FromStr for KeySource {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: InvalidPlacement =
-            InvalidPlacement("path[N] with N from 1 to 16, query:NAME or header:NAME");
+            InvalidPlacement("path[N] with N from 1 to 16, query:NAME, header:NAME or jwt:CLAIM");
         if let Some(index) = text.strip_prefix("path[").and_then(|rest| rest.strip_suffix(']')) {
             return match index.parse() {
                 Ok(index @ 1..=16) => Ok(Self::Path(index)),
@@ -89,6 +91,7 @@ impl FromStr for KeySource {
         match text.split_once(':') {
             Some(("header", name)) => name.parse().map(Self::Header).map_err(|_| EXPECTED),
             Some(("query", name)) if !name.is_empty() => Ok(Self::Query(name.into())),
+            Some(("jwt", claim)) if !claim.is_empty() => Ok(Self::Jwt(claim.into())),
             _ => Err(EXPECTED),
         }
     }
@@ -100,6 +103,7 @@ impl fmt::Display for KeySource {
             Self::Path(index) => write!(f, "path[{index}]"),
             Self::Query(name) => write!(f, "query:{name}"),
             Self::Header(name) => write!(f, "header:{name}"),
+            Self::Jwt(claim) => write!(f, "jwt:{claim}"),
         }
     }
 }
@@ -156,6 +160,10 @@ mod tests {
             ("path[1]", Some(KeySource::Path(1))),
             ("query:room", Some(KeySource::Query("room".into()))),
             ("header:X-Room", Some(KeySource::Header(HeaderName::from_static("x-room")))),
+            ("jwt:sub", Some(KeySource::Jwt("sub".into()))),
+            ("jwt:https://example.org/room", Some(KeySource::Jwt("https://example.org/room".into()))),
+            ("jwt:", None),
+            ("jwt", None),
             ("path[0]", None),
             ("path[17]", None),
             ("path", None),

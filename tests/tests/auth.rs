@@ -161,7 +161,8 @@ async fn functions_are_open_or_ask_who_calls_or_are_not_there() {
     let echo =
         |annotations: Value| json!({ "service": "echo", "image": "echo:1", "annotations": annotations });
     for (annotations, why) in [
-        (json!({ "roost.auth": "jwt" }), "annotations.roost.auth: jwt is not available in this version"),
+        (json!({ "roost.auth": "jwt" }), "roost.auth: jwt: this host verifies no tokens"),
+        (json!({ "roost.scale.key": "jwt:sub" }), "roost.scale.key: jwt:sub: this host verifies no tokens"),
         (json!({ "roost.auth": "yes" }), "annotations.roost.auth: \"yes\""),
         (json!({ "roost.internal": "yes" }), "annotations.roost.internal: \"yes\""),
     ] {

@@ -2,10 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
-use hyper::StatusCode;
-use roost_tests::{Config, ECHO, Host, Image, Socket, eventually};
+use hmac::digest::KeyInit;
+use hmac::{Hmac, Mac};
+use hyper::{Method, StatusCode};
+use roost_tests::{Answer, Config, ECHO, Host, Image, Socket, body_of, eventually};
 use serde_json::json;
+use sha2::Sha256;
 
 /// An echo with a replica for each key, two at most, that go when they were idle for so long.
 async fn keyed(by: &str, idle: &str) -> Host {
@@ -55,6 +63,65 @@ async fn each_key_has_a_replica_that_knows_it_and_goes_by_itself() {
     let mary = Socket::open(&host, "/function/echo?customer=mary").await;
     assert_eq!(mary.header("x-replica-key"), "mary");
     assert_eq!(replica_of(&host, "/headers?customer=ada").await, ada.replica());
+}
+
+/// A token of `subject` that is signed with this secret.
+fn token_of(subject: &str, secret: &[u8]) -> String {
+    let part = |value: serde_json::Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+    let claims = json!({ "sub": subject, "exp": 1_u64 << 40 });
+    let message = format!("{}.{}", part(json!({ "alg": "HS256", "kid": "1" })), part(claims));
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).unwrap();
+    mac.update(message.as_bytes());
+    format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+}
+
+/// Calls the echo with such a header.
+async fn bearing(host: &Host, path: &str, token: &str) -> Answer {
+    let request = host.api.request(&Method::POST, path).header("authorization", format!("Bearer {token}"));
+    host.api.try_send(request.body(body_of("hi")).unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn each_subject_of_a_token_has_a_replica_and_a_forged_one_has_none() {
+    let (secret, forger) = ([7; 32], [8; 32]);
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("jwks.json");
+    let encoded = BASE64_URL_SAFE_NO_PAD.encode(secret);
+    let set = json!({ "keys": [{ "kty": "oct", "kid": "1", "alg": "HS256", "k": encoded }] });
+    fs::write(&keys, set.to_string()).unwrap();
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
+    let host = Host::with_echo(Config { jwt: format!("keys = {keys:?}"), ..Config::default() }).await;
+    let annotations = json!({ "roost.scale.key": "jwt:sub", "roost.idle.state": "stopped" });
+    let labels = json!({ "com.openfaas.scale.max": "3" });
+    let body = json!({ "service": "echo", "image": ECHO, "labels": labels, "annotations": annotations });
+    host.post_function(&body).await;
+    host.was_up("echo").await;
+
+    let forged = token_of("ada", &forger);
+    for path in ["/function/echo/headers", "/async-function/echo"] {
+        for answer in [bearing(&host, path, &forged).await, host.api.post(path, "hi").await] {
+            assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
+            let challenge = "Bearer realm=\"roost\", error=\"invalid_token\"";
+            assert_eq!(answer.header("www-authenticate"), challenge);
+        }
+    }
+    assert_eq!(host.processes(), [], "nothing is started for it");
+
+    let mut replicas = Vec::new();
+    for subject in ["ada", "grace"] {
+        let answer = bearing(&host, "/function/echo/headers", &token_of(subject, &secret)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        assert_eq!(answer.header("x-replica-key"), subject);
+        replicas.push(answer.header("x-replica").to_owned());
+    }
+    assert_ne!(replicas[0], replicas[1]);
+    assert_eq!(host.processes().len(), 2);
+
+    // A call for later has its replica, too.
+    let later = bearing(&host, "/async-function/echo", &token_of("mary", &secret)).await;
+    assert_eq!(later.status, StatusCode::ACCEPTED, "{}", later.text());
+    eventually("the replica of a call for later", || async { (host.processes().len() == 3).then_some(()) })
+        .await;
 }
 
 #[tokio::test]

@@ -17,10 +17,12 @@ use self::raw::Raw;
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::{access_log, queue, units};
 
+mod jwt;
 pub mod limits;
 mod raw;
 mod tls;
 
+pub use self::jwt::Jwt;
 pub use self::tls::{CertificateFiles, Tls};
 
 /// Where the settings are, unless the command line says otherwise.
@@ -41,6 +43,8 @@ pub struct Config {
     pub kept_tunnels: usize,
     /// Who may use the API; `None` for everybody.
     pub auth: Option<Auth>,
+    /// Whose tokens count where functions ask for one; `None` for nobody's.
+    pub jwt: Option<Jwt>,
     /// What must survive a reboot.
     pub state: PathBuf,
     /// What must not.
@@ -295,6 +299,7 @@ impl Config {
                 password_file: raw.auth.password_file.unwrap_or_else(|| "/etc/roost/admin-password".into()),
                 users_file: raw.auth.users_file.unwrap_or_else(|| "/etc/roost/users".into()),
             }),
+            jwt: raw.jwt.resolve(m),
             state,
             run: raw.paths.run.unwrap_or_else(|| "/run/roost".into()),
             stacks: raw.paths.stacks.unwrap_or_else(|| "/etc/roost/functions.d".into()),

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::runtime::containerd::oci;
 
+use super::jwt::RawJwt;
 use super::limits::RawLimits;
 use super::tls::RawTls;
 use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
@@ -29,6 +30,7 @@ pub(super) struct Raw {
     pub(super) server: RawServer,
     pub(super) tls: RawTls,
     pub(super) auth: RawAuth,
+    pub(super) jwt: RawJwt,
     pub(super) paths: RawPaths,
     pub(super) containerd: RawContainerd,
     pub(super) functions: RawFunctions,

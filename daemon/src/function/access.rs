@@ -1,14 +1,15 @@
 //! What a function asks of its callers, as a deployment says it.
 //!
-//! Owns the annotations `roost.auth` and `roost.internal`. Labels of these names count the same; an annotation goes
-//! before a label.
+//! Owns the annotations `roost.auth` and `roost.internal`, and that keys that are in tokens (`roost.scale.key`) ask for
+//! one. Labels of these names count the same; an annotation goes before a label.
 
-use roost_proxy::Access;
+use roost_proxy::{Access, KeySource};
 
 use crate::function::record::FunctionRecord;
 use crate::function::spec::Deployment;
+use crate::scaling::labels::KEY;
 
-pub(super) const AUTH: &str = "roost.auth";
+pub(crate) const AUTH: &str = "roost.auth";
 pub(super) const INTERNAL: &str = "roost.internal";
 
 /// What a deployment asks of callers.
@@ -16,20 +17,28 @@ pub(super) const INTERNAL: &str = "roost.internal";
 /// # Errors
 /// With all mistakes, each named by its field.
 pub fn parse(deployment: &Deployment) -> Result<Access, Vec<String>> {
-    let login = read(deployment, AUTH, |value| match value {
-        "none" => Ok(false),
-        "basic" => Ok(true),
-        "jwt" => Err("jwt is not available in this version: expected none or basic".to_owned()),
-        other => Err(format!("{other:?}: expected none or basic")),
+    let auth = read(deployment, AUTH, |value| match value {
+        "none" => Ok(Access::default()),
+        "basic" => Ok(Access { login: true, ..Access::default() }),
+        "jwt" => Ok(Access { token: true, ..Access::default() }),
+        other => Err(format!("{other:?}: expected none, basic or jwt")),
+    });
+    // What is wrong with it is said where the rest of scaling is read.
+    let keyed = read(deployment, KEY, |value| match value.parse() {
+        Ok(KeySource::Jwt(_)) if auth.as_ref().is_ok_and(|auth| auth.login) => Err(format!(
+            "{value}: cannot be together with {AUTH}: basic: a request bears either a token or a password"
+        )),
+        Ok(KeySource::Jwt(_)) => Ok(Access { token: true, ..Access::default() }),
+        _ => Ok(Access::default()),
     });
     let internal = read(deployment, INTERNAL, |value| match value {
-        "true" => Ok(true),
-        "false" => Ok(false),
+        "true" => Ok(Access { internal: true, ..Access::default() }),
+        "false" => Ok(Access::default()),
         other => Err(format!("{other:?}: expected \"true\" or \"false\"")),
     });
-    match (login, internal) {
-        (Ok(login), Ok(internal)) => Ok(Access { internal, login }),
-        (login, internal) => Err([login.err(), internal.err()].into_iter().flatten().collect()),
+    match (auth, keyed, internal) {
+        (Ok(auth), Ok(keyed), Ok(internal)) => Ok(auth.and(keyed).and(internal)),
+        (auth, keyed, internal) => Err([auth, keyed, internal].into_iter().filter_map(Result::err).collect()),
     }
 }
 
@@ -44,13 +53,13 @@ pub fn of(record: &FunctionRecord) -> Access {
     of_each.fold(record.asked, Access::and)
 }
 
-/// The value of an annotation or label; not given is `false`.
+/// What an annotation or label asks for; not given is nothing.
 fn read(
     deployment: &Deployment,
     name: &str,
-    meaning: impl FnOnce(&str) -> Result<bool, String>,
-) -> Result<bool, String> {
-    let Some(value) = deployment.settings().remove(name) else { return Ok(false) };
+    meaning: impl FnOnce(&str) -> Result<Access, String>,
+) -> Result<Access, String> {
+    let Some(value) = deployment.settings().remove(name) else { return Ok(Access::default()) };
     let kind = if deployment.annotations.contains_key(name) { "annotations" } else { "labels" };
     meaning(value.trim()).map_err(|why| format!("{kind}.{name}: {why}"))
 }
@@ -67,26 +76,39 @@ mod tests {
 
     #[test]
     fn annotations_and_labels_say_what_is_asked() {
-        let table: [(&[_], &[_], _, _); 8] = [
-            (&[], &[], false, false),
-            (&[(AUTH, "none"), (INTERNAL, "false")], &[], false, false),
-            (&[(AUTH, "basic")], &[], false, true),
-            (&[(INTERNAL, "true")], &[], true, false),
-            (&[(AUTH, "basic")], &[(INTERNAL, "true")], true, true),
-            (&[], &[(AUTH, "basic"), (INTERNAL, "true")], true, true),
-            (&[(AUTH, "none")], &[(AUTH, "basic")], false, false),
-            (&[(AUTH, "basic")], &[(AUTH, "none")], false, true),
+        let open = Access::default();
+        let (internal, login) = (Access { internal: true, ..open }, Access { login: true, ..open });
+        let token = Access { token: true, ..open };
+        let table: [(&[_], &[_], _); 13] = [
+            (&[], &[], open),
+            (&[(AUTH, "none"), (INTERNAL, "false")], &[], open),
+            (&[(AUTH, "basic")], &[], login),
+            (&[(INTERNAL, "true")], &[], internal),
+            (&[(AUTH, "basic")], &[(INTERNAL, "true")], login.and(internal)),
+            (&[], &[(AUTH, "basic"), (INTERNAL, "true")], login.and(internal)),
+            (&[(AUTH, "none")], &[(AUTH, "basic")], open),
+            (&[(AUTH, "basic")], &[(AUTH, "none")], login),
+            (&[(AUTH, "jwt")], &[], token),
+            (&[(KEY, "jwt:sub")], &[(INTERNAL, "true")], token.and(internal)),
+            (&[(KEY, "jwt:sub"), (AUTH, "jwt")], &[], token),
+            (&[(KEY, "jwt:sub"), (AUTH, "none")], &[], token),
+            (&[(KEY, "path[1]")], &[(KEY, "jwt:sub")], open),
         ];
-        for (annotations, labels, internal, login) in table {
+        for (annotations, labels, access) in table {
             let parsed = parse(&deployment(annotations, labels));
-            assert_eq!(parsed, Ok(Access { internal, login }), "{annotations:?} {labels:?}");
+            assert_eq!(parsed, Ok(access), "{annotations:?} {labels:?}");
         }
     }
 
     #[test]
     fn what_is_not_known_is_refused_by_name() {
-        let table: [(&[_], &[_], &[&str]); 6] = [
-            (&[(AUTH, "jwt")], &[], &["annotations.roost.auth: jwt is not available in this version"]),
+        let table: [(&[_], &[_], &[&str]); 7] = [
+            (&[(AUTH, "bearer")], &[], &["annotations.roost.auth: \"bearer\": expected none, basic or jwt"]),
+            (
+                &[(AUTH, "basic")],
+                &[(KEY, "jwt:sub")],
+                &["labels.roost.scale.key: jwt:sub: cannot be together with roost.auth: basic"],
+            ),
             (&[(AUTH, "")], &[], &["annotations.roost.auth:"]),
             (&[(AUTH, "Basic")], &[], &["annotations.roost.auth:"]),
             (&[], &[(INTERNAL, "yes")], &["labels.roost.internal:"]),
@@ -109,7 +131,7 @@ mod tests {
     #[test]
     fn an_update_tightens_at_once_and_loosens_when_it_is_through() {
         let revision = |annotations| Revision::new(deployment(annotations, &[]));
-        let (open, login) = (Access::default(), Access { internal: false, login: true });
+        let (open, login) = (Access::default(), Access { login: true, ..Access::default() });
         let first = FunctionRecord::new(revision(&[])).completed();
         assert_eq!(of(&first), open);
         let tightened = first.updated(revision(&[(AUTH, "basic")]));
@@ -121,7 +143,11 @@ mod tests {
         let twice = never_complete.updated(revision(&[(INTERNAL, "true")])).updated(revision(&[]));
         assert_eq!(of(&never_complete.updated(revision(&[]))), login, "some of its replicas may serve on");
         let kept = serde_json::from_slice(&serde_json::to_vec(&twice).unwrap()).unwrap();
-        assert_eq!(of(&kept), Access::STRICTEST, "all that was asked on the way, over a restart too");
+        assert_eq!(
+            of(&kept),
+            Access { internal: true, ..login },
+            "all that was asked on the way, over a restart too"
+        );
         assert_eq!(of(&twice.completed()), open);
         let unknown = FunctionRecord::new(revision(&[(AUTH, "of a later version")]));
         assert_eq!(of(&unknown), Access::STRICTEST);

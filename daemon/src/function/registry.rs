@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::{Routes, Upstream, UpstreamLimits};
+use roost_proxy::{KeySource, Routes, Upstream, UpstreamLimits};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -84,10 +84,39 @@ pub struct Registry {
     limits: UpstreamLimits,
     tools: Tools,
     queue: Queue,
-    /// Does this host know users, so that functions can ask for them?
-    has_users: bool,
+    trusts: Trusts,
     /// Cancelled when a controller broke: nobody would look after its function.
     broken: CancellationToken,
+}
+
+/// Whom this host can know callers by, so that functions can ask for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Trusts {
+    /// It has users.
+    pub users: bool,
+    /// It has keys that verify tokens.
+    pub tokens: bool,
+}
+
+impl Trusts {
+    /// Can callers be what the function asks for?
+    fn admit(self, spec: &FunctionSpec) -> Result<(), String> {
+        if spec.access.login && !self.users {
+            let why =
+                "roost.auth: this host has no users that could log in: auth.enabled is false in its settings";
+            return Err(why.to_owned());
+        }
+        if spec.access.token && !self.tokens {
+            let asked = match &spec.policy.placement.key {
+                Some(key @ KeySource::Jwt(_)) => format!("{}: {key}", labels::KEY),
+                _ => format!("{}: jwt", access::AUTH),
+            };
+            return Err(format!(
+                "{asked}: this host verifies no tokens: name a file of keys in the section [jwt] of its settings"
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Registry {
@@ -98,7 +127,7 @@ impl Registry {
         limits: UpstreamLimits,
         tools: Tools,
         queue: Queue,
-        has_users: bool,
+        trusts: Trusts,
         broken: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -114,7 +143,7 @@ impl Registry {
             limits,
             tools,
             queue,
-            has_users,
+            trusts,
             broken,
         })
     }
@@ -238,11 +267,7 @@ impl Registry {
     /// function is written down.
     fn admit(&self, spec: &FunctionSpec) -> Result<(), RegistryError> {
         self.require_namespace(&spec.key.namespace).map_err(RegistryError::Refused)?;
-        if spec.access.login && !self.has_users {
-            let why =
-                "roost.auth: this host has no users that could log in: auth.enabled is false in its settings";
-            return Err(RegistryError::Refused(why.to_owned()));
-        }
+        self.trusts.admit(spec).map_err(RegistryError::Refused)?;
         self.require_free(&spec.key, &spec.domains)?;
         let annotated = spec.deployment.annotations.contains_key(labels::MIN);
         let field = format!("{}.{}", if annotated { "annotations" } else { "labels" }, labels::MIN);

@@ -381,7 +381,7 @@ mod tests {
         let text = parse(json!({
             "service": "Bad_Name", "image": "", "namespace": "No_Where", "limits": {"memory": "lots", "cpu": "-1"},
             "envVars": {"A=B": "x"}, "labels": {"com.openfaas.scale.min": "0", "roost.internal": "1", "com.openfaas.scale.zero": "maybe"},
-            "annotations": {"roost.auth": "jwt", "roost.domain": "localhost", "roost.drain": "a day", "roost.compression": "br",
+            "annotations": {"roost.auth": "token", "roost.domain": "localhost", "roost.drain": "a day", "roost.compression": "br",
                 "roost.protocol": "grpc"}
         }))
         .unwrap_err();
@@ -399,7 +399,7 @@ mod tests {
             "annotations.roost.protocol: \"grpc\": expected http or h2c",
             "annotations.roost.domain: \"localhost\":",
             "labels.roost.internal:",
-            "annotations.roost.auth: jwt is not available in this version",
+            "annotations.roost.auth: \"token\": expected none, basic or jwt",
         ] {
             assert!(text.contains(field), "{field} in {text}");
         }

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use roost_proxy::{Affinity, KeySource, Placement};
+use roost_proxy::{Affinity, Placement};
 
 use crate::function::spec::{Deployment, MAX_REPLICAS};
 use crate::scaling::policy::{Cap, IdleBy, LoadTarget, Measure, Policy, Rest, Rung, Zero};
@@ -28,7 +28,7 @@ const CAPACITY: &str = "roost.scale.capacity";
 const WAIT: &str = "roost.queue.wait";
 const ROLLOUT: &str = "roost.rollout";
 const SINGLETON: &str = "roost.scale.singleton";
-const KEY: &str = "roost.scale.key";
+pub(crate) const KEY: &str = "roost.scale.key";
 const AFFINITY: &str = "roost.affinity";
 const DRAIN: &str = "roost.drain";
 const REST: &str = "roost.idle.state";
@@ -102,7 +102,7 @@ enum Kind {
 /// See [`Policy::parse`].
 pub(super) fn read(deployment: &Deployment) -> Result<Policy, Vec<String>> {
     let mut reader = Reader { deployment, mistakes: Vec::new() };
-    let key = reader.key();
+    let key = reader.placed(KEY);
     let singleton = reader.flag(SINGLETON) == Some(true);
     let kind = match (reader.given(KEY), singleton) {
         (Some(_), _) => Kind::Keyed,
@@ -199,18 +199,6 @@ impl<'a> Reader<'a> {
 
     fn up_to(&mut self, name: &str, most: Duration) -> Option<Duration> {
         self.duration(name, Duration::ZERO..=most)
-    }
-
-    fn key(&mut self) -> Option<KeySource> {
-        let value = self.given(KEY)?;
-        if value == "jwt" || value.starts_with("jwt:") {
-            self.refuse(
-                KEY,
-                "jwt is not available in this version: expected path[N], query:NAME or header:NAME",
-            );
-            return None;
-        }
-        self.placed(KEY)
     }
 
     /// A setting whose spelling is the proxy's.

@@ -16,7 +16,7 @@ async fn an_internal_function_looks_from_outside_as_if_there_were_none() {
     let (endpoint, counts) = Function::start().await.serve("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     let upstream = proxy.function("f", &[]);
     upstream.publish(vec![endpoint]);
-    upstream.set_access(Access { internal: true, login: false });
+    upstream.set_access(Access { internal: true, ..Access::default() });
     let spoofed = "x-forwarded-for: 10.63.0.9\r\nforwarded: for=10.63.0.9\r\nx-real-ip: 10.63.0.9\r\n";
     for headers in ["", UPGRADE, spoofed] {
         let there = proxy.ask(&asking("f", headers)).await.answer().await;
@@ -35,7 +35,7 @@ async fn a_function_that_asks_who_calls_never_sees_what_the_caller_said() {
     let proxy = Proxy::start().await;
     let function = Function::start().await;
     let upstream = proxy.function("f", &[&function]);
-    upstream.set_access(Access { internal: false, login: true });
+    upstream.set_access(Access { login: true, ..Access::default() });
     for headers in ["", UPGRADE, "authorization: Basic wrong\r\n"] {
         let answer = proxy.ask(&asking("f", headers)).await.answer().await;
         assert_eq!(answer.head.status(), 401, "{headers}");

@@ -39,7 +39,7 @@ async fn a_request_is_told_of_with_what_it_was_and_what_became_of_it() {
     let (proxy, mut log) = logged(AccessLogOptions::default()).await;
     let function = Function::start().await;
     let upstream = proxy.function("f.staging", &[&function]);
-    upstream.set_access(Access { internal: false, login: true });
+    upstream.set_access(Access { login: true, ..Access::default() });
     let mut client = proxy
         .ask(&format!(
             "POST /function/f.staging/a%20b?secret=1 HTTP/1.1\r\nhost: h\r\nuser-agent: me\r\nreferer: http://x/?t=1\r\n\
@@ -93,9 +93,9 @@ async fn whoever_answers_there_is_one_line() {
     refused.set_unavailable(Some("broken".into()));
     proxy.function("later", &[]);
     let internal = proxy.function("internal", &[]);
-    internal.set_access(Access { internal: true, login: false });
+    internal.set_access(Access { internal: true, ..Access::default() });
     let guarded = proxy.function("guarded", &[]);
-    guarded.set_access(Access { internal: false, login: true });
+    guarded.set_access(Access { login: true, ..Access::default() });
     for (asked, status, function) in [
         ("GET /system/x", 200, None),
         ("GET /function/none", 404, None),

@@ -60,11 +60,11 @@ async fn a_function_that_is_not_open_is_not_open_to_later_calls_either() {
     };
     let (call, cancel) = ("POST /async-function/f", "DELETE /async-function/known");
     let word = format!("authorization: {WORD}\r\n");
-    upstream.set_access(Access { internal: false, login: true });
+    upstream.set_access(Access { login: true, ..Access::default() });
     // The intake of these tests would not take a password.
     assert_eq!((ask(call, "").await, ask(call, &word).await), (401, 202));
     assert_eq!((ask(cancel, "").await, ask(cancel, &word).await), (404, 202));
-    upstream.set_access(Access { internal: true, login: false });
+    upstream.set_access(Access { internal: true, ..Access::default() });
     assert_eq!((ask(call, &word).await, ask(cancel, &word).await), (404, 404));
 }
 

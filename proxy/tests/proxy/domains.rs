@@ -57,7 +57,7 @@ async fn a_host_of_its_own_opens_no_door_that_its_function_keeps_shut() {
     let upstream = proxy.function("f", &[]);
     upstream.publish(vec![endpoint]);
     give(&proxy, "f", "f.example.org");
-    upstream.set_access(Access { login: true, internal: false });
+    upstream.set_access(Access { login: true, ..Access::default() });
     let status = |more: &str| {
         let request = format!("GET / HTTP/1.1\r\nhost: f.example.org\r\n{more}\r\n");
         let proxy = &proxy;
@@ -65,7 +65,7 @@ async fn a_host_of_its_own_opens_no_door_that_its_function_keeps_shut() {
     };
     assert_eq!(status("").await, 401);
     assert_eq!(status(&format!("authorization: {WORD}\r\n")).await, 200);
-    upstream.set_access(Access { login: false, internal: true });
+    upstream.set_access(Access { internal: true, ..Access::default() });
     assert_eq!(status("").await, 404);
     assert_eq!(counts[1].load(std::sync::atomic::Ordering::SeqCst), 1);
     let connect = "CONNECT f.example.org:80 HTTP/1.1\r\nhost: f.example.org\r\n\r\n";

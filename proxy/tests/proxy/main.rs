@@ -32,6 +32,7 @@ mod shutdown;
 mod streaming;
 mod support;
 mod timeouts;
+mod tokens;
 mod traces;
 mod tunnels;
 mod waiting;

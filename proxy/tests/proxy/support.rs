@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{
-    Answering, Deferred, Denied, Endpoint, Fallback, Guard, Intake, Judgement, ResponseBody, Routes, Server,
-    Settings, Timeouts, Upstream, UpstreamLimits,
+    Answering, BadToken, Claims, Deferred, Denied, Endpoint, Fallback, Guard, Intake, Judgement,
+    ResponseBody, Routes, Server, Settings, Timeouts, Upstream, UpstreamLimits,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,8 +30,11 @@ pub(crate) fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Lets in who says the word. Nobody is a replica.
-struct Word;
+/// Lets in who says the word, or bears a token of the form `CLAIM=TEXT`. Nobody is a replica.
+struct Word {
+    /// How many tokens were looked at.
+    verified: Arc<AtomicUsize>,
+}
 
 impl Guard for Word {
     fn is_replica(&self, _: IpAddr) -> bool {
@@ -45,6 +48,14 @@ impl Guard for Word {
 
     fn user(&self, _: &http::HeaderMap) -> Option<String> {
         Some(WHO.to_owned())
+    }
+
+    fn claims(&self, headers: &http::HeaderMap) -> Result<Claims, BadToken> {
+        self.verified.fetch_add(1, Ordering::SeqCst);
+        let value = headers.get("authorization").ok_or(BadToken::Missing)?.to_str().unwrap();
+        let token = value.strip_prefix("Bearer ").ok_or(BadToken::Missing)?;
+        let (claim, text) = token.split_once('=').ok_or(BadToken::Untrusted)?;
+        Ok([(claim.to_owned(), text.to_owned())].into_iter().collect())
     }
 }
 
@@ -63,7 +74,7 @@ impl Intake for Teller {
         let header =
             |header: &str| request.headers().get(header).map(|value| value.to_str().unwrap().to_owned());
         let forwarded = header("x-forwarded-for").unwrap_or_default();
-        assert!(header("authorization").is_none());
+        assert!(header("authorization").is_none_or(|value| value.starts_with("Bearer ")));
         assert!(header("connection").is_none() && header("x-hop").is_none() && header("te").is_none());
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let text = format!(
@@ -95,6 +106,8 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) routes: Routes,
     pub(crate) server: Server,
+    /// How many tokens were looked at.
+    pub(crate) verified: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -121,12 +134,14 @@ impl Proxy {
                 http::Response::new(ResponseBody::full(format!("fallback {} {}", request.uri(), peer.ip())))
             })
         });
-        let server = Server::new(settings, routes.clone(), fallback, Arc::new(Word), Arc::new(Teller));
+        let verified = Arc::new(AtomicUsize::new(0));
+        let guard = Arc::new(Word { verified: Arc::clone(&verified) });
+        let server = Server::new(settings, routes.clone(), fallback, guard, Arc::new(Teller));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = server.clone();
         tokio::spawn(async move { accepting.serve(listener).await });
-        Self { address, routes, server }
+        Self { address, routes, server, verified }
     }
 
     /// A function `name` at `functions`.

@@ -41,6 +41,8 @@ pub struct Config {
     pub access_log: bool,
     /// The lines of `[tls]`.
     pub tls: String,
+    /// The lines of `[jwt]`.
+    pub jwt: String,
     /// `[network] dns`. Empty is: as the machine.
     pub dns: &'static [&'static str],
     /// The Docker-style credentials file.
@@ -64,6 +66,7 @@ impl Default for Config {
             queue: "",
             access_log: false,
             tls: String::new(),
+            jwt: String::new(),
             dns: &[],
             docker_config: json!({}),
         }
@@ -107,6 +110,7 @@ impl Host {
             queue,
             access_log,
             tls,
+            jwt,
             dns,
             ..
         } = &self.config;
@@ -154,6 +158,8 @@ target = "{log}"
 spans = {access_log}
 [tls]
 {tls}
+[jwt]
+{jwt}
 "#,
             port = self.port,
             metrics = self.metrics_port,

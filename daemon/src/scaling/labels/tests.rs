@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use roost_proxy::KeySource;
+
 use super::*;
 
 type Pairs<'a> = &'a [(&'a str, &'a str)];
@@ -212,7 +214,7 @@ fn what_is_no_value_is_refused_by_its_name() {
         ("roost.rollout", &["stop-first"], "expected start-first or recreate"),
         ("roost.scale.singleton", &["yes"], "expected true or false"),
         ("roost.scale.key", &["path", "path[0]", "cookie:x"], "expected path[N]"),
-        ("roost.scale.key", &["jwt:sub", "jwt"], "jwt is not available in this version"),
+        ("roost.scale.key", &["jwt", "jwt:"], "header:NAME or jwt:CLAIM"),
         ("roost.affinity", &["session", "header:"], "expected cookie, ip, header:NAME or query:NAME"),
         ("roost.drain", &["61m", "inf"], "at most 1h"),
         ("roost.idle.state", &["frozen"], "expected paused, created or stopped"),
