@@ -36,6 +36,8 @@ pub(crate) struct Origin {
     pub(crate) peer: Box<str>,
     /// It speaks TLS.
     pub(crate) secure: bool,
+    /// How many headers its requests may have.
+    pub(crate) max_headers: usize,
 }
 
 /// A request that is on its way to a function.
@@ -74,7 +76,7 @@ impl Handler {
         if self.spans || self.log.is_kept() || self.gate.has_limits() || self.routes.has_domains() {
             return None;
         }
-        relay::plain(head, |plain| {
+        relay::plain(head, origin.max_headers, |plain| {
             let (path, query) = match plain.target.split_once('?') {
                 Some((path, query)) => (path, Some(query)),
                 None => (plain.target, None),

@@ -446,6 +446,7 @@ async fn connection(shared: Arc<Shared>, stream: Stream, peer: SocketAddr, reque
         origin: Arc::new(Origin {
             peer: peer.ip().to_canonical().to_string().into(),
             secure: stream.is_tls(),
+            max_headers: settings.max_headers,
         }),
         requests: Arc::clone(&requests),
     };

@@ -142,12 +142,15 @@ fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
     place.is_none().then(|| *place = Some(value))
 }
 
-/// Reads a head, and has `then` do with it what it likes, if it is a plain one.
-pub(crate) fn plain<T>(head: &Bytes, then: impl FnOnce(&Plain<'_>) -> Option<T>) -> Option<T> {
+/// Reads a head of at most `most` headers, and has `then` do with it what it likes, if it is a plain one.
+pub(crate) fn plain<T>(head: &Bytes, most: usize, then: impl FnOnce(&Plain<'_>) -> Option<T>) -> Option<T> {
     let mut room = [const { MaybeUninit::<Header<'_>>::uninit() }; DEFAULT_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     let read = ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, head, &mut room);
     let (Ok(Status::Complete(_)), Some(1)) = (read, parsed.version) else { return None };
+    if parsed.headers.len() > most {
+        return None;
+    }
     then(&Plain::of(method(parsed.method?)?, parsed.path?, parsed.headers)?)
 }
 
@@ -416,7 +419,7 @@ mod tests {
 
     /// The head for the function on the short way.
     fn short_request(head: &Bytes) -> Option<(Vec<String>, bool)> {
-        plain(head, |plain| {
+        plain(head, DEFAULT_HEADERS, |plain| {
             let (path, query) =
                 plain.target.split_once('?').map_or((plain.target, None), |(p, q)| (p, Some(q)));
             let id = plain.call_id.unwrap_or(b"the-call");

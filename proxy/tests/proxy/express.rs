@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use roost_proxy::{Timeouts, Upstream};
+use roost_proxy::{Settings, Timeouts, Upstream};
 
 use crate::support::*;
 
@@ -22,7 +22,10 @@ impl Warm {
     }
 
     async fn with(timeouts: Timeouts) -> Self {
-        let proxy = Proxy::start().await;
+        Self::on(Proxy::start().await, timeouts).await
+    }
+
+    async fn on(proxy: Proxy, timeouts: Timeouts) -> Self {
         let function = Function::start().await;
         let upstream = proxy.function_with("f", &[&function], timeouts);
         let mut client = proxy.ask(GET).await;
@@ -75,6 +78,17 @@ async fn headers_are_passed_on_byte_for_byte() {
     warm.wire.head().await;
     warm.wire.send("HTTP/1.1 207 OdD\r\nX-OwN: 2\r\ncontent-length: 0\r\n\r\n").await;
     warm.client.expect("HTTP/1.1 207 OdD\r\nX-OwN: 2\r\n").await;
+}
+
+#[tokio::test]
+async fn a_head_may_be_no_larger_here_than_elsewhere() {
+    let settings = Settings { max_headers: 10, ..Settings::default() };
+    let mut warm = Warm::on(Proxy::with(settings).await, Timeouts::default()).await;
+    let with = |count: usize| GET.replace("\r\n\r\n", &format!("\r\n{}\r\n", "x-a: 1\r\n".repeat(count)));
+    warm.ask(&with(9)).await;
+    assert_eq!(warm.answered(&ok("hi")).await.body, "hi");
+    warm.client.send(with(10)).await;
+    assert_eq!(warm.client.answer().await.head.status(), 431);
 }
 
 #[tokio::test]
