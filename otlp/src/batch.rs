@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use crate::BATCH;
 
 /// Entries that are sent together.
-#[expect(clippy::vec_box, reason = "in the boxes in which they came")]
 pub(crate) type Batch = Vec<Box<AccessEntry>>;
 
 /// The batches to come.
