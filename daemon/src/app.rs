@@ -46,7 +46,7 @@ use crate::systemd::{self, Asked};
 use crate::tls::Certificates;
 use crate::usage::{self, Sampler, UsageRecord};
 use crate::users::{self, Users};
-use crate::{access_log, affinity, files, handover, image, memory, stacks};
+use crate::{access_log, affinity, files, handover, image, memory, otel, stacks};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
@@ -100,7 +100,8 @@ pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Resu
         // Until here they went on.
         server.leave().await;
     }
-    house.end_access_log().await;
+    let spans = std::mem::take(&mut house.spans);
+    tokio::join!(house.end_access_log(), spans.end());
     anyhow::ensure!(!house.broken.is_cancelled(), "a controller broke: see above");
     Ok(why.is_none())
 }
@@ -122,6 +123,9 @@ struct House {
     /// How long calls of the API took.
     calls: Timings<ApiCall>,
     access_log: access_log::Running,
+    spans: otel::Running,
+    /// The way to both.
+    log: AccessLog,
     routes: Routes,
     registry: Arc<Registry>,
     /// Cancelled when a controller broke.
@@ -205,7 +209,9 @@ impl House {
         let (calls, replicas) = (Timings::default(), network.clone());
         let is_replica = move |address| replicas.is_replica(address);
         let access_log = access_log::Running::start(&config.access_log).context("access_log.target")?;
-        let caller = Caller::new(routes.clone()).watched(access_log.log(), config.spans);
+        let spans = otel::Running::start(config.otlp.as_ref()).context("tracing.otlp")?;
+        let log = spans.watch(access_log.log());
+        let caller = Caller::new(routes.clone()).watched(log.clone(), config.spans);
         let queue = Queue::new(config.queue.clone(), caller, here, is_replica, calls.clone());
         let events = Events::default();
         let tools = Tools {
@@ -238,6 +244,8 @@ impl House {
             steps,
             calls,
             access_log,
+            spans,
+            log,
             routes,
             registry,
             broken,
@@ -315,7 +323,7 @@ impl House {
             network: self.network.clone(),
         });
         let server = Server::new(
-            server_settings(config, self.access_log.log(), sockets.challenges.clone()),
+            server_settings(config, self.log.clone(), sockets.challenges.clone()),
             self.routes.clone(),
             api::fallback(api),
             guard,
@@ -361,6 +369,7 @@ impl House {
                 containerd: containerd_calls,
                 steps: self.steps.clone(),
                 access_log_dropped: self.access_log.dropped(),
+                spans: self.spans.figures(),
                 acme,
             }));
             tokio::spawn(async move { server.serve(listener).await });

@@ -24,6 +24,7 @@ pub mod logs;
 pub mod memory;
 pub mod metrics;
 pub mod network;
+pub mod otel;
 pub mod pauses;
 pub mod procfs;
 pub mod queue;

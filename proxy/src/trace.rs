@@ -2,7 +2,8 @@
 //!
 //! Owns the headers `traceparent` and `tracestate` of requests to functions. What a client sends is passed on as it is
 //! if it is valid, and dropped if not: the function then begins a trace of its own. Where Roost takes part itself, the
-//! function sees a span of Roost's as its parent, in the client's trace or a new one. Never sends spans anywhere.
+//! function sees a span of Roost's as its parent, in the client's trace or a new one. Never sends spans anywhere: that is
+//! for who takes the entries of the access log.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -26,6 +27,16 @@ pub struct Trace {
     pub parent_id: Option<u64>,
     /// Our own span, if we take part.
     pub span_id: Option<u64>,
+    /// Whoever records spans is to record those of this trace.
+    pub sampled: bool,
+}
+
+impl Trace {
+    /// Is there a span of ours that is to be recorded?
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.sampled && self.span_id.is_some()
+    }
 }
 
 /// What a client says of its trace.
@@ -41,10 +52,11 @@ struct Parent {
 pub(crate) fn pass_on(headers: &mut HeaderMap, ids: Option<&CallIds>) -> Option<Trace> {
     let parent = of_client(headers);
     let Some(ids) = ids else {
-        return parent.map(|Parent { trace_id, span_id, .. }| Trace {
+        return parent.map(|Parent { trace_id, span_id, flags }| Trace {
             trace_id,
             parent_id: Some(span_id),
             span_id: None,
+            sampled: flags & SAMPLED != 0,
         });
     };
     // Zero is no id.
@@ -55,7 +67,12 @@ pub(crate) fn pass_on(headers: &mut HeaderMap, ids: Option<&CallIds>) -> Option<
     };
     let text = format!("00-{trace_id:032x}-{span_id:016x}-{flags:02x}");
     headers.insert(TRACEPARENT, HeaderValue::from_str(&text).expect("hexadecimal digits and dashes"));
-    Some(Trace { trace_id, parent_id: parent.map(|parent| parent.span_id), span_id: Some(span_id) })
+    Some(Trace {
+        trace_id,
+        parent_id: parent.map(|parent| parent.span_id),
+        span_id: Some(span_id),
+        sampled: flags & SAMPLED != 0,
+    })
 }
 
 /// What the headers say, if it is valid; if not, they are removed.
@@ -142,7 +159,7 @@ mod tests {
     fn a_valid_trace_goes_on_as_it_is_and_another_not_at_all() {
         for good in [GOOD, "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more"] {
             let mut given = headers(&[good]);
-            let trace = Trace { trace_id: TRACE, parent_id: Some(SPAN), span_id: None };
+            let trace = Trace { trace_id: TRACE, parent_id: Some(SPAN), span_id: None, sampled: true };
             assert_eq!(pass_on(&mut given, None), Some(trace));
             assert_eq!(given, headers(&[good]));
         }
@@ -165,6 +182,7 @@ mod tests {
         let sent = parse(given[TRACEPARENT].as_bytes()).unwrap();
         assert_eq!(sent, Parent { trace_id: TRACE, span_id: trace.span_id.unwrap(), flags: 0 });
         assert_ne!(sent.span_id, SPAN);
+        assert!(!trace.is_recorded(), "who began the trace does not want it recorded");
         assert_eq!(given[TRACESTATE], "a=1", "what others have to say of the trace stays");
     }
 
@@ -179,6 +197,7 @@ mod tests {
             let sent = parse(given[TRACEPARENT].as_bytes()).unwrap();
             assert_eq!((sent.trace_id, Some(sent.span_id)), (trace.trace_id, trace.span_id));
             assert_eq!(sent.flags, SAMPLED);
+            assert!(trace.is_recorded());
             assert!(!given.contains_key(TRACESTATE));
             assert!(seen.insert(trace.trace_id) && trace.trace_id != TRACE);
         }

@@ -22,6 +22,7 @@ fn entry(path: &str) -> Box<AccessEntry> {
         path: path.into(),
         query: None,
         version: Version::HTTP_11,
+        secure: false,
         status: 200,
         received: None,
         sent: None,
@@ -41,7 +42,8 @@ fn entry(path: &str) -> Box<AccessEntry> {
 
 fn full(kind: EntryKind) -> Box<AccessEntry> {
     let close = TunnelClose { code: Some(1012), by: Some("host"), category: "restart", failed: false };
-    let tunnel = TunnelEntry { subprotocol: Some("chat".into()), messages: Some([3, 4]), close };
+    let (opening, subprotocol) = (Duration::from_millis(2), Some("chat".into()));
+    let tunnel = TunnelEntry { opening, subprotocol, messages: Some([3, 4]), close };
     Box::new(AccessEntry {
         kind,
         function: Some(FunctionKey::from_route("echo").unwrap()),
@@ -56,7 +58,7 @@ fn full(kind: EntryKind) -> Box<AccessEntry> {
         replica: Some("echo-1".parse().unwrap()),
         user_agent: Some("a \"b\"\n\u{1}".into()),
         referer: Some("http://x/".into()),
-        trace: Some(Trace { trace_id: 0xab, parent_id: Some(1), span_id: Some(2) }),
+        trace: Some(Trace { trace_id: 0xab, parent_id: Some(1), span_id: Some(2), sampled: true }),
         broken: Some("client"),
         tunnel: Some(Box::new(tunnel)),
         ..*entry("/function/echo/a%20b")

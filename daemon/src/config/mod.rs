@@ -15,7 +15,7 @@ use roost_proxy::MAX_KEPT;
 use self::limits::Limits;
 use self::raw::Raw;
 use crate::image::{PullPolicy, RegistrySettings};
-use crate::{access_log, queue, units};
+use crate::{access_log, otel, queue, units};
 
 mod jwt;
 pub mod limits;
@@ -71,6 +71,8 @@ pub struct Config {
     pub access_log: access_log::Settings,
     /// Is each request to a function a span in a trace?
     pub spans: bool,
+    /// Where these spans are sent; `None` for nowhere.
+    pub otlp: Option<otel::Endpoint>,
 }
 
 /// Who may use the API.
@@ -313,6 +315,7 @@ impl Config {
             logs: raw.logs.resolve(m),
             access_log: raw.access_log.resolve(m),
             spans: raw.tracing.spans.unwrap_or(false),
+            otlp: m.read("tracing.otlp", raw.tracing.otlp.as_deref(), None, |text| text.parse().map(Some)),
         };
         for (key, path) in config.paths() {
             m.require(path.is_absolute(), &format!("{key} = {path:?}: expected an absolute path"));
@@ -344,6 +347,10 @@ impl Config {
         m.require(
             config.containerd.cgroup_parent.starts_with('/'),
             "containerd.cgroup_parent: expected a path that begins with '/'",
+        );
+        m.require(
+            config.spans || config.otlp.is_none(),
+            "tracing.otlp: expected tracing.spans = true with it: else there are none to send",
         );
         let runtime = &config.containerd.runtime;
         m.require(
@@ -517,6 +524,25 @@ mod tests {
             assert!(text.contains("network.namespaces = ") && text.contains(why), "{settings}: {text}");
         }
         resolve("[network]\nsubnet = '10.63.0.0/16'\nnamespaces = '10.62.0.0/28'").unwrap();
+    }
+
+    #[test]
+    fn where_spans_are_sent_is_a_url_in_a_build_that_sends_them() {
+        assert!(resolve("").unwrap().otlp.is_none());
+        let tracing = |text: &str| resolve(&format!("[tracing]\n{text}")).map(|config| config.otlp.is_some());
+        let good = tracing("spans = true\notlp = 'http://127.0.0.1:4318'");
+        if cfg!(feature = "otel") {
+            assert_eq!(good, Ok(true));
+            let told = tracing("otlp = 'http://127.0.0.1:4318'").unwrap_err();
+            assert!(told.contains("tracing.otlp: expected tracing.spans = true"), "{told}");
+            let told = tracing("spans = true\notlp = 'here'").unwrap_err();
+            assert!(told.contains("tracing.otlp = \"here\": expected the http or https URL"), "{told}");
+        } else {
+            let why = "tracing.otlp = \"http://127.0.0.1:4318\": this build has no OpenTelemetry: \
+                       build it with --features otel";
+            let told = good.unwrap_err();
+            assert!(told.contains(why), "{told}");
+        }
     }
 
     #[test]

@@ -165,6 +165,7 @@ pub(super) struct RawAccessLog {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTracing {
     pub(super) spans: Option<bool>,
+    pub(super) otlp: Option<String>,
 }
 
 impl RawContainerd {

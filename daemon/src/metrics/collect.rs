@@ -23,6 +23,7 @@ use crate::function::registry::Registry;
 use crate::function::rollout::Phase;
 use crate::function::status::Observed;
 use crate::network::HostNetwork;
+use crate::otel;
 use crate::procfs::{self, Process};
 use crate::queue::{Queue, QueueLoad};
 use crate::runtime::containerd::client::Call;
@@ -52,6 +53,8 @@ pub struct Sources {
     pub steps: Timings<&'static str>,
     /// Lines of the access log that are lost.
     pub access_log_dropped: Arc<AtomicU64>,
+    /// Spans that are sent to a collector, if there is one.
+    pub spans: Option<otel::Figures>,
     /// Certificates from an authority, if it is asked for any.
     pub acme: Option<Keeping>,
 }
@@ -73,6 +76,7 @@ pub(super) struct Snapshot {
     pub(super) containerd: Vec<(Call, Distribution)>,
     pub(super) steps: Vec<(&'static str, Distribution)>,
     pub(super) access_log_dropped: u64,
+    pub(super) spans: Option<otel::Counts>,
     pub(super) certificates: Option<Certificates>,
     pub(super) process: Option<(Process, f64)>,
     pub(super) connections: Connections,
@@ -146,7 +150,8 @@ impl Collector {
                 None
             }
         };
-        let Sources { server, network, api, containerd, steps, access_log_dropped, acme, .. } = &self.sources;
+        let Sources { server, network, api, containerd, steps, access_log_dropped, spans, acme, .. } =
+            &self.sources;
         render(&Snapshot {
             functions,
             slots: network.ready_slots(),
@@ -154,6 +159,7 @@ impl Collector {
             containerd: containerd.read(),
             steps: steps.read(),
             access_log_dropped: access_log_dropped.load(Relaxed),
+            spans: spans.as_ref().map(otel::Figures::read),
             certificates: acme.as_ref().map(certificates),
             process,
             connections: Connections {

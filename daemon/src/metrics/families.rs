@@ -112,6 +112,12 @@ families! {
         "Time until the head of containerd's answer.";
     ACCESS_LOG_DROPPED: Counter "roost_access_log_dropped_total" []
         "Lines of the access log that did not fit into its queue or could not be written.";
+    SPANS_EXPORTED: Counter "roost_spans_exported_total" []
+        "Spans that the collector has.";
+    SPANS_DROPPED: Counter "roost_spans_dropped_total" []
+        "Spans that did not fit into the queue, or that the collector did not take.";
+    SPANS_FAILURES: Counter "roost_spans_failures_total" []
+        "Tries to send spans that failed.";
     CERTIFICATE_ORDERS: Counter "roost_certificate_orders_total" ["result"]
         "Orders of certificates, by what came of them.";
     CERTIFICATE_UNTIL: Gauge "roost_certificate_expiry_timestamp_seconds" ["name"]

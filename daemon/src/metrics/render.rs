@@ -256,6 +256,11 @@ fn containerd(page: &mut Page, snapshot: &Snapshot) {
 
 fn process(page: &mut Page, snapshot: &Snapshot) {
     page.number(&f::ACCESS_LOG_DROPPED, snapshot.access_log_dropped);
+    if let Some(spans) = snapshot.spans {
+        page.number(&f::SPANS_EXPORTED, spans.exported);
+        page.number(&f::SPANS_DROPPED, spans.dropped);
+        page.number(&f::SPANS_FAILURES, spans.failures);
+    }
     if let Some(certificates) = &snapshot.certificates {
         let mut orders = page.family(&f::CERTIFICATE_ORDERS);
         orders.add(&["issued"], certificates.issued);
@@ -295,6 +300,7 @@ fn each(
 mod tests {
     use std::time::Duration;
 
+    use crate::otel::Counts;
     use roost_proxy::function::{FunctionKey, Namespace};
     use roost_proxy::{By, Histogram, KeptFigures, Limit, Upstream, UpstreamLimits, WebSockets};
 
@@ -351,6 +357,7 @@ mod tests {
             api: vec![(call("/system/function"), took(1)), (call("/async-function"), took(1))],
             containerd: vec![(rpc("NotFound"), took(1)), (rpc("OK"), took(1))],
             access_log_dropped: 6,
+            spans: Some(Counts { exported: 30, dropped: 20, failures: 10 }),
             certificates: Some(Certificates { issued: 2, failed: 1, until: vec![("h.example".into(), 99)] }),
             process: Some((Process { max_files: Some(1024), ..Process::default() }, 1_700_000_000.25)),
             connections: Connections {
@@ -427,6 +434,7 @@ mod tests {
             r#"roost_replica_start_seconds_count{step="create"} 1"#,
             r#"roost_network_slots_ready{namespace="openfaas-fn"} 4"#,
             "roost_access_log_dropped_total 6",
+            "roost_spans_dropped_total 20",
             r#"roost_certificate_orders_total{result="failed"} 1"#,
             r#"roost_certificate_expiry_timestamp_seconds{name="h.example"} 99"#,
             "process_start_time_seconds 1700000000.25",

@@ -50,6 +50,8 @@ pub struct AccessEntry {
     pub query: Option<Box<str>>,
     /// The version of the client's protocol.
     pub version: Version,
+    /// Did it come in TLS?
+    pub secure: bool,
     /// What the client was answered, or [`CLIENT_LEFT`](crate::CLIENT_LEFT).
     pub status: u16,
     /// Body bytes from the client, as far as they are known.
@@ -83,6 +85,8 @@ pub struct AccessEntry {
 /// What only a tunnel has.
 #[derive(Debug, Clone, Default)]
 pub struct TunnelEntry {
+    /// How long it took to open it: from the arrival of its request.
+    pub opening: Duration,
     /// The protocol that both sides agreed upon within WebSocket.
     pub subprotocol: Option<Box<str>>,
     /// Messages from the client and to it, of a WebSocket.
@@ -146,7 +150,10 @@ pub struct AccessLog(Option<Arc<Open>>);
 
 /// A log that somebody reads.
 pub(super) struct Open {
-    pub(super) sink: Box<dyn AccessSink>,
+    /// Takes the lines.
+    lines: Option<Arc<dyn AccessSink>>,
+    /// Takes the entries that are spans of ours.
+    spans: Option<Arc<dyn AccessSink>>,
     pub(super) options: AccessLogOptions,
     turn: AtomicU64,
 }
@@ -155,7 +162,26 @@ impl AccessLog {
     /// A log that goes to `sink`.
     #[must_use]
     pub fn new(options: AccessLogOptions, sink: impl AccessSink + 'static) -> Self {
-        Self(Some(Arc::new(Open { sink: Box::new(sink), options, turn: AtomicU64::new(0) })))
+        Self::open_for(Some(Arc::new(sink)), None, options)
+    }
+
+    /// The same lines, or none; and `sink` takes each entry that is a span of ours in a trace that is to be recorded,
+    /// whatever share of the lines is written. A tunnel is one span: it comes at its end, and its request does not.
+    #[must_use]
+    pub fn with_spans(&self, sink: impl AccessSink + 'static) -> Self {
+        let (lines, options) = match &self.0 {
+            Some(open) => (open.lines.clone(), open.options),
+            None => (None, AccessLogOptions::default()),
+        };
+        Self::open_for(lines, Some(Arc::new(sink)), options)
+    }
+
+    fn open_for(
+        lines: Option<Arc<dyn AccessSink>>,
+        spans: Option<Arc<dyn AccessSink>>,
+        options: AccessLogOptions,
+    ) -> Self {
+        Self(Some(Arc::new(Open { lines, spans, options, turn: AtomicU64::new(0) })))
     }
 
     /// Is there one?
@@ -173,6 +199,26 @@ impl Open {
     pub(super) fn samples(&self) -> bool {
         self.options.sample >= 1.0
             || is_sampled(self.turn.fetch_add(1, Ordering::Relaxed), self.options.sample)
+    }
+
+    /// Gives an entry that has ended to those who want it; `told` is whether it is a line.
+    pub(super) fn give(&self, entry: Box<AccessEntry>, told: bool) {
+        let is_span = entry.trace.is_some_and(|trace| trace.is_recorded());
+        match (self.lines.as_ref().filter(|_| told), self.spans.as_ref().filter(|_| is_span)) {
+            (Some(lines), Some(spans)) => {
+                spans.take(entry.clone());
+                lines.take(entry);
+            }
+            (Some(sink), None) | (None, Some(sink)) => sink.take(entry),
+            (None, None) => {}
+        }
+    }
+
+    /// Gives an entry that is no span of its own: one is to come that is.
+    pub(super) fn give_line(&self, entry: &AccessEntry) {
+        if let Some(lines) = &self.lines {
+            lines.take(Box::new(entry.clone()));
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::entry::{AccessEntry, AccessLog, EntryKind, Open, TunnelClose, TunnelEntry, method, text};
 use crate::function::{FunctionKey, ReplicaId};
 use crate::metrics::CLIENT_LEFT;
+use crate::tls::Secure;
 use crate::trace::Trace;
 
 /// What is noted of one request. Dropping it ends the line.
@@ -51,6 +52,7 @@ impl Pending {
             path: text(uri.path().as_bytes()),
             query: uri.query().filter(|_| log.options.query).map(|query| text(query.as_bytes())),
             version: request.version(),
+            secure: request.extensions().get::<Secure>().is_some(),
             status: 0,
             received: None,
             sent: None,
@@ -153,16 +155,16 @@ impl Note {
     pub(crate) fn upgraded(&mut self, headers: &HeaderMap) {
         let Some(pending) = &mut self.0 else { return };
         pending.entry.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        let opening = pending.began.elapsed();
         if pending.sampled {
-            let mut request = pending.entry.clone();
-            request.duration = pending.began.elapsed();
-            pending.log.sink.take(Box::new(request));
+            pending.entry.duration = opening;
+            pending.log.give_line(&pending.entry);
         }
         let subprotocol = headers.get(SEC_WEBSOCKET_PROTOCOL).map(|value| text(value.as_bytes()));
         pending.entry.kind = EntryKind::Tunnel;
         pending.entry.time = SystemTime::now();
         (pending.entry.first_byte, pending.entry.waited) = (None, None);
-        pending.entry.tunnel = Some(Box::new(TunnelEntry { subprotocol, ..TunnelEntry::default() }));
+        pending.entry.tunnel = Some(Box::new(TunnelEntry { opening, subprotocol, ..TunnelEntry::default() }));
         pending.began = Instant::now();
     }
 
@@ -188,10 +190,8 @@ impl Drop for Note {
             EntryKind::Tunnel => pending.failed,
             EntryKind::Request | EntryKind::Call => is_failure(entry.status, entry.broken),
         };
-        if pending.sampled || failed {
-            let Pending { log, entry, .. } = *pending;
-            log.sink.take(Box::new(entry));
-        }
+        let Pending { log, sampled, entry, .. } = *pending;
+        log.give(Box::new(entry), sampled || failed);
     }
 }
 

@@ -224,3 +224,60 @@ async fn long_texts_of_clients_are_cut() {
     let entry = log.next().await;
     assert!(format!("{entry:?}").len() < 5000);
 }
+
+#[tokio::test]
+async fn spans_of_traces_that_are_to_be_recorded_are_given_whatever_share_of_lines_is() {
+    let no_lines = AccessLogOptions { sample: 0.0, ..AccessLogOptions::default() };
+    let all_lines = AccessLogOptions::default();
+    for options in [Some(no_lines), Some(all_lines), None] {
+        let (lines, mut of_lines) = log(options.unwrap_or_default());
+        let lines = if options.is_some() { lines } else { AccessLog::default() };
+        let (sender, receiver) = mpsc::channel(1024);
+        let (access_log, mut spans) = (lines.with_spans(Lines(sender)), Log(receiver));
+        let proxy = Proxy::with(Settings { access_log, spans: true, ..Settings::default() }).await;
+        let function = Function::start().await;
+        proxy.function("f", &[&function]);
+        let (endpoint, _) = Function::start().await.serve("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        proxy.function("g", &[]).publish(vec![endpoint]);
+        let traced = |path: &str, flags: &str| {
+            format!(
+                "GET {path} HTTP/1.1\r\nhost: h\r\ntraceparent: \
+                 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}\r\n"
+            )
+        };
+        for (path, flags) in [("/function/g/unwanted", "00"), ("/function/g/wanted", "01")] {
+            let request = format!("{}\r\n", traced(path, flags));
+            assert_eq!(proxy.ask(&request).await.answer().await.head.status(), 200);
+        }
+        assert_eq!(proxy.get("/healthz").await.head.status(), 404);
+        let upgrade = "connection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        let mut client = proxy.ask(&format!("{}{upgrade}", traced("/function/f/tunnel", "01"))).await;
+        let mut wire = function.accept().await;
+        wire.head().await;
+        wire.send(format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}")).await;
+        client.head().await;
+        drop((client, wire));
+
+        let wanted = spans.next().await;
+        assert_eq!((&*wanted.path, wanted.kind), ("/function/g/wanted", EntryKind::Request), "{options:?}");
+        let tunnel = spans.next().await;
+        assert_eq!((&*tunnel.path, tunnel.kind), ("/function/f/tunnel", EntryKind::Tunnel), "{options:?}");
+        assert!(!tunnel.tunnel.unwrap().opening.is_zero());
+        assert!(spans.0.try_recv().is_err(), "each is one span");
+        let mut told = Vec::new();
+        while let Ok(line) = of_lines.0.try_recv() {
+            told.push((line.path, line.kind));
+        }
+        let expected: &[(&str, EntryKind)] = match options {
+            Some(options) if options == all_lines => &[
+                ("/function/g/unwanted", EntryKind::Request),
+                ("/function/g/wanted", EntryKind::Request),
+                ("/healthz", EntryKind::Request),
+                ("/function/f/tunnel", EntryKind::Request),
+                ("/function/f/tunnel", EntryKind::Tunnel),
+            ],
+            _ => &[],
+        };
+        assert_eq!(told.iter().map(|(path, kind)| (&**path, *kind)).collect::<Vec<_>>(), expected);
+    }
+}
