@@ -165,6 +165,8 @@ async fn a_socket_that_goes_on_has_its_place_among_those_of_its_function() {
     let annotations = json!({ "roost.limit.connections": "1" });
     host.deployed(&json!({ "service": "echo", "image": ECHO, "annotations": annotations })).await;
     let mut socket = Socket::open(&host, "/function/echo").await;
+    // Nothing moves on it before it is where the next daemon finds it.
+    socket.echoes("here").await;
     for _ in 0..2 {
         host.crash().await;
         socket.echoes("still here").await;
