@@ -25,6 +25,28 @@ pub struct Claim {
 impl Upstream {
     /// An endpoint for `ask` that is none of `tried`, whoever else waits for one.
     pub(crate) fn take(self: &Arc<Self>, ask: &Ask, tried: &[Arc<Endpoint>]) -> Result<Claim, Lack> {
+        self.take_by(ask, tried, || self.turn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Any endpoint for a request, if nobody waits for one. The turn is not over before [`next_turn`](Self::next_turn): the
+    /// claim may be given back for another one at the same endpoint.
+    pub(crate) fn take_at_once(self: &Arc<Self>) -> Option<Claim> {
+        if self.anybody_waits() {
+            return None;
+        }
+        self.take_by(&Ask::default(), &[], || self.turn.load(Ordering::Relaxed)).ok()
+    }
+
+    pub(crate) fn next_turn(&self) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take_by(
+        self: &Arc<Self>,
+        ask: &Ask,
+        tried: &[Arc<Endpoint>],
+        turn: impl Fn() -> usize,
+    ) -> Result<Claim, Lack> {
         let cap = self.cap.load(Ordering::Relaxed);
         loop {
             let all = self.endpoints.load();
@@ -35,7 +57,7 @@ impl Upstream {
                 if tried { Vacancy::Closed } else { endpoint.vacancy(cap) }
             };
             // One endpoint is the common case, and needs no turn.
-            let turn = if endpoints.len() > 1 { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
+            let turn = if endpoints.len() > 1 { turn() } else { 0 };
             match choose(ask, endpoints, turn, vacancy) {
                 Some((index, seen)) => {
                     let endpoint = &endpoints[index];

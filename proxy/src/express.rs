@@ -16,7 +16,6 @@ use http::{HeaderValue, Method, Response};
 use tokio::time::Instant;
 
 use crate::access_log::{Note, Record};
-use crate::ask::Ask;
 use crate::body::{Exchange, FunctionBody, IdleTimer, Payload, RequestBody, ResponseBody, Source};
 use crate::call::Call;
 use crate::client::Busy;
@@ -110,6 +109,7 @@ impl Handler {
                 Poll::Ready(Err(failure)) => Some(failure),
                 Poll::Ready(Ok(())) | Poll::Pending => None,
             };
+            upstream.next_turn();
             Some(Express {
                 due: timeouts.request.map(|limit| exchange.began() + limit),
                 record: Record::begin(&upstream, Note::default()),
@@ -141,11 +141,6 @@ impl Upstream {
             && timeouts.header.is_none()
             && self.placement.load().is_none();
         plain.then_some(*timeouts)
-    }
-
-    /// Any endpoint, if nobody waits for one.
-    fn take_at_once(self: &Arc<Self>) -> Option<crate::claim::Claim> {
-        self.claim_for(&Ask::default())
     }
 }
 

@@ -410,6 +410,10 @@ impl Upstream {
         self.waiting.keys()
     }
 
+    pub(crate) fn anybody_waits(&self) -> bool {
+        self.waiting.anybody()
+    }
+
     /// What is going on now.
     #[must_use]
     pub fn load(&self) -> Load {

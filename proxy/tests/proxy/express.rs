@@ -256,3 +256,25 @@ async fn the_last_answer_says_so_and_the_connection_ends_behind_it() {
     assert_eq!(warm.client.ended().await, b"");
     assert_eq!(within(shutdown).await.unwrap().cut, 0);
 }
+
+#[tokio::test]
+async fn replicas_have_their_turns_whether_there_is_a_connection_to_them_or_not() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    ] {
+        let proxy = Proxy::start().await;
+        let (one, of_one) = Function::start().await.serve(answer);
+        let (other, of_other) = Function::start().await.serve(answer);
+        proxy.function("f", &[]).publish(vec![one, other]);
+        let mut client = proxy.connect().await;
+        for _ in 0..20 {
+            client.send(GET).await;
+            assert_eq!(client.answer().await.head.status(), 200);
+        }
+        for counts in [of_one, of_other] {
+            let requests = counts[1].load(std::sync::atomic::Ordering::SeqCst);
+            assert!((5..=15).contains(&requests), "{requests} of 20");
+        }
+    }
+}
