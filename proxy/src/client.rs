@@ -164,6 +164,12 @@ impl ClientSocket {
         self.bare
     }
 
+    /// Has something come that was not read yet? Asks the kernel.
+    pub(crate) fn has_unread(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        SockRef::from(self.bare.stream.socket()).peek(&mut byte).is_ok_and(|read| read > 0)
+    }
+
     /// Has `bytes` read again, in front of what is still to come.
     pub(crate) fn unread(&mut self, bytes: Bytes) {
         self.unread = bytes;

@@ -396,7 +396,8 @@ impl Wire {
                     Err(malformed) => return Poll::Ready(Ok(Next::Malformed(malformed))),
                 }
             }
-            if self.input.bytes.is_empty() && stopping() {
+            // Whoever has just come is heard out, and so is a request that is here and was not read yet.
+            if self.input.bytes.is_empty() && !first && stopping() && !self.socket.has_unread() {
                 return Poll::Ready(Ok(Next::Closed));
             }
             if ready!(self.input.poll_read(cx, &mut self.socket))? == 0 {

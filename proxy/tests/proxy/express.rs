@@ -278,3 +278,27 @@ async fn replicas_have_their_turns_whether_there_is_a_connection_to_them_or_not(
         }
     }
 }
+
+#[tokio::test]
+async fn replicas_that_end_their_answers_with_their_connections_have_their_turns() {
+    let proxy = Proxy::start().await;
+    let functions = [Function::start().await, Function::start().await];
+    let upstream = proxy.function("f", &[&functions[0], &functions[1]]);
+    let [one, other] = functions;
+    let mut client = proxy.connect().await;
+    let mut seen = [0, 0];
+    for _ in 0..20 {
+        client.send(GET).await;
+        let (index, mut wire) = tokio::select! {
+            wire = one.accept() => (0, wire),
+            wire = other.accept() => (1, wire),
+        };
+        seen[index] += 1;
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhi").await;
+        drop(wire);
+        assert_eq!(client.answer().await.body, "hi");
+        until(|| upstream.load().in_flight == 0).await;
+    }
+    assert_eq!(seen, [10, 10]);
+}
