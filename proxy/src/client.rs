@@ -301,7 +301,11 @@ impl AsyncWrite for ClientSocket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.bare.stream).poll_flush(cx)
+        if !self.bare.stream.is_tls() {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = Pin::new(&mut self.bare.stream).poll_flush(cx);
+        self.note_write(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

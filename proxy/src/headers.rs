@@ -54,6 +54,12 @@ fn is_passed_on(protocol: &[u8]) -> bool {
     ![b"h2c".as_slice(), b"h2", b"http", b"tls"].iter().any(|hop| name.eq_ignore_ascii_case(hop))
 }
 
+/// Does a client want to have trailers?
+pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
+    let wants = |value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    headers.get_all(TE).iter().any(wants)
+}
+
 /// Is WebSocket what both sides agreed upon, by the headers of a 101?
 pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
@@ -83,11 +89,7 @@ fn of_call(headers: &mut HeaderMap, call: &Call) {
 /// Keeps of a client's headers what is for the function, and adds what is known of the client.
 pub(crate) fn from_client(parts: &mut Parts, peer: SocketAddr, upgrade: bool) {
     let host = host(parts);
-    let trailers = parts
-        .headers
-        .get_all(TE)
-        .iter()
-        .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")));
+    let trailers = takes_trailers(&parts.headers);
     let headers = &mut parts.headers;
     let protocol = drop_hop_by_hop(headers);
     // The server has already answered it: the body is being sent.

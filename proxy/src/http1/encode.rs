@@ -221,17 +221,6 @@ pub(super) fn refusal(front: &mut Vec<u8>, status: StatusCode) {
     let _nothing: Encoder = response(front, &empty, Size::Empty, Told::plainly(&Method::GET, false));
 }
 
-/// Does a client want to have trailers?
-pub(super) fn takes_trailers(headers: &HeaderMap) -> bool {
-    let takes = |value: &HeaderValue| {
-        value
-            .as_bytes()
-            .split(|byte| *byte == b',')
-            .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    };
-    headers.get_all(TE).iter().any(takes)
-}
-
 pub(super) fn can_have_body(status: StatusCode) -> bool {
     !status.is_informational() && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }

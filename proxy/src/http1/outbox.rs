@@ -76,7 +76,8 @@ impl Outbox {
             }
             self.advance(written);
         }
-        Poll::Ready(Ok(()))
+        // TLS may have taken what the socket has not: nobody else would move it on.
+        Pin::new(to).poll_flush(cx)
     }
 
     fn advance(&mut self, mut written: usize) {

@@ -195,7 +195,7 @@ impl Connection {
         let RequestHead { request, body, keep_alive, expects_continue } = head;
         let turn = lock(&self.wire).begin(body, expects_continue);
         let (method, version) = (request.method().clone(), request.version());
-        let trailers = encode::takes_trailers(request.headers());
+        let trailers = headers::takes_trailers(request.headers());
         let (body, upgrade) = self.body(&request, body, turn);
         let response = {
             let mut answering = pin!(service.answer(request.map(|()| body)));
