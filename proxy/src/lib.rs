@@ -91,6 +91,7 @@ mod trace;
 mod tunnel;
 mod upstream;
 mod waiting;
+pub mod websocket;
 
 pub use access::{Access, Denied, Guard, Judgement};
 pub use access_log::{
