@@ -19,16 +19,13 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::ext::Protocol;
-use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use uuid::Uuid;
 
 use crate::body::ResponseBody;
 use crate::client::{Busy, Requests};
 use crate::client_body::Upgrade;
 use crate::headers;
-
-/// What a key is answered with: the digest of it and of this (RFC 6455).
-const ANSWER: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+use crate::websocket::handshake;
 
 /// A WebSocket that was asked for over HTTP/2.
 #[derive(Debug)]
@@ -78,10 +75,8 @@ impl Extended {
 
     /// Is this 101 the answer to our key? Whoever does not know it may not know WebSocket at all.
     pub(crate) fn is_answered_by<B>(&self, response: &Response<B>) -> bool {
-        let expected = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[self.key.as_bytes(), ANSWER].concat());
-        let expected = BASE64_STANDARD.encode(expected.as_ref());
         headers::is_websocket(response.headers())
-            && response.headers().get(SEC_WEBSOCKET_ACCEPT).is_some_and(|accept| accept == expected.as_str())
+            && response.headers().get(SEC_WEBSOCKET_ACCEPT) == Some(&handshake::accept(&self.key))
     }
 
     /// The answer as HTTP/2 has it. There any success opens the tunnel, so only a 101 may be one.

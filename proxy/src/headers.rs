@@ -220,7 +220,7 @@ fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &[u8], last: Opti
 }
 
 /// The members of a comma-separated list.
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 

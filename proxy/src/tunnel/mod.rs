@@ -68,6 +68,7 @@ pub(crate) use tally::Tally;
 pub use tally::{By, FRAME_TYPES, WebSockets};
 pub(crate) use traffic::Traffic;
 pub use words::CloseFrame;
+pub(crate) use words::may_be_sent;
 
 /// Both sides of a tunnel that was agreed upon, and what it holds.
 pub(crate) struct Tunnel {

@@ -48,6 +48,11 @@ impl CloseFrame {
         &self.reason
     }
 
+    /// The frame, as it is sent to a client.
+    pub(crate) fn to_client(&self) -> Vec<u8> {
+        self.encode(Sender::Function)
+    }
+
     /// The frame, as `sender` sends it.
     pub(super) fn encode(&self, sender: Sender) -> Vec<u8> {
         let code = self.code.map(u16::to_be_bytes);
@@ -66,7 +71,7 @@ impl CloseFrame {
 }
 
 /// RFC 6455, section 7.4, and the codes that were registered since.
-const fn may_be_sent(code: u16) -> bool {
+pub(crate) const fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
