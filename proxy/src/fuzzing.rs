@@ -12,6 +12,7 @@ use crate::call::Call;
 use crate::headers;
 use crate::path::{self, Target};
 use crate::tunnel::{Frames, Sender};
+use crate::websocket::frame::{Decoder, Incoming, Limits};
 
 /// The call that all requests are.
 pub const CALL_ID: &str = "the-call";
@@ -90,5 +91,51 @@ impl Tracker {
 
     pub fn messages(&self) -> u64 {
         self.0.messages()
+    }
+}
+
+/// What a client of event mode says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Came {
+    Message { text: bool, data: Vec<u8> },
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<(u16, String)>),
+}
+
+/// What is read of one client.
+#[derive(Debug)]
+pub struct Messages {
+    limits: Limits,
+    decoder: Decoder,
+}
+
+impl Messages {
+    pub fn new(max_message: usize, deflate: bool) -> Self {
+        let limits = Limits { max_message, deflate, ..Limits::default() };
+        Self { limits, decoder: Decoder::new(limits) }
+    }
+
+    /// The next thing, or the code with which the connection ends.
+    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Came>, u16> {
+        let came = self.decoder.next(input).map_err(|violation| violation.code)?;
+        Ok(came.map(|came| match came {
+            Incoming::Message(message) => Came::Message { text: message.text, data: message.data.into() },
+            Incoming::Ping(data) => Came::Ping(data.into()),
+            Incoming::Pong(data) => Came::Pong(data.into()),
+            Incoming::Close(close) => Came::Close(close),
+        }))
+    }
+
+    /// How much memory is held for it.
+    pub fn held(&self) -> usize {
+        self.decoder.held()
+    }
+
+    /// Goes on as another process does.
+    pub fn hand_over(&mut self) {
+        let state = self.decoder.state();
+        self.decoder = Decoder::from_state(self.limits, state.clone()).expect("a state that was left is one");
+        assert_eq!(self.decoder.state(), state);
     }
 }
