@@ -36,6 +36,8 @@ pub(crate) struct Record {
     pub(crate) broken: Option<&'static str>,
     /// It is a tunnel now, and was counted.
     tunnel: bool,
+    /// Of the connection that it became, this host holds the other end, and no replica.
+    held: bool,
     /// A function has answered it.
     answered: bool,
     /// Its place among the tunnels of the function, if it asked to be one.
@@ -55,6 +57,7 @@ impl Record {
             received: 0,
             broken: None,
             tunnel: false,
+            held: false,
             answered: false,
             place: None,
             note,
@@ -84,6 +87,7 @@ impl Record {
             received: 0,
             broken: None,
             tunnel: true,
+            held: false,
             answered: true,
             place: Some(TunnelPlace::again(upstream)),
             note: Note::default(),
@@ -96,6 +100,13 @@ impl Record {
         counters.tunnel_opened();
         counters.finished(self.status, self.began.elapsed());
         self.tunnel = true;
+        self.note.upgraded(headers);
+    }
+
+    /// This host has agreed to hold the connection, by these headers.
+    pub(crate) fn held(&mut self, headers: &HeaderMap) {
+        self.upstream.counters().finished(self.status, self.began.elapsed());
+        (self.held, self.answered) = (true, true);
         self.note.upgraded(headers);
     }
 
@@ -123,7 +134,7 @@ impl Drop for Record {
         let counters = self.upstream.counters();
         if self.tunnel {
             counters.tunnel_closed();
-        } else {
+        } else if !self.held {
             counters.finished(self.status, self.began.elapsed());
         }
         counters.sent(self.sent);

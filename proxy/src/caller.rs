@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::function::FunctionKey;
 use crate::handler::{answer, pass_on, unasked_switch};
 use crate::headers;
+use crate::placement::ReplicaKey;
 use crate::route::Routes;
 use crate::trace;
 use crate::upstream::Upstream;
@@ -66,9 +67,31 @@ impl Caller {
     pub async fn call(
         &self,
         function: &FunctionKey,
-        mut request: Request<Bytes>,
+        request: Request<Bytes>,
         place: OwnedSemaphorePermit,
     ) -> Result<(Response<ResponseBody>, OwnedSemaphorePermit), Error> {
+        let (response, place) = self.make(function, request, None, Some(place)).await?;
+        Ok((response, place.expect("it comes back")))
+    }
+
+    /// The same for a call that needs no place: of those that may be at work there is one for each connection. `key` is the
+    /// one of its connection, if that has one.
+    pub(crate) async fn ask(
+        &self,
+        function: &FunctionKey,
+        request: Request<Bytes>,
+        key: Option<ReplicaKey>,
+    ) -> Result<Response<ResponseBody>, Error> {
+        Ok(self.make(function, request, key, None).await?.0)
+    }
+
+    async fn make(
+        &self,
+        function: &FunctionKey,
+        mut request: Request<Bytes>,
+        key: Option<ReplicaKey>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<(Response<ResponseBody>, Option<OwnedSemaphorePermit>), Error> {
         let call = self.ids.identify(request.headers());
         let upstream =
             self.routes.get(function).ok_or_else(|| Error::UnknownFunction { name: function.to_string() })?;
@@ -83,7 +106,10 @@ impl Caller {
         let outbound = Request::from_parts(parts, Payload::Own(Full::new(body)));
         let timeouts = upstream.limits().timeouts;
         let reached = async {
-            let ask = Ask::of_own(&upstream, &outbound)?;
+            let ask = match key {
+                Some(key) => Ask::default().of_key(key),
+                None => Ask::of_own(&upstream, &outbound)?,
+            };
             let waits = record.waits();
             let claimed = claim(&upstream, &ask, place).await;
             record.waited(waits);
@@ -112,17 +138,20 @@ impl Caller {
 async fn claim(
     upstream: &Arc<Upstream>,
     ask: &Ask,
-    mut place: OwnedSemaphorePermit,
-) -> Result<(Claim, OwnedSemaphorePermit), Error> {
+    place: Option<OwnedSemaphorePermit>,
+) -> Result<(Claim, Option<OwnedSemaphorePermit>), Error> {
+    let Some(mut place) = place else {
+        return Ok((upstream.acquire_for(ask).await?, None));
+    };
     let places = Arc::clone(place.semaphore());
     loop {
         if let Some(claim) = upstream.claim_for(ask) {
-            return Ok((claim, place));
+            return Ok((claim, Some(place)));
         }
         drop(place);
         let claim = upstream.acquire_for(ask).await?;
         place = match Arc::clone(&places).try_acquire_owned() {
-            Ok(place) => return Ok((claim, place)),
+            Ok(place) => return Ok((claim, Some(place))),
             Err(_) => {
                 drop(claim);
                 acquire(&places).await

@@ -70,6 +70,14 @@ pub enum Error {
         /// What is wrong with the token.
         why: BadToken,
     },
+    /// The caller is known, and may not do this.
+    #[error("{what} is not let in by function {function}")]
+    Forbidden {
+        /// The function.
+        function: FunctionKey,
+        /// Who or what.
+        what: &'static str,
+    },
     /// No deferred call is known by this id (any more).
     #[error("no call {id} is queued or running here")]
     UnknownCall {
@@ -217,6 +225,7 @@ impl Error {
         match self {
             Self::Unauthorized { .. }
             | Self::InvalidToken { .. }
+            | Self::Forbidden { .. }
             | Self::MissingKey { .. }
             | Self::InvalidKey { .. }
             | Self::ClientStalled { .. }
@@ -248,6 +257,7 @@ impl Error {
         match self {
             Self::UnknownFunction { .. } | Self::UnknownCall { .. } => StatusCode::NOT_FOUND,
             Self::Unauthorized { .. } | Self::InvalidToken { .. } => StatusCode::UNAUTHORIZED,
+            Self::Forbidden { .. } => StatusCode::FORBIDDEN,
             Self::Connect { .. } | Self::NoAnswer { .. } if tunnel => StatusCode::BAD_GATEWAY,
             Self::Connect { .. } | Self::NoAnswer { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::RequestTimeout { .. } | Self::HeaderTimeout { .. } | Self::WaitingTimeout { .. }
@@ -269,6 +279,11 @@ impl Error {
                 StatusCode::BAD_REQUEST
             }
         }
+    }
+
+    /// May the function have seen something of the request?
+    pub(crate) fn may_have_been_sent(&self) -> bool {
+        matches!(self, Self::NoAnswer { .. } | Self::RequestTimeout { .. } | Self::HeaderTimeout { .. })
     }
 
     fn retry_after(&self) -> HeaderValue {
@@ -335,6 +350,7 @@ mod tests {
             (Error::UnknownFunction { name: "x.y".into() }, 404, 404),
             (Error::Unauthorized { function: function.clone() }, 401, 401),
             (Error::InvalidToken { function: function.clone(), why: BadToken::Expired }, 401, 401),
+            (Error::Forbidden { function: function.clone(), what: "nobody" }, 403, 403),
             (Error::UnknownCall { id: "x".into() }, 404, 404),
             (
                 Error::Connect { function: function.clone(), replica: replica.clone(), cause: refused },

@@ -39,6 +39,7 @@ use crate::token::Token;
 use crate::trace;
 use crate::tunnel::{Tunnel, Tunnels};
 use crate::upstream::{Timeouts, Upstream};
+use crate::websocket::{self, Arrival, EventMode, Refusal};
 
 /// Answers everything that is neither under `/function/` nor under `/async-function/`.
 pub type Fallback = Arc<
@@ -56,6 +57,7 @@ pub(crate) struct Handler {
     pub(crate) intake: Arc<dyn Intake>,
     pub(crate) cookies: Cookies,
     pub(crate) tunnels: Tunnels,
+    pub(crate) websockets: Arc<websocket::Shared>,
     pub(crate) log: AccessLog,
     /// Has each request to a function a span of ours?
     pub(crate) spans: bool,
@@ -206,12 +208,19 @@ impl Handler {
             record.status = StatusCode::BAD_REQUEST.as_u16();
             return status(StatusCode::BAD_REQUEST);
         };
+        let held = upstream.event_mode().filter(|_| headers::is_websocket(request.headers()));
+        let host = held.as_ref().and_then(|_| headers::host_of(&request));
         let asked_with = request.headers().get(CONTENT_TYPE).cloned();
         let offer = match upstream.compresses() {
             true => Offer::of(request.method(), request.headers()),
             false => Offer::None,
         };
         let (outbound, upgrade) = prepare(request, uri, &call, peer);
+        let (upgrade, asked) = if held.is_some() { (None, upgrade) } else { (upgrade, None) };
+        if let (Some(settings), Some(asked)) = (held, asked) {
+            let came = Came { upstream, settings, request: outbound, asked, host, peer };
+            return Box::pin(self.hold(came, token, call, record)).await;
+        }
         let limits = upstream.limits();
         let timeouts = limits.timeouts;
         let reached = async {
@@ -240,6 +249,50 @@ impl Handler {
                 refuse(&error, &call, upgrade.is_some())
             }
         }
+    }
+
+    /// Takes a connection that stays here: the function is told what happens on it.
+    async fn hold(
+        &self,
+        came: Came,
+        token: Token<'_>,
+        call: Call,
+        mut record: Record,
+    ) -> Response<ResponseBody> {
+        let Came { upstream, settings, request, asked, host, peer } = came;
+        let entered = async {
+            record.place = upstream.enter(&request, true, &upstream.limits_now().bounds)?;
+            let ask = Ask::of_client(&upstream, &request, &token, peer.ip(), &self.cookies, false)?;
+            let mut claims = Vec::new();
+            if upstream.access().token {
+                let said = token.claims(request.headers()).map_err(|why| why.of(upstream.key()))?;
+                claims.extend(said.iter().map(|(name, text)| (name.to_owned(), text.to_owned())));
+            }
+            Ok((ask.key, claims))
+        };
+        let entered = entered.await;
+        drop(token);
+        let mut record = Some(record);
+        let answered = match entered {
+            Ok((key, claims)) => {
+                let arrival = Arrival { upstream, settings, request, asked, host, peer, key, claims };
+                self.websockets.accept(arrival, &call, &mut record).await
+            }
+            Err(error) => Err(Refusal::Host(Box::new(error))),
+        };
+        let response = match answered {
+            Ok(response) => return response,
+            Err(Refusal::Host(error)) => refuse(&error, &call, true),
+            Err(Refusal::Answer(response)) => {
+                let mut response = response.map(ResponseBody::full);
+                headers::to_client(response.status(), response.headers_mut(), &call, None, true);
+                response
+            }
+        };
+        if let Some(mut record) = record {
+            record.status = response.status().as_u16();
+        }
+        response
     }
 
     /// Gives the answer to the client, and what hangs on its end to its body or its tunnel.
@@ -337,6 +390,16 @@ impl Handler {
         }
         refuse(&Error::UnknownCall { id: id.to_owned() }, &self.ids.identify(headers), false)
     }
+}
+
+/// A request for a connection that stays here.
+struct Came {
+    upstream: Arc<Upstream>,
+    settings: Arc<EventMode>,
+    request: Request<Payload>,
+    asked: Asked,
+    host: Option<HeaderValue>,
+    peer: SocketAddr,
 }
 
 /// The answer as it goes on, its body with all that ends when it ends.

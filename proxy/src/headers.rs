@@ -181,6 +181,14 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderValue> {
     upgrade
 }
 
+/// The host that a client asked.
+pub(crate) fn host_of<B>(request: &http::Request<B>) -> Option<HeaderValue> {
+    match request.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers().get(header::HOST).cloned(),
+    }
+}
+
 /// The host the client asked: of the URL if it names one (as HTTP/2 does), else of the header.
 fn host(parts: &Parts) -> Option<HeaderValue> {
     match parts.uri.authority() {

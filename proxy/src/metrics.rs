@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::tunnel::{Tally, WebSockets};
+use crate::websocket::{EventCounters, EventTotals};
 
 /// The upper bounds of a histogram's buckets, in seconds: Prometheus' defaults. Behind the last there is one more bucket
 /// for all that took longer.
@@ -125,6 +126,7 @@ pub(crate) struct Counters {
     refused: [AtomicU64; 4],
     cold_starts: Histogram,
     pub(crate) websockets: Tally,
+    pub(crate) events: EventCounters,
     outcomes: OnceLock<Box<Outcomes>>,
 }
 
@@ -165,6 +167,8 @@ pub struct Totals {
     pub refused_capacity: u64,
     /// What its WebSockets carried and how they ended.
     pub websockets: WebSockets,
+    /// What its connections in event mode carried and how they ended.
+    pub events: EventTotals,
     /// For each status, in the order in which they first came: how long the requests took from their arrival to the last
     /// byte of the answer, or to the head of a 101. [`CLIENT_LEFT`] is that of requests whose clients left unanswered.
     pub outcomes: Vec<(u16, Distribution)>,
@@ -256,6 +260,7 @@ impl Counters {
             refused_unavailable,
             refused_capacity,
             websockets: self.websockets.read(),
+            events: self.events.read(),
             outcomes,
         }
     }

@@ -38,6 +38,7 @@ use crate::access_log::AccessLog;
 use crate::affinity::{AffinityKey, Cookies};
 use crate::body::ResponseBody;
 use crate::call::CallIds;
+use crate::caller::Caller;
 use crate::challenges::Challenges;
 use crate::client::{ClientSocket, Limits, Requests};
 use crate::client_body::{ClientBody, Upgrade};
@@ -56,6 +57,7 @@ use crate::tcp;
 use crate::tls::{Secure, Tls};
 use crate::tunnel::Tunnels;
 use crate::tunnel::keep::{Inherited, Keep, KeptFigures};
+use crate::websocket::{self, Held};
 
 /// How long to wait after `accept` failed for want of descriptors or memory. There is no event for "some are free".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -100,6 +102,8 @@ pub struct Settings {
     pub spans: bool,
     /// What is answered to authorities for certificates.
     pub challenges: Challenges,
+    /// Where the connections are that this host holds for functions.
+    pub held: Held,
 }
 
 impl Default for Settings {
@@ -118,6 +122,7 @@ impl Default for Settings {
             access_log: AccessLog::default(),
             spans: false,
             challenges: Challenges::default(),
+            held: Held::default(),
         }
     }
 }
@@ -165,6 +170,8 @@ impl Server {
         let gate = Gate::new(&settings.clients);
         let cookies = Cookies::new(settings.affinity_key.clone());
         let challenges = settings.challenges.clone();
+        let caller = Caller::new(routes.clone()).watched(log.clone(), spans);
+        let websockets = websocket::Shared::new(&settings.held, caller);
         Self(Arc::new(Shared {
             handler: Arc::new(Handler {
                 ids,
@@ -174,6 +181,7 @@ impl Server {
                 intake,
                 cookies,
                 tunnels,
+                websockets,
                 log,
                 spans,
                 challenges,
@@ -282,24 +290,28 @@ impl Server {
 
     async fn end(&self, deadline: Duration, all: bool) -> Drained {
         let shared = &self.0;
-        let tunnels = &shared.handler.tunnels;
+        let (tunnels, websockets) = (&shared.handler.tunnels, &shared.handler.websockets);
         shared.ending.store(true, Ordering::Release);
+        websockets.close();
         shared.stop.cancel();
         shared.tracker.close();
         let pace = TUNNEL_PACE.saturating_mul(u32::try_from(tunnels.len()).unwrap_or(u32::MAX));
+        let pace_held = TUNNEL_PACE.saturating_mul(u32::try_from(websockets.len()).unwrap_or(u32::MAX));
         tunnels.end(pace.min(deadline / 2), all);
         // In this order: a request that is finishing may yet become a tunnel.
         let ended = async {
-            shared.tracker.wait().await;
+            let held = websockets.end(pace_held.min(deadline / 2));
+            tokio::join!(shared.tracker.wait(), held);
             tunnels.ended(all).await;
         };
         if timeout(deadline, ended).await.is_ok() {
             return Drained { cut: 0 };
         }
-        let cut = if all { self.open() } else { shared.tracker.len() + tunnels.ending() };
+        let cut = if all { self.open() } else { shared.tracker.len() + tunnels.ending() + websockets.len() };
         shared.cut.cancel();
         tunnels.cut(all);
-        let ended = async { tokio::join!(shared.tracker.wait(), tunnels.ended(all)) };
+        websockets.cut();
+        let ended = async { tokio::join!(shared.tracker.wait(), tunnels.ended(all), websockets.ended()) };
         if timeout(CUT_GRACE, ended).await.is_err() {
             warn!(left = self.open(), "connections do not end");
         }
@@ -348,7 +360,7 @@ impl Server {
     /// Tasks that serve connections and tunnels now.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.0.tracker.len() + self.0.handler.tunnels.len()
+        self.0.tracker.len() + self.0.handler.tunnels.len() + self.0.handler.websockets.len()
     }
 }
 

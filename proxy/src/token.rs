@@ -25,6 +25,13 @@ impl Claims {
     }
 }
 
+impl Claims {
+    /// All of them, in the order of their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+}
+
 impl FromIterator<(String, String)> for Claims {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(claims: I) -> Self {
         Self(claims.into_iter().collect())

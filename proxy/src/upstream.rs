@@ -35,6 +35,7 @@ use crate::metrics::{Counters, Load, Refused, Totals};
 use crate::placement::{Placement, ReplicaKey};
 use crate::tunnel::{CloseFrame, Traffic};
 use crate::waiting::{Entry, Place, WaitingRoom};
+use crate::websocket::EventMode;
 
 /// How long each part of a request may take. `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +132,8 @@ pub struct Upstream {
     compress: AtomicBool,
     /// `None` where any replica will do for each request.
     pub(crate) placement: ArcSwapOption<Placement>,
+    /// `None` where WebSockets are for the function itself.
+    event_mode: ArcSwapOption<EventMode>,
     pub(crate) endpoints: ArcSwap<Endpoints>,
     /// Those that take no new work and may still have tunnels.
     leaving: Mutex<Vec<Weak<Endpoint>>>,
@@ -161,6 +164,7 @@ impl Upstream {
             access: AtomicU8::new(Access::default().bits()),
             compress: AtomicBool::new(false),
             placement: ArcSwapOption::empty(),
+            event_mode: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
             leaving: Mutex::default(),
             held_keys: ArcSwapOption::empty(),
@@ -224,6 +228,18 @@ impl Upstream {
     /// Compresses answers from now on, or no more.
     pub fn set_compression(&self, compress: bool) {
         self.compress.store(compress, Ordering::Relaxed);
+    }
+
+    /// Holds the connections of this function from now on and tells it what happens on them, or no more: those that are open
+    /// stay as they are.
+    pub fn set_event_mode(&self, mode: Option<EventMode>) {
+        self.event_mode.store(mode.map(Arc::new));
+    }
+
+    /// How connections are held here, if they are.
+    #[must_use]
+    pub fn event_mode(&self) -> Option<Arc<EventMode>> {
+        self.event_mode.load_full()
     }
 
     /// Sends requests there from now on. Those that wait go on waiting for what they came for: after a change of

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -41,6 +42,11 @@ impl ConnectionId {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
         bytes.try_into().ok().map(Self)
     }
+
+    /// A number that differs among connections that came together.
+    pub(super) fn spread(self) -> u8 {
+        self.0[0]
+    }
 }
 
 impl fmt::Display for ConnectionId {
@@ -55,7 +61,7 @@ impl fmt::Debug for ConnectionId {
     }
 }
 
-/// What is known of a connection since its handshake, and never changes. Small: it is kept as long as the connection.
+/// What is known of a connection since its handshake, and does not change. Small: it is kept as long as the connection.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// Its id.
@@ -64,10 +70,10 @@ pub struct Identity {
     pub function: FunctionKey,
     /// The path as the function sees it, from its `/` on, and the query behind `?` if there is one.
     pub path: Box<str>,
-    /// Who the client is, where a token or the function has said so.
-    pub user: Option<Box<str>>,
-    /// What both sides agreed to speak.
-    pub subprotocol: Option<Box<str>>,
+    /// Who the client is, once a token or the function has said so.
+    pub user: OnceLock<Box<str>>,
+    /// What both sides agreed to speak, once they did.
+    pub subprotocol: OnceLock<Box<str>>,
     /// The other end of the connection, as far as is known.
     pub peer: IpAddr,
     /// What the client asked for as `Host`.
@@ -76,6 +82,20 @@ pub struct Identity {
     pub user_agent: Option<Box<str>>,
     /// When the handshake came.
     pub since: SystemTime,
+}
+
+impl Identity {
+    /// Who the client is, as far as is known.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.user.get().map(|user| &**user)
+    }
+
+    /// What both sides agreed to speak, if it is something.
+    #[must_use]
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.subprotocol.get().map(|protocol| &**protocol)
+    }
 }
 
 /// A message, whole.
@@ -217,7 +237,8 @@ mod tests {
             assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "{text}");
             assert_eq!(ConnectionId::parse(&text), Some(*id));
         }
-        for text in ["", "a", "0123456789012345678901234", "!!!!!!!!!!!!!!!!!!!!!!", "äääääääääää"] {
+        for text in ["", "a", "0123456789012345678901234", "!!!!!!!!!!!!!!!!!!!!!!", "äääääääääää"]
+        {
             assert_eq!(ConnectionId::parse(text), None, "{text}");
         }
     }

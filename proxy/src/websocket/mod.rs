@@ -1,10 +1,10 @@
 //! Event mode: this host holds the WebSocket, and what happens on it becomes plain HTTP requests to a function.
 //!
 //! Owns the connections whose function never sees a WebSocket: it may be at zero replicas while thousands of them are
-//! open. One neutral engine; what an event looks like as a request, and an answer as actions, is a [codec](codec)'s.
+//! open. One neutral engine; what an event looks like as a request, and an answer as actions, is a [codec]'s.
 //!
 //! ```text
-//!  GET, Upgrade ──► handshake ──(connect event, if the function asks for it)──► 101 ──► connection: a task
+//!  GET, Upgrade ──► accept ──(connect event, if the function asks for it)──► 101 ──► connection: a task
 //!                                                                                        │
 //!   frames ──► message ──► mailbox (bounded; full: the socket is not read) ──► one event in flight ──► codec ──► function
 //!                                                                                        │
@@ -17,10 +17,114 @@
 //! * A connection that waits holds its socket, a few hundred bytes, and no buffer.
 //! * What ends a replica does not end a connection: the next event goes to the next replica.
 
+mod accept;
 pub mod codec;
-pub(crate) mod deflate;
+mod connection;
+mod counters;
+mod deflate;
+mod ending;
 pub mod event;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the engine is to come"))]
 pub(crate) mod frame;
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine is to come"))]
 pub(crate) mod handshake;
+mod hub;
+mod invoke;
+mod keeper;
+mod member;
+mod outbound;
+mod settings;
+mod socket;
+mod spoken;
+mod wire;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use accept::{Arrival, Refusal};
+pub(crate) use counters::EventCounters;
+pub use counters::{EVENTS, End, EventTotals, OUTCOMES};
+pub use ending::{Category, Ending};
+pub use hub::{CannotJoin, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_name};
+pub use keeper::{DeadEvent, Forgetful, Keeper};
+pub use member::{Carried, Member};
+pub use outbound::Said;
+pub use settings::{Batching, Delivery, EventMode, OnError, Subscriptions};
+
+use crate::caller::Caller;
+
+/// Where connections are, and who keeps what has to outlive this process.
+#[derive(Clone)]
+pub struct Held {
+    /// All of them.
+    pub hub: Arc<Hub>,
+    /// Whoever writes to a disk.
+    pub keeper: Arc<dyn Keeper>,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { hub: Arc::default(), keeper: Arc::new(Forgetful) }
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("connections", &self.hub.len()).finish_non_exhaustive()
+    }
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    hub: Arc<Hub>,
+    caller: Caller,
+    keeper: Arc<dyn Keeper>,
+    tracker: TaskTracker,
+    /// No more are let in.
+    closing: AtomicBool,
+    /// End now.
+    cut: CancellationToken,
+}
+
+impl Shared {
+    pub(crate) fn new(held: &Held, caller: Caller) -> Arc<Self> {
+        Arc::new(Self {
+            hub: Arc::clone(&held.hub),
+            caller,
+            keeper: Arc::clone(&held.keeper),
+            tracker: TaskTracker::new(),
+            closing: AtomicBool::new(false),
+            cut: CancellationToken::new(),
+        })
+    }
+
+    /// Lets no more in.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.tracker.close();
+    }
+
+    /// Ends all of them without another word.
+    pub(crate) fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// Resolves when all have ended, after [`close`](Self::close).
+    pub(crate) async fn ended(&self) {
+        self.tracker.wait().await;
+    }
+
+    /// How many connections there are, those included that are gone and of which the function is still to hear.
+    pub(crate) fn len(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Ends all of them, spread over `over`, and resolves when the functions know. After [`close`](Self::close).
+    pub(crate) async fn end(&self, over: Duration) {
+        self.hub.end_all(Ending::shutdown(), over).await;
+        self.tracker.wait().await;
+    }
+}

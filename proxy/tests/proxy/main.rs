@@ -16,6 +16,7 @@ mod connections;
 mod deferred;
 mod domains;
 mod endings;
+mod events;
 mod exactness;
 mod express;
 mod extended;

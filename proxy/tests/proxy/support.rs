@@ -117,7 +117,11 @@ impl Proxy {
 
     /// On the test's own thread, with its clock.
     pub(crate) async fn on_this_thread() -> Self {
-        Self::with_all(Settings { lanes: 0, ..Settings::default() }).await
+        Self::on_this_thread_with(Settings::default()).await
+    }
+
+    pub(crate) async fn on_this_thread_with(settings: Settings) -> Self {
+        Self::with_all(Settings { lanes: 0, ..settings }).await
     }
 
     /// On two lanes, whatever the settings say.
@@ -197,6 +201,11 @@ impl Function {
     /// The next connection of the proxy.
     pub(crate) async fn accept(&self) -> Wire {
         Wire::new(within(self.listener.accept()).await.unwrap().0)
+    }
+
+    /// The same, whenever it comes.
+    pub(crate) async fn accept_later(&self) -> Wire {
+        Wire::new(self.listener.accept().await.unwrap().0)
     }
 
     /// Refuses connections from now on.
@@ -379,6 +388,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) async fn closed(&mut self) -> Vec<u8> {
         while matches!(self.more().await, Ok(true)) {}
         std::mem::take(&mut self.read)
+    }
+
+    /// Reads until what was read ends so: how much that was.
+    pub(crate) async fn ended_with(&mut self, end: &[u8]) -> usize {
+        while !self.read.ends_with(end) {
+            assert!(self.more().await.unwrap(), "closed");
+        }
+        std::mem::take(&mut self.read).len()
     }
 
     /// Waits for the end of the other end's writing, which must not be a reset.

@@ -155,8 +155,8 @@ impl CloudEvents {
         also(CE_TIME, Timestamp::try_from(event.at).ok().map(|at| at.to_string().into()));
         also(CE_SIGNATURE, self.signature(&connection).map(Cow::from));
         also(CE_CONNECTION_ID, Some(connection.into()));
-        also(CE_USER_ID, of.user.as_deref().map(Cow::from));
-        also(CE_SUBPROTOCOL, of.subprotocol.as_deref().map(Cow::from));
+        also(CE_USER_ID, of.user().map(Cow::from));
+        also(CE_SUBPROTOCOL, of.subprotocol().map(Cow::from));
         also(CE_CONNECTION_STATE, event.state.map(Cow::from));
         if let What::Disconnected(departure) = event.what {
             also(CE_CLOSE_CODE, Some(departure.code.to_string().into()));

@@ -10,12 +10,16 @@ mod head;
 mod mask;
 #[cfg(test)]
 mod oracle;
+#[cfg_attr(not(test), expect(dead_code, reason = "for connections that outlive a process"))]
 mod state;
 
 pub(crate) use decode::{Decoder, Incoming, Limits};
-pub(crate) use encode::{close, encode, header, message};
+#[cfg(test)]
+use encode::header;
+pub(crate) use encode::{close, encode, message};
 pub(crate) use head::Opcode;
-pub(crate) use state::State;
+#[cfg(test)]
+use state::State;
 
 use crate::tunnel::CloseFrame;
 

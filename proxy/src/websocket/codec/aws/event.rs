@@ -133,7 +133,7 @@ fn context<'a>(api: &'a AwsApi, event: &Event<'a>, key: &'a str) -> Context<'a> 
         domain_name: &api.domain_name,
         connection_id: of.id.to_string(),
         api_id: &api.api_id,
-        authorizer: of.user.as_deref().map(|principal_id| Authorizer { principal_id }),
+        authorizer: of.user().map(|principal_id| Authorizer { principal_id }),
         disconnect_status_code: departure.map(|departure| departure.code),
         disconnect_reason: departure.map(|departure| match &*departure.reason {
             "" if departure.code == NO_STATUS => NO_STATUS_REASON,

@@ -1,0 +1,248 @@
+//! The way in: from a request for a WebSocket to its 101, and the connection's task.
+//!
+//! Owns the order: is it a handshake, may a page from there connect, is there room, which key, and what the function says
+//! to it if it wants to be asked. Whoever was seen here and is not let in leaves nothing behind.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, USER_AGENT};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::Shared;
+use super::connection::{Connection, Ties};
+use super::event::{Acceptance, ConnectionId, Decision, Event, Handshake, Identity, What};
+use super::frame::{Decoder, Limits};
+use super::handshake::Opening;
+use super::invoke::{Teller, Told};
+use super::member::Member;
+use super::settings::EventMode;
+use super::socket::Socket;
+use crate::access_log::Record;
+use crate::body::{Payload, ResponseBody};
+use crate::call::Call;
+use crate::error::Error;
+use crate::extended::Asked;
+use crate::headers;
+use crate::placement::ReplicaKey;
+use crate::upstream::Upstream;
+
+/// A request for a WebSocket that was let through to here.
+pub(crate) struct Arrival {
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) settings: Arc<EventMode>,
+    /// As a function would see it, if it were for one.
+    pub(crate) request: Request<Payload>,
+    pub(crate) asked: Asked,
+    pub(crate) host: Option<HeaderValue>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) key: Option<ReplicaKey>,
+    /// What its token says.
+    pub(crate) claims: Vec<(String, String)>,
+}
+
+/// Why there will be no connection.
+pub(crate) enum Refusal {
+    /// This host says so.
+    Host(Box<Error>),
+    /// The function does, or the handshake is none: in these words.
+    Answer(Box<Response<Bytes>>),
+}
+
+/// A connection that is known and not open yet. Dropped, it was never there.
+struct Candidate<'a> {
+    shared: &'a Shared,
+    member: Arc<Member>,
+    accepted: bool,
+}
+
+impl Drop for Candidate<'_> {
+    fn drop(&mut self) {
+        if !self.accepted {
+            self.shared.hub.leave(&self.member);
+        }
+    }
+}
+
+/// May a page from where this request comes connect?
+pub(crate) fn is_welcome(settings: &EventMode, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return true };
+    let known = |one: &String| one == "*" || origin.as_bytes().eq_ignore_ascii_case(one.as_bytes());
+    settings.origins.is_empty() || settings.origins.iter().any(known)
+}
+
+impl Shared {
+    /// Lets a client in, or says why not. The record is ended here in the first case.
+    ///
+    /// # Errors
+    /// When it is not let in.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        arrival: Arrival,
+        call: &Call,
+        record: &mut Option<Record>,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Refusal::Host(Box::new(Error::Draining)));
+        }
+        let Arrival { upstream, settings, request, asked, host, peer, key, claims } = arrival;
+        let (head, _) = request.into_parts();
+        let offer =
+            Opening::read(&head).map_err(|refusal| Refusal::Answer(Box::new(refusal.to_response())))?;
+        let offer = if settings.compression { offer } else { offer.without_deflate() };
+        if !is_welcome(&settings, &head.headers) {
+            return Err(Refusal::Host(Box::new(Error::Forbidden {
+                function: upstream.key().clone(),
+                what: "a page of this origin",
+            })));
+        }
+        let identity = identify(&upstream, &head, host.as_ref(), peer, &claims);
+        let member = Member::new(identity, upstream, settings.outbound);
+        self.hub.enter(&member);
+        let mut candidate = Candidate { shared: self, member: Arc::clone(&member), accepted: false };
+        let ties = Ties { shared: Arc::clone(self), member, settings, key };
+        let acceptance = if ties.settings.events.connect {
+            let handshake = Handshake {
+                headers: of_client(&head.headers),
+                subprotocols: offer.subprotocols.clone(),
+                claims,
+            };
+            self.ask(&ties, &handshake).await?
+        } else {
+            Acceptance { subprotocol: offer.subprotocols.first().cloned(), ..Acceptance::default() }
+        };
+        let state = self.admit(&ties, acceptance);
+        if let Some(deflate) = offer.deflate() {
+            ties.member.deflate.get_or_init(|| deflate);
+        }
+        let mut response = Response::new(ResponseBody::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = offer.answer(ties.member.identity().subprotocol());
+        headers::to_client(StatusCode::SWITCHING_PROTOCOLS, response.headers_mut(), call, None, false);
+        if let Some(mut record) = record.take() {
+            record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+            record.held(response.headers());
+            let cut = self.cut.clone();
+            let life = live(ties, asked, state, record);
+            self.tracker.spawn(async move { cut.run_until_cancelled_owned(life).await });
+            candidate.accepted = true;
+        }
+        Ok(response)
+    }
+
+    /// Asks the function if this client may connect.
+    async fn ask(&self, ties: &Ties, handshake: &Handshake) -> Result<Acceptance, Refusal> {
+        let counters = ties.member.counters();
+        let event = Event {
+            of: ties.member.identity(),
+            sequence: 0,
+            attempt: 1,
+            at: SystemTime::now(),
+            state: None,
+            what: What::Connect(handshake),
+        };
+        let began = Instant::now();
+        let teller = Teller { shared: self, settings: &ties.settings, counters, key: ties.key.as_ref() };
+        let told = teller.decide(event).await;
+        let (outcome, decided) = match told {
+            Told::Answered(Decision::Accept(acceptance)) => (0, Ok(acceptance)),
+            Told::Answered(Decision::Refuse(response)) => (1, Err(Refusal::Answer(Box::new(response)))),
+            Told::Unanswered { status, .. } => {
+                let mut response =
+                    Response::new(Bytes::from_static(b"the function did not say if you may connect\n"));
+                *response.status_mut() = status;
+                (2, Err(Refusal::Answer(Box::new(response))))
+            }
+        };
+        counters.event(0, outcome, began.elapsed());
+        decided
+    }
+
+    /// Notes on which terms it connects: what the function wants to be told again.
+    fn admit(&self, ties: &Ties, acceptance: Acceptance) -> Option<Box<str>> {
+        let Acceptance { user, groups, subprotocol, state, roles: _ } = acceptance;
+        let (member, identity) = (&ties.member, ties.member.identity());
+        if let Some(user) = user {
+            // Who the token says it is, the function knows and may repeat.
+            if identity.user.set(user.into()).is_err() {
+                debug!(connection = %identity.id, "its user was known before");
+            }
+        }
+        if let Some(subprotocol) = subprotocol {
+            identity.subprotocol.get_or_init(|| subprotocol.into());
+        }
+        self.hub.is_of(member);
+        for group in groups {
+            if let Err(error) = self.hub.join(member, &group, ties.settings.max_groups) {
+                let function = &identity.function;
+                tracing::warn!(%function, "function {function}: a connection cannot join {group:?}: {error}");
+            }
+        }
+        member.opened();
+        member.counters().opened();
+        state.map(String::into_boxed_str)
+    }
+}
+
+/// Waits for the socket, and lives.
+async fn live(ties: Ties, asked: Asked, state: Option<Box<str>>, mut record: Record) {
+    let (max_message, deflate) = (ties.settings.max_message, ties.member.deflate.get().is_some());
+    let limits = Limits { max_message, deflate, ..Limits::default() };
+    match Socket::upgraded(asked).await {
+        Ok((socket, ahead)) => {
+            let decoder = Decoder::new(limits);
+            Connection::new(ties, socket, ahead, decoder, state, record).run().await;
+        }
+        Err(error) => {
+            debug!(%error, "a connection ended before it began");
+            record.broken = Some("upgrade");
+            record.closed(None, None);
+            ties.shared.hub.leave(&ties.member);
+            ties.member.counters().never_began();
+        }
+    }
+}
+
+fn identify(
+    upstream: &Upstream,
+    head: &Parts,
+    host: Option<&HeaderValue>,
+    peer: SocketAddr,
+    claims: &[(String, String)],
+) -> Identity {
+    let text = |value: &HeaderValue| value.to_str().ok().map(Box::<str>::from);
+    let user = claims.iter().find(|(name, _)| name == "sub");
+    let user: Option<Box<str>> = user.map(|(_, subject)| subject.as_str().into());
+    Identity {
+        id: ConnectionId::random(),
+        function: upstream.key().clone(),
+        path: head.uri.path_and_query().map_or("/", |path| path.as_str()).into(),
+        user: user.map_or_else(OnceLock::new, OnceLock::from),
+        subprotocol: OnceLock::new(),
+        peer: peer.ip().to_canonical(),
+        host: host.and_then(text),
+        user_agent: head.headers.get(USER_AGENT).and_then(text),
+        since: SystemTime::now(),
+    }
+}
+
+/// A client's headers, without those that speak of the connection.
+fn of_client(all: &HeaderMap) -> HeaderMap {
+    let of_handshake = |name: &HeaderName| {
+        *name == HOST
+            || *name == SEC_WEBSOCKET_PROTOCOL
+            || name.as_str().starts_with("sec-websocket-")
+            || [http::header::CONNECTION, http::header::UPGRADE].contains(name)
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in all.iter().filter(|(name, _)| !of_handshake(name)) {
+        headers.append(name, value.clone());
+    }
+    headers
+}

@@ -1,0 +1,441 @@
+//! The life of a connection, from its 101 to the last word about it. One task owns it all the way.
+//!
+//! ```text
+//!   101 ─► connected (if asked for) ─► open ─────────────► closed ─► what waits is dealt with ─► disconnected ─► gone
+//!                                       │ ▲                                                     (if asked for)
+//!             a message, nothing in flight │
+//!                                       ▼ │
+//!                                     in flight ─► actions
+//! ```
+//!
+//! One event is in flight at a time. What comes meanwhile waits in the mailbox; when that is full, the socket is not read,
+//! and the client's own sending stops. A connection in which nothing happens is this struct, its socket and one timer.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::{debug, warn};
+
+use super::Shared;
+use super::counters::EventCounters;
+use super::ending::{Category, Ending};
+use super::event::{Action, Departure, Event, Message, Outcome, What};
+use super::frame::Decoder;
+use super::invoke::{Teller, Told};
+use super::member::Member;
+use super::outbound::Said;
+use super::settings::{Batching, EventMode, OnError};
+use super::socket::Socket;
+use super::spoken::Spoken;
+use super::wire::{self, Closed, Due, Taken, Wire};
+use crate::access_log::Record;
+use crate::placement::ReplicaKey;
+use crate::tunnel::By;
+
+/// How many bytes of messages wait for the function before no more is read, whatever the mailbox holds by number.
+const MAILBOX_BYTES: usize = 1 << 20;
+
+/// What goes with a connection from its handshake to its end.
+pub(super) struct Ties {
+    pub(super) shared: Arc<Shared>,
+    pub(super) member: Arc<Member>,
+    pub(super) settings: Arc<EventMode>,
+    pub(super) key: Option<ReplicaKey>,
+}
+
+/// An event in flight; resolves with what came of it, and the state that it took along.
+type InFlight = Pin<Box<dyn Future<Output = Dealt> + Send>>;
+
+struct Dealt {
+    told: Told<Outcome>,
+    state: Option<Box<str>>,
+}
+
+pub(super) struct Connection {
+    ties: Ties,
+    wire: Wire,
+    mailbox: Inbox,
+    in_flight: Option<InFlight>,
+    /// What the function wants to be told again. With the event that is in flight, if one is.
+    state: Option<Box<str>>,
+    sequence: u64,
+    timer: Pin<Box<Sleep>>,
+    began: Instant,
+    record: Record,
+}
+
+/// What waits for the function.
+struct Inbox {
+    messages: VecDeque<Message>,
+    bytes: usize,
+    most: usize,
+    /// When the first of them came.
+    since: Instant,
+    rules: Rules,
+}
+
+/// What becomes of a message before it is let into the mailbox.
+struct Rules {
+    settings: Arc<EventMode>,
+    member: Arc<Member>,
+}
+
+impl wire::Mailbox for Inbox {
+    fn has_room(&self) -> bool {
+        self.messages.len() < self.most && self.bytes < MAILBOX_BYTES
+    }
+
+    fn take(&mut self, message: Message) -> Taken {
+        let Rules { settings, member } = &self.rules;
+        if let Some((_, answer)) = settings.auto_response.iter().find(|(asked, _)| *asked == message.data) {
+            member.counters().answered_here();
+            let answer = Message { text: message.text, data: answer.clone() };
+            return Taken::Answered(Spoken::new(&answer).to(member.deflate.get().copied()));
+        }
+        member.carried_in(message.data.len());
+        if settings.text_only && !message.text {
+            return Taken::Refused(Ending::of_host(1003, "text only", Category::Unsupported));
+        }
+        if settings.events.no_messages {
+            return Taken::Kept;
+        }
+        if self.messages.is_empty() {
+            self.since = Instant::now();
+        }
+        self.bytes += message.data.len();
+        self.messages.push_back(message);
+        Taken::Kept
+    }
+
+    fn probed(&mut self) {}
+}
+
+impl Inbox {
+    /// What the next event is of, if it is to be made now.
+    fn next(&mut self, batching: Option<Batching>, at_once: bool) -> Option<Vec<Message>> {
+        let count = match batching {
+            None => 1,
+            Some(batching) => {
+                let due = at_once || self.messages.len() >= batching.count.min(self.most);
+                if !due && self.since + batching.window > Instant::now() {
+                    return None;
+                }
+                batching.count
+            }
+        };
+        let count = count.min(self.messages.len());
+        if count == 0 {
+            return None;
+        }
+        let next: Vec<Message> = self.messages.drain(..count).collect();
+        self.bytes -= next.iter().map(|message| message.data.len()).sum::<usize>();
+        if self.messages.is_empty() {
+            self.messages = VecDeque::new();
+        }
+        self.since = Instant::now();
+        Some(next)
+    }
+}
+
+impl Connection {
+    pub(super) fn new(
+        ties: Ties,
+        socket: Socket,
+        ahead: Bytes,
+        decoder: Decoder,
+        state: Option<Box<str>>,
+        record: Record,
+    ) -> Self {
+        let rules = Rules { settings: Arc::clone(&ties.settings), member: Arc::clone(&ties.member) };
+        let now = Instant::now();
+        let most = ties.settings.mailbox.max(1);
+        Self {
+            wire: Wire::new(socket, ahead, decoder),
+            mailbox: Inbox { messages: VecDeque::new(), bytes: 0, most, since: now, rules },
+            in_flight: None,
+            state,
+            // The number of `connected`, whether anybody is told of that or not.
+            sequence: 1,
+            timer: Box::pin(sleep_until(now)),
+            began: now,
+            record,
+            ties,
+        }
+    }
+
+    /// Lives.
+    pub(super) async fn run(mut self) {
+        let settings = Arc::clone(&self.ties.settings);
+        if settings.events.disconnected {
+            self.ties.shared.keeper.opened(self.ties.member.identity());
+        }
+        if settings.events.connected {
+            self.begin(Happened::Connected);
+        }
+        poll_fn(|cx| self.poll(cx)).await;
+        let closed = self.wire.closed().cloned().unwrap_or_else(lost);
+        self.leave(&closed);
+        // What the client said before it went is said to the function all the same.
+        poll_fn(|cx| self.poll_rest(cx)).await;
+        if settings.events.disconnected {
+            self.tell_end(&closed).await;
+        }
+    }
+
+    /// Until the connection is gone.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ties.member.outbound.listen(cx.waker());
+        loop {
+            let mut moved = self.poll_event(cx);
+            moved |= self.wire.poll_read(cx, &mut self.mailbox).is_ready();
+            moved |= self.wire.poll_write(cx, &self.ties.member.outbound).is_ready();
+            if self.wire.is_gone() {
+                return Poll::Ready(());
+            }
+            if !moved && !self.poll_time(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Until nothing waits for the function any more.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.poll_event(cx) {}
+        if self.in_flight.is_some() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Sees to the event in flight, and to the next one. `true` if something has changed.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(in_flight) = &mut self.in_flight {
+            let Poll::Ready(dealt) = in_flight.as_mut().poll(cx) else { return false };
+            self.in_flight = None;
+            self.state = dealt.state;
+            self.settle(dealt.told);
+            return true;
+        }
+        let at_once = self.wire.closed().is_some();
+        let Some(messages) = self.mailbox.next(self.ties.settings.batching, at_once) else { return false };
+        self.begin(Happened::Said(messages));
+        true
+    }
+
+    fn begin(&mut self, happened: Happened) {
+        if matches!(happened, Happened::Said(_)) {
+            self.sequence += 1;
+        }
+        let (state, sequence) = (self.state.take(), self.sequence);
+        let ties = self.ties.clone();
+        self.in_flight = Some(Box::pin(deal(ties, happened, sequence, state)));
+    }
+
+    /// Does what the function wants done.
+    fn settle(&mut self, told: Told<Outcome>) {
+        match told {
+            Told::Answered(Outcome::Done(actions)) => {
+                for action in actions {
+                    self.act(action);
+                }
+            }
+            Told::Answered(Outcome::Failed { tell, .. }) => self.failed(tell, false),
+            Told::Unanswered { outcome: Outcome::Failed { tell, .. }, overload, .. } => {
+                self.failed(tell, overload);
+            }
+            Told::Unanswered { outcome: Outcome::Done(_), overload, .. } => self.failed(None, overload),
+        }
+    }
+
+    fn failed(&self, tell: Option<Message>, overload: bool) {
+        let member = &self.ties.member;
+        let on_error = match (self.ties.settings.on_error, &tell) {
+            (OnError::Dialect, Some(_)) => OnError::Reply,
+            (OnError::Dialect, None) => OnError::Close,
+            (said, _) => said,
+        };
+        match (on_error, tell) {
+            (OnError::Reply, Some(message)) => drop_word(member.say(&message)),
+            (OnError::Reply | OnError::Ignore, _) => {}
+            (OnError::Close | OnError::Dialect, _) if overload => {
+                member.end(Ending::of_host(1013, "try again later", Category::Overload));
+            }
+            (OnError::Close | OnError::Dialect, _) => {
+                member.end(Ending::of_host(1011, "function error", Category::FunctionError));
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let Ties { shared, member, settings, .. } = &self.ties;
+        let namespace = &member.identity().function.namespace;
+        match action {
+            Action::Send(message) => drop_word(member.say(&message)),
+            Action::Publish { group, message, exclude_self } => {
+                let me = [member.identity().id];
+                let except = if exclude_self { &me[..] } else { &[] };
+                shared.hub.say_to_group(namespace, &group, &message, except);
+            }
+            Action::Join(group) => {
+                if let Err(error) = shared.hub.join(member, &group, settings.max_groups) {
+                    let function = &member.identity().function;
+                    warn!(%function, "function {function}: a connection cannot join {group:?}: {error}");
+                }
+            }
+            Action::Leave(group) => {
+                shared.hub.part(member, &group);
+            }
+            Action::SetState(state) => self.state = state.map(String::into_boxed_str),
+            Action::Close(frame) => {
+                member.end(Ending::new(frame, By::Function, Category::Normal));
+            }
+        }
+    }
+
+    /// Does what is due, and waits for what is due next. `true` if something has changed.
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            let Some(due) = self.due() else { return false };
+            if self.timer.deadline() > due || self.timer.is_elapsed() {
+                self.timer.as_mut().reset(due);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            if self.due().is_none_or(|due| due > Instant::now()) {
+                continue;
+            }
+            self.on_time();
+            return true;
+        }
+    }
+
+    /// When the next thing is due that no byte brings.
+    fn due(&self) -> Option<Instant> {
+        let (ping, pong) = self.ping();
+        let settings = &self.ties.settings;
+        let batch =
+            settings.batching.filter(|_| !self.mailbox.messages.is_empty() && self.in_flight.is_none());
+        let batch = batch.map(|batching| self.mailbox.since + batching.window);
+        let open = self.wire.closed().is_none();
+        let limits = self.ties.member.upstream().limits_now();
+        let idle = limits.timeouts.tunnel_idle.map(|limit| self.ties.member.idle_since() + limit);
+        let lifetime = limits.timeouts.lifetime.map(|limit| self.began + limit);
+        let of_wire = self.wire.deadline(ping, pong);
+        let of_limits = idle.into_iter().chain(lifetime).filter(|_| open);
+        of_wire.into_iter().chain(batch).chain(of_limits).min()
+    }
+
+    fn on_time(&mut self) {
+        let (ping, pong) = self.ping();
+        let member = &self.ties.member;
+        match self.wire.on_time(ping, pong, &member.outbound) {
+            Due::Pinged => member.counters().pinged(),
+            Due::Unanswered => member.counters().unanswered(),
+            Due::Nothing => {}
+        }
+        let (limits, now) = (member.upstream().limits_now(), Instant::now());
+        let over = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since + limit <= now);
+        if over(member.idle_since(), limits.timeouts.tunnel_idle) {
+            member.end(Ending::of_host(1001, "idle timeout", Category::Idle));
+        } else if over(self.began, limits.timeouts.lifetime) {
+            member.end(Ending::of_host(1001, "lifetime", Category::Lifetime));
+        }
+    }
+
+    /// How long a silence may be, and the one behind a ping. Clients that came together are not asked together.
+    fn ping(&self) -> (Option<Duration>, Duration) {
+        let settings = &self.ties.settings;
+        let spread = 0.9 + 0.2 * f64::from(self.ties.member.identity().id.spread()) / 255.0;
+        (settings.ping_interval.map(|interval| interval.mul_f64(spread)), settings.ping_timeout)
+    }
+
+    /// It is gone: for everybody but the function, which may still have to hear what was said.
+    fn leave(&mut self, closed: &Closed) {
+        let Ties { shared, member, .. } = &self.ties;
+        shared.hub.leave(member);
+        let carried = member.has_carried();
+        member.counters().ended(closed);
+        (self.record.received, self.record.sent) = (carried.bytes[0], carried.bytes[1]);
+        self.record.broken = (closed.category != Category::Normal).then(|| closed.category.name());
+        self.record.closed(Some(carried.messages), Some((closed.code, closed.by.name())));
+        debug!(
+            connection = %member.identity().id, code = closed.code, by = closed.by.name(),
+            category = closed.category.name(), "a connection ended"
+        );
+    }
+
+    async fn tell_end(mut self, closed: &Closed) {
+        let departure = Departure {
+            code: closed.code,
+            reason: closed.reason.clone(),
+            by: closed.by,
+            lasted: self.began.elapsed(),
+        };
+        self.sequence += 1;
+        let (state, sequence) = (self.state.take(), self.sequence);
+        let (keeper, id) = (Arc::clone(&self.ties.shared.keeper), self.ties.member.identity().id);
+        deal(self.ties, Happened::Left(departure), sequence, state).await;
+        keeper.ended(id);
+    }
+}
+
+impl Clone for Ties {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            member: Arc::clone(&self.member),
+            settings: Arc::clone(&self.settings),
+            key: self.key.clone(),
+        }
+    }
+}
+
+/// What a function is told, and owned by the telling.
+enum Happened {
+    Connected,
+    Said(Vec<Message>),
+    Left(Departure),
+}
+
+async fn deal(ties: Ties, happened: Happened, sequence: u64, state: Option<Box<str>>) -> Dealt {
+    let began = Instant::now();
+    let (what, kind) = match &happened {
+        Happened::Connected => (What::Connected, 1),
+        Happened::Said(messages) => (What::Messages(messages), 2),
+        Happened::Left(departure) => (What::Disconnected(departure), 3),
+    };
+    let counters = ties.member.counters();
+    let event = Event {
+        of: ties.member.identity(),
+        sequence,
+        attempt: 1,
+        at: SystemTime::now(),
+        state: state.as_deref(),
+        what,
+    };
+    let (settings, key) = (&*ties.settings, ties.key.as_ref());
+    let told = Teller { shared: &ties.shared, settings, counters, key }.happened(event).await;
+    count(counters, kind, &told, began);
+    Dealt { told, state }
+}
+
+/// Counts what came of an event.
+fn count(counters: &EventCounters, kind: usize, told: &Told<Outcome>, began: Instant) {
+    let outcome = match told {
+        Told::Answered(Outcome::Done(_)) => 0,
+        Told::Answered(Outcome::Failed { .. }) => 1,
+        Told::Unanswered { .. } => 2,
+    };
+    counters.event(kind, outcome, began.elapsed());
+}
+
+/// A word that could not be said has its consequence already: the connection ends, or has ended.
+fn drop_word(_said: Said) {}
+
+fn lost() -> Closed {
+    Closed { code: 1006, reason: "".into(), by: By::Network, category: Category::Network }
+}

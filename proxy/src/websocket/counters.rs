@@ -1,0 +1,158 @@
+//! What is counted of the connections of a function in event mode.
+//!
+//! Owns plain counters, added to as things happen.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::ending::Category;
+use super::wire::Closed;
+use crate::metrics::{Distribution, Histogram};
+use crate::tunnel::By;
+
+/// The kinds of events, in the order in which they are counted.
+pub const EVENTS: [&str; 4] = ["connect", "connected", "message", "disconnected"];
+
+/// What can come of an event: the function dealt with it, failed with it, or could not be had.
+pub const OUTCOMES: [&str; 3] = ["done", "failed", "unanswered"];
+
+/// Whoever ends a connection chooses the code: of one function so many ends are counted apart, and all others together.
+const MAX_ENDS: usize = 64;
+
+/// How connections ended: with which code (none stands for all that are not counted apart), by whom and why.
+pub type End = (Option<u16>, By, Category);
+
+#[derive(Debug, Default)]
+pub(crate) struct EventCounters {
+    open: AtomicUsize,
+    messages: [AtomicU64; 2],
+    bytes: [AtomicU64; 2],
+    events: [[AtomicU64; 3]; 4],
+    seconds: Histogram,
+    retries: AtomicU64,
+    answered_here: AtomicU64,
+    pings: AtomicU64,
+    unanswered_pings: AtomicU64,
+    ends: Mutex<Vec<(End, u64)>>,
+}
+
+/// What was counted since this process began.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EventTotals {
+    /// Connections that are open now.
+    pub open: usize,
+    /// Messages from clients, and to them.
+    pub messages: [u64; 2],
+    /// The bytes of those.
+    pub bytes: [u64; 2],
+    /// Events by [`EVENTS`], and what came of them by [`OUTCOMES`].
+    pub events: [[u64; 3]; 4],
+    /// How long they took, all tries together.
+    pub seconds: Distribution,
+    /// Tries behind the first one.
+    pub retries: u64,
+    /// Messages that were answered here.
+    pub answered_here: u64,
+    /// Pings to clients.
+    pub pings: u64,
+    /// Clients that did not answer one.
+    pub unanswered_pings: u64,
+    /// How connections ended.
+    pub ends: Vec<(End, u64)>,
+}
+
+impl EventCounters {
+    pub(super) fn opened(&self) {
+        self.open.fetch_add(1, Relaxed);
+    }
+
+    /// One that was let in has gone before it had its answer.
+    pub(super) fn never_began(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn ended(&self, closed: &Closed) {
+        self.open.fetch_sub(1, Relaxed);
+        let mut ends = self.lock();
+        let place = |ends: &[(End, u64)], end: End| ends.iter().position(|(one, _)| *one == end);
+        let end = (Some(closed.code), closed.by, closed.category);
+        let apart = place(&ends, end).is_some() || ends.len() < MAX_ENDS;
+        let end = if apart { end } else { (None, closed.by, closed.category) };
+        match place(&ends, end) {
+            Some(at) => ends[at].1 += 1,
+            None => ends.push((end, 1)),
+        }
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        self.messages[0].fetch_add(1, Relaxed);
+        self.bytes[0].fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(super) fn sent(&self, bytes: usize) {
+        self.messages[1].fetch_add(1, Relaxed);
+        self.bytes[1].fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(super) fn event(&self, kind: usize, outcome: usize, took: Duration) {
+        self.events[kind][outcome].fetch_add(1, Relaxed);
+        self.seconds.observe(took);
+    }
+
+    pub(super) fn retried(&self) {
+        self.retries.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn answered_here(&self) {
+        self.answered_here.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn pinged(&self) {
+        self.pings.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn unanswered(&self) {
+        self.unanswered_pings.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> EventTotals {
+        let pair = |pair: &[AtomicU64; 2]| pair.each_ref().map(|count| count.load(Relaxed));
+        EventTotals {
+            open: self.open.load(Relaxed),
+            messages: pair(&self.messages),
+            bytes: pair(&self.bytes),
+            events: self.events.each_ref().map(|kind| kind.each_ref().map(|count| count.load(Relaxed))),
+            seconds: self.seconds.read(),
+            retries: self.retries.load(Relaxed),
+            answered_here: self.answered_here.load(Relaxed),
+            pings: self.pings.load(Relaxed),
+            unanswered_pings: self.unanswered_pings.load(Relaxed),
+            ends: self.lock().clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(End, u64)>> {
+        // Nothing happens under the lock that could leave it half done.
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_codes_clients_choose_so_many_ends_are_counted_apart_and_the_others_together() {
+        let counters = EventCounters::default();
+        let closed = |code| Closed { code, reason: "".into(), by: By::Client, category: Category::Normal };
+        for code in (4000..4100).chain([4000]) {
+            counters.opened();
+            counters.ended(&closed(code));
+        }
+        let totals = counters.read();
+        assert_eq!((totals.open, totals.ends.len()), (0, MAX_ENDS + 1));
+        assert!(totals.ends.contains(&((Some(4000), By::Client, Category::Normal), 2)));
+        assert!(totals.ends.contains(&((None, By::Client, Category::Normal), 36)));
+    }
+}

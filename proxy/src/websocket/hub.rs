@@ -1,0 +1,368 @@
+//! All connections of this host by their ids, groups and users.
+//!
+//! Owns who is here and in which group. Never reads or writes a socket: saying something to a connection puts it into that
+//! connection's queue. Groups and users belong to a namespace: functions of others do not see them.
+//!
+//! The locks are held for a look or a change, never while anything is awaited, and in this order: groups or users, then one
+//! group's members, then one connection's names of groups.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::ending::Ending;
+use super::event::{ConnectionId, Message};
+use super::member::Member;
+use super::outbound::Said;
+use super::spoken::Spoken;
+use crate::function::{FunctionKey, Namespace};
+
+/// In how many parts the connections lie.
+const SHARDS: usize = 16;
+
+/// The longest name of a group, in bytes.
+pub const MAX_GROUP_NAME: usize = 128;
+
+type Members = HashMap<ConnectionId, Arc<Member>>;
+type Key = (Namespace, Arc<str>);
+
+/// Who is here.
+#[derive(Debug)]
+pub struct Hub {
+    shards: [Mutex<Members>; SHARDS],
+    hash: RandomState,
+    count: AtomicUsize,
+    groups: Mutex<HashMap<Key, Arc<Group>>>,
+    users: Mutex<HashMap<Key, Vec<Arc<Member>>>>,
+}
+
+/// Those of one group.
+#[derive(Debug, Default)]
+struct Group(Mutex<Members>);
+
+/// Why a connection could not join a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CannotJoin {
+    /// The name is none.
+    #[error("expected the name of a group: 1 to 128 bytes of text without control characters, ',' or ';'")]
+    Name,
+    /// It is in as many as it may be.
+    #[error("a connection can be in {0} groups at most")]
+    TooMany(usize),
+    /// It is gone.
+    #[error("the connection is gone")]
+    Gone,
+}
+
+/// Of which connections a list is.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Those of this function.
+    pub function: Option<FunctionKey>,
+    /// Those in this group.
+    pub group: Option<String>,
+    /// Those of this user.
+    pub user: Option<String>,
+}
+
+/// To how many something was said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// It waits in the queues of so many.
+    pub queued: usize,
+    /// So many did not keep up, and end for it.
+    pub too_slow: usize,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hash: RandomState::new(),
+            count: AtomicUsize::new(0),
+            groups: Mutex::default(),
+            users: Mutex::default(),
+        }
+    }
+}
+
+impl Hub {
+    /// How many connections there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    /// Is there none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn enter(&self, member: &Arc<Member>) {
+        let identity = member.identity();
+        self.count.fetch_add(1, Relaxed);
+        lock(self.shard(identity.id)).insert(identity.id, Arc::clone(member));
+    }
+
+    /// It is `user`'s, from now on.
+    pub(super) fn is_of(&self, member: &Arc<Member>) {
+        if let Some(key) = user_key(member) {
+            lock(&self.users).entry(key).or_default().push(Arc::clone(member));
+        }
+    }
+
+    /// It is gone, and with it from its groups. For once.
+    pub(super) fn leave(&self, member: &Arc<Member>) {
+        member.outbound.gone();
+        let identity = member.identity();
+        if lock(self.shard(identity.id)).remove(&identity.id).is_some() {
+            self.count.fetch_sub(1, Relaxed);
+        }
+        if let Some(key) = user_key(member)
+            && let Entry::Occupied(mut entry) = lock(&self.users).entry(key)
+        {
+            entry.get_mut().retain(|one| !Arc::ptr_eq(one, member));
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+        // From here on none is added: joining looks for the connection under the same lock.
+        let mut groups = lock(&self.groups);
+        let names = std::mem::take(&mut *member.lock_groups());
+        for name in names {
+            remove(&mut groups, (identity.function.namespace.clone(), name), identity.id);
+        }
+    }
+
+    /// The connection of this id, of any namespace.
+    #[must_use]
+    pub fn find(&self, id: ConnectionId) -> Option<Arc<Member>> {
+        lock(self.shard(id)).get(&id).cloned()
+    }
+
+    /// The connection of this id in `namespace`.
+    #[must_use]
+    pub fn find_in(&self, namespace: &Namespace, id: ConnectionId) -> Option<Arc<Member>> {
+        self.find(id).filter(|member| member.identity().function.namespace == *namespace)
+    }
+
+    /// Up to `limit` connections of `namespace` in the order of their ids, those behind `after`.
+    #[must_use]
+    pub fn list(
+        &self,
+        namespace: &Namespace,
+        filter: &Filter,
+        after: Option<ConnectionId>,
+        limit: usize,
+    ) -> Vec<Arc<Member>> {
+        let fits = |member: &Arc<Member>| {
+            let identity = member.identity();
+            identity.function.namespace == *namespace
+                && after.is_none_or(|after| identity.id > after)
+                && filter.function.as_ref().is_none_or(|function| identity.function == *function)
+                && filter.user.as_deref().is_none_or(|user| identity.user() == Some(user))
+        };
+        let mut found: Vec<Arc<Member>> = match &filter.group {
+            Some(name) => self.group(namespace, name).map_or_else(Vec::new, |group| {
+                lock(&group.0).values().filter(|member| fits(member)).cloned().collect()
+            }),
+            None => self.shards.iter().fold(Vec::new(), |mut found, shard| {
+                found.extend(lock(shard).values().filter(|member| fits(member)).cloned());
+                found
+            }),
+        };
+        found.sort_unstable_by_key(|member| member.identity().id);
+        found.truncate(limit);
+        found
+    }
+
+    /// Puts a connection into a group; it stays there if it is there already. `most` is in how many one may be.
+    ///
+    /// # Errors
+    /// When the name is none, the connection is in too many, or gone.
+    pub fn join(&self, member: &Arc<Member>, name: &str, most: usize) -> Result<(), CannotJoin> {
+        if !is_group_name(name) {
+            return Err(CannotJoin::Name);
+        }
+        let identity = member.identity();
+        let mut groups = lock(&self.groups);
+        if self.find(identity.id).is_none() {
+            return Err(CannotJoin::Gone);
+        }
+        let mut names = member.lock_groups();
+        if names.iter().any(|one| **one == *name) {
+            return Ok(());
+        }
+        if names.len() >= most {
+            return Err(CannotJoin::TooMany(most));
+        }
+        let key = (identity.function.namespace.clone(), Arc::<str>::from(name));
+        names.push(Arc::clone(&key.1));
+        let group = groups.entry(key).or_default();
+        lock(&group.0).insert(identity.id, Arc::clone(member));
+        Ok(())
+    }
+
+    /// Takes a connection out of a group. `false` if it was not in it.
+    pub fn part(&self, member: &Arc<Member>, name: &str) -> bool {
+        let identity = member.identity();
+        let mut groups = lock(&self.groups);
+        let mut names = member.lock_groups();
+        let Some(at) = names.iter().position(|one| **one == *name) else { return false };
+        let name = names.swap_remove(at);
+        drop(names);
+        remove(&mut groups, (identity.function.namespace.clone(), name), identity.id);
+        true
+    }
+
+    /// The groups of `namespace` and how many are in each, in the order of their names, those behind `after`.
+    #[must_use]
+    pub fn groups(&self, namespace: &Namespace, after: Option<&str>, limit: usize) -> Vec<(Arc<str>, usize)> {
+        let groups = lock(&self.groups);
+        let mut found: Vec<_> = groups
+            .iter()
+            .filter(|((of, name), _)| of == namespace && after.is_none_or(|after| **name > *after))
+            .map(|((_, name), group)| (Arc::clone(name), lock(&group.0).len()))
+            .collect();
+        drop(groups);
+        found.sort_unstable();
+        found.truncate(limit);
+        found
+    }
+
+    /// How many groups there are, and how many memberships.
+    #[must_use]
+    pub fn group_figures(&self) -> [usize; 2] {
+        let groups = lock(&self.groups);
+        [groups.len(), groups.values().map(|group| lock(&group.0).len()).sum()]
+    }
+
+    /// Says something to all of a group but `except`. The frame is made once.
+    pub fn say_to_group(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        message: &Message,
+        except: &[ConnectionId],
+    ) -> Reach {
+        let Some(group) = self.group(namespace, name) else { return Reach::default() };
+        let members = lock(&group.0);
+        let others = members.iter().filter(|(id, _)| !except.contains(id)).map(|(_, member)| member);
+        say_to_all(others, &Spoken::new(message))
+    }
+
+    /// Says something to all connections of a user.
+    pub fn say_to_user(&self, namespace: &Namespace, user: &str, message: &Message) -> Reach {
+        say_to_all(&self.of_user(namespace, user), &Spoken::new(message))
+    }
+
+    /// Says something to all connections of a namespace, or of one function of it, but `except`.
+    pub fn say_to_each(
+        &self,
+        namespace: &Namespace,
+        function: Option<&FunctionKey>,
+        message: &Message,
+        except: &[ConnectionId],
+    ) -> Reach {
+        let spoken = Spoken::new(message);
+        let mut reach = Reach::default();
+        for shard in &self.shards {
+            let members = lock(shard);
+            let those = members.values().filter(|member| {
+                let identity = member.identity();
+                identity.function.namespace == *namespace
+                    && function.is_none_or(|function| identity.function == *function)
+                    && !except.contains(&identity.id)
+            });
+            reach = reach.and(say_to_all(those, &spoken));
+        }
+        reach
+    }
+
+    /// The connections of a user.
+    #[must_use]
+    pub fn of_user(&self, namespace: &Namespace, user: &str) -> Vec<Arc<Member>> {
+        lock(&self.users).get(&(namespace.clone(), user.into())).cloned().unwrap_or_default()
+    }
+
+    /// Ends those of a namespace that fit: how many.
+    pub fn end(&self, namespace: &Namespace, filter: &Filter, ending: &Ending) -> usize {
+        let found = self.list(namespace, filter, None, usize::MAX);
+        found.iter().filter(|member| member.end(ending.clone())).count()
+    }
+
+    /// Ends all there are, spread over `over`.
+    pub(super) async fn end_all(&self, ending: Ending, over: Duration) {
+        let all: Vec<Arc<Member>> =
+            self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect();
+        let (began, count) = (tokio::time::Instant::now(), u32::try_from(all.len()).unwrap_or(u32::MAX));
+        for (number, member) in (0_u32..).zip(&all) {
+            member.end(ending.clone());
+            if number % PACED == PACED - 1 {
+                tokio::time::sleep_until(began + over.mul_f64(f64::from(number) / f64::from(count))).await;
+            }
+        }
+    }
+
+    fn group(&self, namespace: &Namespace, name: &str) -> Option<Arc<Group>> {
+        lock(&self.groups).get(&(namespace.clone(), name.into())).cloned()
+    }
+
+    fn shard(&self, id: ConnectionId) -> &Mutex<Members> {
+        &self.shards[self.hash.hash_one(id) as usize % SHARDS]
+    }
+}
+
+/// How many are ended at once when they are ended one after the other.
+const PACED: u32 = 16;
+
+impl Reach {
+    fn and(self, other: Self) -> Self {
+        Self { queued: self.queued + other.queued, too_slow: self.too_slow + other.too_slow }
+    }
+}
+
+/// Can a group have this name?
+#[must_use]
+pub fn is_group_name(name: &str) -> bool {
+    let forbidden = |char: char| char.is_control() || matches!(char, ',' | ';');
+    (1..=MAX_GROUP_NAME).contains(&name.len()) && !name.contains(forbidden) && name.trim() == name
+}
+
+fn say_to_all<'a>(members: impl IntoIterator<Item = &'a Arc<Member>>, spoken: &Spoken<'_>) -> Reach {
+    let mut reach = Reach::default();
+    for member in members {
+        match member.speak(spoken) {
+            Said::Queued => reach.queued += 1,
+            Said::TooSlow => reach.too_slow += 1,
+            Said::Gone => {}
+        }
+    }
+    reach
+}
+
+fn user_key(member: &Member) -> Option<Key> {
+    let identity = member.identity();
+    let user = identity.user()?;
+    Some((identity.function.namespace.clone(), user.into()))
+}
+
+fn remove(groups: &mut HashMap<Key, Arc<Group>>, key: Key, id: ConnectionId) {
+    let Entry::Occupied(entry) = groups.entry(key) else { return };
+    let mut members = lock(&entry.get().0);
+    members.remove(&id);
+    let empty = members.is_empty();
+    drop(members);
+    if empty {
+        entry.remove();
+    }
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing happens under these locks that could leave them half done.
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,163 @@
+//! A connection as others see it: who it is, what it carried, and the way to say something to it.
+//!
+//! Owns the counters of one connection and the names of its groups. Whoever has it may say something; only its own task
+//! reads what the client says.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::counters::EventCounters;
+use super::deflate::Deflate;
+use super::ending::Ending;
+use super::event::{Identity, Message};
+use super::outbound::{Outbound, Said};
+use super::spoken::Spoken;
+use crate::upstream::Upstream;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Member {
+    identity: Identity,
+    upstream: Arc<Upstream>,
+    began: Instant,
+    pub(super) outbound: Outbound,
+    /// How messages are compressed, if that was agreed upon.
+    pub(super) deflate: OnceLock<Deflate>,
+    /// The names of its groups.
+    pub(super) groups: Mutex<Vec<Arc<str>>>,
+    /// The client has its 101.
+    open: AtomicBool,
+    pub(super) messages: [AtomicU64; 2],
+    pub(super) bytes: [AtomicU64; 2],
+    /// Milliseconds from `began` to when a message last came or went.
+    active: AtomicU64,
+}
+
+/// What a connection has carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Messages from the client, and to it.
+    pub messages: [u64; 2],
+    /// The bytes of those.
+    pub bytes: [u64; 2],
+}
+
+impl Member {
+    pub(super) fn new(identity: Identity, upstream: Arc<Upstream>, outbound: usize) -> Arc<Self> {
+        Arc::new(Self {
+            identity,
+            upstream,
+            began: Instant::now(),
+            outbound: Outbound::new(outbound),
+            deflate: OnceLock::new(),
+            groups: Mutex::default(),
+            open: AtomicBool::new(false),
+            messages: Default::default(),
+            bytes: Default::default(),
+            active: AtomicU64::new(0),
+        })
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Its function.
+    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    pub(super) fn counters(&self) -> &EventCounters {
+        &self.upstream.counters().events
+    }
+
+    /// Has the client been let in? What is said to it before waits.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open.load(Relaxed)
+    }
+
+    pub(super) fn opened(&self) {
+        self.open.store(true, Relaxed);
+    }
+
+    /// How long it has been there.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// When a message last came or went.
+    #[must_use]
+    pub fn last_active(&self) -> SystemTime {
+        self.identity.since + Duration::from_millis(self.active.load(Relaxed))
+    }
+
+    /// How long ago a message last came or went.
+    pub(super) fn idle_since(&self) -> Instant {
+        self.began + Duration::from_millis(self.active.load(Relaxed))
+    }
+
+    pub(super) fn carried_in(&self, bytes: usize) {
+        self.carried(0, bytes);
+        self.counters().received(bytes);
+    }
+
+    fn carried(&self, way: usize, bytes: usize) {
+        self.messages[way].fetch_add(1, Relaxed);
+        self.bytes[way].fetch_add(bytes as u64, Relaxed);
+        let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.active.store(milliseconds, Relaxed);
+    }
+
+    /// What it has carried.
+    #[must_use]
+    pub fn has_carried(&self) -> Carried {
+        Carried {
+            messages: self.messages.each_ref().map(|count| count.load(Relaxed)),
+            bytes: self.bytes.each_ref().map(|count| count.load(Relaxed)),
+        }
+    }
+
+    /// How many bytes wait for the client to read them.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        self.outbound.bytes()
+    }
+
+    /// The names of its groups.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Arc<str>> {
+        self.lock_groups().clone()
+    }
+
+    pub(super) fn lock_groups(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
+        // Nothing happens under the lock that could leave it half done.
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says something to the client, behind everything that was said before.
+    pub fn say(&self, message: &Message) -> Said {
+        self.speak(&Spoken::new(message))
+    }
+
+    pub(super) fn speak(&self, spoken: &Spoken<'_>) -> Said {
+        let said = self.outbound.say(spoken.to(self.deflate.get().copied()));
+        if said == Said::Queued {
+            let bytes = spoken.message.data.len();
+            self.carried(1, bytes);
+            self.counters().sent(bytes);
+        }
+        said
+    }
+
+    /// Ends the connection, behind everything that was said before. `false` if it ends already.
+    pub fn end(&self, ending: Ending) -> bool {
+        self.outbound.end(ending)
+    }
+}

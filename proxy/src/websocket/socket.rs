@@ -1,0 +1,70 @@
+//! The socket of a connection: all of one, or a stream of an HTTP/2 connection.
+//!
+//! Owns the choice, and what HTTP had to say about it until now.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::client::BareSocket;
+use crate::client_body::{ClientBodyError, UpgradedClient};
+use crate::extended::{Asked, Extended};
+
+/// A client's end of a WebSocket.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Connection(BareSocket),
+    Http2(Box<TokioIo<Upgraded>>, #[expect(dead_code, reason = "held")] Option<Arc<Extended>>),
+}
+
+impl Socket {
+    /// The socket, and what was read behind the handshake. It is there once the 101 was written.
+    pub(super) async fn upgraded(asked: Asked) -> Result<(Self, Bytes), ClientBodyError> {
+        let Asked { upgrade, extended } = asked;
+        Ok(match upgrade.upgraded().await? {
+            UpgradedClient::Http1(socket, ahead) => (Self::Connection(socket.into_bare()), ahead),
+            UpgradedClient::Http2(stream) => {
+                (Self::Http2(Box::new(TokioIo::new(stream)), extended), Bytes::new())
+            }
+        })
+    }
+
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Connection(socket) => Pin::new(socket.stream()).poll_read(cx, into),
+            Self::Http2(stream, _) => Pin::new(stream).poll_read(cx, into),
+        }
+    }
+
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Connection(socket) => Pin::new(socket.stream()).poll_write_vectored(cx, slices),
+            Self::Http2(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// Has what was written on its way. A plain socket needs nothing for it.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Connection(socket) => Pin::new(socket.stream()).poll_flush(cx),
+            Self::Http2(stream, _) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Connection(socket) => Pin::new(socket.stream()).poll_shutdown(cx),
+            Self::Http2(stream, _) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

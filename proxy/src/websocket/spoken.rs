@@ -1,0 +1,39 @@
+//! A message on its way to many: each frame that it makes is made once.
+//!
+//! Owns the frames for as long as one saying of it takes.
+
+use std::cell::{OnceCell, RefCell};
+
+use bytes::Bytes;
+
+use super::deflate::Deflate;
+use super::event::Message;
+use super::frame;
+
+/// A message that is being said.
+pub(super) struct Spoken<'a> {
+    pub(super) message: &'a Message,
+    plain: OnceCell<Bytes>,
+    /// By how far their readers look back.
+    compressed: RefCell<Vec<(u8, Bytes)>>,
+}
+
+impl<'a> Spoken<'a> {
+    pub(super) fn new(message: &'a Message) -> Self {
+        Self { message, plain: OnceCell::new(), compressed: RefCell::default() }
+    }
+
+    /// The frame for a client with which this was agreed upon.
+    pub(super) fn to(&self, deflate: Option<Deflate>) -> Bytes {
+        let Some(deflate) = deflate else {
+            return self.plain.get_or_init(|| frame::message(self.message, None)).clone();
+        };
+        let mut compressed = self.compressed.borrow_mut();
+        if let Some((_, frame)) = compressed.iter().find(|(window, _)| *window == deflate.window()) {
+            return frame.clone();
+        }
+        let frame = frame::message(self.message, Some(deflate));
+        compressed.push((deflate.window(), frame.clone()));
+        frame
+    }
+}
