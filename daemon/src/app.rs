@@ -14,6 +14,7 @@ use anyhow::Context;
 use roost_acme::{Keeper, Keeping};
 use roost_cni::{Conflist, Overrides};
 use roost_proxy::function::{FunctionKey, Namespace};
+use roost_proxy::websocket::{Held, Hub};
 use roost_proxy::{AccessLog, Caller, Challenges, Keep, Routes, Server, UpstreamLimits};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -118,6 +119,8 @@ struct House {
     logs: LogStore,
     queue: Queue,
     events: Events,
+    /// The connections that are held here.
+    hub: Arc<Hub>,
     /// How long the steps of replicas' starts took.
     steps: Timings<&'static str>,
     /// How long calls of the API took.
@@ -213,13 +216,14 @@ impl House {
         let log = spans.watch(access_log.log());
         let caller = Caller::new(routes.clone()).watched(log.clone(), config.spans);
         let queue = Queue::new(config.queue.clone(), caller, here, is_replica, calls.clone());
-        let events = Events::default();
+        let (events, hub) = (Events::default(), Arc::<Hub>::default());
         let tools = Tools {
             host,
             images: images.clone(),
             policy: config.images.policy,
             queue: queue.clone(),
             events: events.clone(),
+            hub: Arc::clone(&hub),
         };
         let registry = Registry::new(
             store,
@@ -241,6 +245,7 @@ impl House {
             logs,
             queue,
             events,
+            hub,
             steps,
             calls,
             access_log,
@@ -312,6 +317,7 @@ impl House {
             logs: self.logs.clone(),
             sampler: sampler.clone(),
             events: self.events.clone(),
+            hub: Arc::clone(&self.hub),
             calls: self.calls.clone(),
             users: self.users.clone(),
             secrets: self.secrets.clone(),
@@ -323,7 +329,10 @@ impl House {
             network: self.network.clone(),
         });
         let server = Server::new(
-            server_settings(config, self.log.clone(), sockets.challenges.clone()),
+            roost_proxy::Settings {
+                held: Held { hub: Arc::clone(&self.hub), ..Held::default() },
+                ..server_settings(config, self.log.clone(), sockets.challenges.clone())
+            },
             self.routes.clone(),
             api::fallback(api),
             guard,

@@ -28,6 +28,7 @@ use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use roost_proxy::function::Namespace;
+use roost_proxy::websocket::Hub;
 use roost_proxy::{Fallback, ResponseBody};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +68,8 @@ pub struct Api {
     pub sampler: Sampler,
     /// What is decided about replicas.
     pub events: Events,
+    /// The connections that are held here.
+    pub hub: Arc<Hub>,
     /// What is counted of the calls that are answered here.
     pub calls: Timings<ApiCall>,
     /// Cancelled when the daemon ends: answers that have no end of their own end then.

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, Zoned};
 use roost_proxy::function::{FunctionKey, ReplicaId};
-use roost_proxy::{Endpoint, ReplicaKey, Upstream};
+use roost_proxy::websocket::{Category, Ending, Filter, Hub};
+use roost_proxy::{By, CloseFrame, Endpoint, ReplicaKey, Upstream, UpstreamLimits};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::function::bounds::Said;
 use crate::function::compression;
+use crate::function::event_mode;
 use crate::function::kept::{Kept, new_replica_id};
 use crate::function::known::{ImageState, Known};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
@@ -23,6 +25,7 @@ use crate::function::registry::Registry;
 use crate::function::replica::{Cause, Checks, Event, Host, Inherited, Order, Origin, Replica};
 use crate::function::rollout::{self, Phase, Plan, Step, Target, View, Wish};
 use crate::function::shard::Shard;
+use crate::function::spec::Deployment;
 use crate::function::status::Status;
 use crate::function::timeouts::Times;
 use crate::image::{Images, PullPolicy, ResolvedImage};
@@ -56,6 +59,8 @@ pub struct Tools {
     pub queue: Queue,
     /// Who watches how functions are scaled.
     pub events: Events,
+    /// The connections that are held here.
+    pub hub: Arc<Hub>,
 }
 
 /// What can happen to a function, but for a new record.
@@ -201,6 +206,7 @@ impl Controller {
             limits.bounds = Said::parse(&record.newest.deployment).unwrap_or_default().over(limits.bounds);
             self.upstream.set_limits(limits);
             self.upstream.set_compression(compression::parse(&record.newest.deployment).unwrap_or(false));
+            self.hold(&record.newest.deployment, &limits);
             self.policy = (record.newest.id.clone(), policy);
         }
         let policy = &self.policy.1;
@@ -318,6 +324,7 @@ impl Controller {
         self.policy = Default::default();
         (self.restarts, self.oom_kills, self.last_exit, self.last_scaled) = (0, 0, None, None);
         self.upstream.publish(Vec::new());
+        self.let_go(&CloseFrame::new(1001, "function deleted"));
         self.replicas.iter_mut().for_each(|replica| replica.tell(Step::End, drain));
     }
 
@@ -332,6 +339,23 @@ impl Controller {
             info!(function = %self.key, "{}: removed", self.key);
         }
         retired
+    }
+
+    /// Holds its WebSockets here, if it asks for that. Those that were held when it does so no longer are closed: whoever
+    /// comes again finds the function itself.
+    fn hold(&self, deployment: &Deployment, limits: &UpstreamLimits) {
+        let mode = event_mode::of(deployment, &limits.websocket);
+        let lets_go = mode.is_none() && self.upstream.event_mode().is_some();
+        self.upstream.set_event_mode(mode);
+        if lets_go {
+            self.let_go(&CloseFrame::new(1012, "service restart"));
+        }
+    }
+
+    fn let_go(&self, frame: &CloseFrame) {
+        let of_this = Filter { function: Some(self.key.clone()), ..Filter::default() };
+        let ending = Ending::new(frame.clone(), By::Host, Category::Deploy);
+        self.tools.hub.end(&self.key.namespace, &of_this, &ending);
     }
 
     /// How long a replica that goes may go on with what it has.

@@ -18,6 +18,7 @@ pub mod bounds;
 pub mod compression;
 pub mod controller;
 pub mod domains;
+pub mod event_mode;
 pub mod grants;
 pub mod kept;
 pub mod known;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::function::access;
 use crate::function::bounds;
 use crate::function::compression::COMPRESSION;
+use crate::function::event_mode;
 use crate::function::spec::Deployment;
 use crate::function::timeouts::Times;
 use crate::scaling::Policy;
@@ -207,6 +208,7 @@ fn only_settings(old: &Deployment, new: &Deployment) -> bool {
                 && !Times::is_setting_name(name)
                 && !bounds::NAMES.contains(&name)
                 && name != COMPRESSION
+                && !event_mode::is_setting_name(name)
         };
         seen.labels.retain(|name, _| is_seen(name));
         seen.annotations.retain(|name, _| is_seen(name));

@@ -17,7 +17,7 @@ const IDLE: &str = "roost.timeout.idle";
 const CONNECT: &str = "roost.timeout.connect";
 const HEADER: &str = "roost.timeout.header";
 const LIFETIME: &str = "roost.timeout.lifetime";
-const KEEPALIVE: &str = "roost.websocket.keepalive";
+pub(super) const KEEPALIVE: &str = "roost.websocket.keepalive";
 const MAX_MESSAGE: &str = "roost.websocket.max-message";
 
 /// All of them.

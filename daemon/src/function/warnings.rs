@@ -10,6 +10,7 @@ use crate::function::access::{AUTH, INTERNAL};
 use crate::function::bounds;
 use crate::function::compression::COMPRESSION;
 use crate::function::domains::DOMAIN;
+use crate::function::event_mode;
 use crate::function::grants::{DEVICE, MOUNT};
 use crate::function::protocol::PROTOCOL;
 use crate::function::record::Revision;
@@ -84,6 +85,9 @@ pub fn of(revision: &Revision) -> Vec<String> {
         }
     }
     warnings.extend(without_effect(&revision.deployment));
+    let unheld = event_mode::without_effect(&revision.deployment);
+    warnings
+        .extend(unheld.into_iter().map(|name| format!("{name}: no effect: roost.websocket is not events")));
     warnings.extend(timeouts::unreadable(&revision.deployment));
     let known = |name: &str| {
         [AUTH, DOMAIN, INTERNAL].contains(&name)
@@ -91,6 +95,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
             || bounds::NAMES.contains(&name)
             || Policy::is_setting_name(name)
             || Times::is_setting_name(name)
+            || event_mode::is_setting_name(name)
             || [COMPRESSION, PROTOCOL].contains(&name)
     };
     let names = revision.deployment.settings().into_keys();

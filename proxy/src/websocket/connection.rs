@@ -45,6 +45,7 @@ const MAILBOX_BYTES: usize = 1 << 20;
 pub(super) struct Ties {
     pub(super) shared: Arc<Shared>,
     pub(super) member: Arc<Member>,
+    /// As they were when it was opened: for what is agreed upon with the client.
     pub(super) settings: Arc<EventMode>,
     pub(super) key: Option<ReplicaKey>,
 }
@@ -183,7 +184,7 @@ impl Connection {
         self.leave(&closed);
         // What the client said before it went is said to the function all the same.
         poll_fn(|cx| self.poll_rest(cx)).await;
-        if settings.events.disconnected {
+        if self.ties.now().events.disconnected {
             self.tell_end(&closed).await;
         }
     }
@@ -252,7 +253,7 @@ impl Connection {
 
     fn failed(&self, tell: Option<Message>, overload: bool) {
         let member = &self.ties.member;
-        let on_error = match (self.ties.settings.on_error, &tell) {
+        let on_error = match (self.ties.now().on_error, &tell) {
             (OnError::Dialect, Some(_)) => OnError::Reply,
             (OnError::Dialect, None) => OnError::Close,
             (said, _) => said,
@@ -383,6 +384,13 @@ impl Connection {
     }
 }
 
+impl Ties {
+    /// What the function asks of events now: it may have been changed since the connection was opened.
+    fn now(&self) -> Arc<EventMode> {
+        self.member.upstream().event_mode().unwrap_or_else(|| Arc::clone(&self.settings))
+    }
+}
+
 impl Clone for Ties {
     fn clone(&self) -> Self {
         Self {
@@ -417,8 +425,8 @@ async fn deal(ties: Ties, happened: Happened, sequence: u64, state: Option<Box<s
         state: state.as_deref(),
         what,
     };
-    let (settings, key) = (&*ties.settings, ties.key.as_ref());
-    let told = Teller { shared: &ties.shared, settings, counters, key }.happened(event).await;
+    let (settings, key) = (ties.now(), ties.key.as_ref());
+    let told = Teller { shared: &ties.shared, settings: &settings, counters, key }.happened(event).await;
     count(counters, kind, &told, began);
     Dealt { told, state }
 }

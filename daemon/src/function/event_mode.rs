@@ -1,0 +1,324 @@
+//! Whether this host holds the WebSockets of a function, and on which terms, as a deployment says it.
+//!
+//! Owns the annotation `roost.websocket` and those below it that mean nothing for WebSockets which are passed on. Labels of
+//! these names count the same; an annotation goes before a label. Pure.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use roost_proxy::WebSocketLimits;
+use roost_proxy::websocket::codec::Codec;
+use roost_proxy::websocket::codec::cloudevents::CloudEvents;
+use roost_proxy::websocket::{Batching, Delivery, EventMode, OnError, Subscriptions};
+
+use crate::function::spec::Deployment;
+use crate::function::timeouts::KEEPALIVE;
+use crate::units;
+
+const MODE: &str = "roost.websocket";
+const EVENTS: &str = "roost.websocket.events";
+const ON_ERROR: &str = "roost.websocket.on-error";
+const DELIVERY: &str = "roost.websocket.delivery";
+const RETRIES: &str = "roost.websocket.retries";
+const MAILBOX: &str = "roost.websocket.mailbox";
+const OUTBOUND: &str = "roost.websocket.outbound";
+const GROUPS: &str = "roost.websocket.groups";
+const TEXT_ONLY: &str = "roost.websocket.text-only";
+const COMPRESSION: &str = "roost.websocket.compression";
+const AUTO_RESPONSE: &str = "roost.websocket.auto-response";
+const BATCH: &str = "roost.websocket.batch";
+const ORIGINS: &str = "roost.websocket.origins";
+
+/// All of them.
+const NAMES: [&str; 13] = [
+    MODE,
+    EVENTS,
+    ON_ERROR,
+    DELIVERY,
+    RETRIES,
+    MAILBOX,
+    OUTBOUND,
+    GROUPS,
+    TEXT_ONLY,
+    COMPRESSION,
+    AUTO_RESPONSE,
+    BATCH,
+    ORIGINS,
+];
+
+/// The most of what can be asked for.
+const MOST_RETRIES: u32 = 20;
+const MOST_MESSAGES: usize = 10_000;
+const MOST_GROUPS: usize = 10_000;
+const MOST_OUTBOUND: u64 = 64 << 20;
+const MOST_PAIRS: usize = 16;
+const LONGEST_PAIR: usize = 256;
+const MOST_ORIGINS: usize = 64;
+const LONGEST_WINDOW: Duration = Duration::from_mins(1);
+
+/// The longest part of a value that an error repeats, in characters.
+const MAX_SHOWN: usize = 64;
+
+/// Is `name` a label or annotation that says nothing but this? Replicas that run see none of it.
+#[must_use]
+pub fn is_setting_name(name: &str) -> bool {
+    NAMES.contains(&name)
+}
+
+/// What of a deployment has no effect, because its WebSockets are its own.
+#[must_use]
+pub fn without_effect(deployment: &Deployment) -> Vec<&'static str> {
+    let settings = deployment.settings();
+    if settings.get(MODE).is_some_and(|mode| mode.trim() == "events") {
+        return Vec::new();
+    }
+    NAMES.into_iter().filter(|name| *name != MODE && settings.contains_key(name)).collect()
+}
+
+/// What a deployment says of its WebSockets; `None` where they are the function's own.
+///
+/// # Errors
+/// With every mistake in it, each named by its field.
+pub fn parse(deployment: &Deployment) -> Result<Option<EventMode>, Vec<String>> {
+    let mut reader = Reader { deployment, mistakes: Vec::new() };
+    let held = reader.read(MODE, "proxy or events", |value| match value {
+        "proxy" => Some(false),
+        "events" => Some(true),
+        _ => None,
+    });
+    let batching = reader.read(BATCH, "a number of messages and a duration, such as 100/50ms", batching);
+    let codec = CloudEvents { batch: batching.is_some(), ..CloudEvents::default() };
+    let default = EventMode::new(Codec::CloudEvents(codec));
+    let mode = EventMode {
+        events: reader
+            .read(EVENTS, "some of message, connect, connected and disconnected", subscriptions)
+            .unwrap_or_default(),
+        on_error: reader
+            .read(ON_ERROR, "close, reply or ignore", |value| match value {
+                "close" => Some(OnError::Close),
+                "reply" => Some(OnError::Reply),
+                "ignore" => Some(OnError::Ignore),
+                _ => None,
+            })
+            .unwrap_or_default(),
+        delivery: reader
+            .read(DELIVERY, "at-most-once or at-least-once", |value| match value {
+                "at-most-once" => Some(Delivery::AtMostOnce),
+                "at-least-once" => Some(Delivery::AtLeastOnce),
+                _ => None,
+            })
+            .unwrap_or_default(),
+        retries: reader.number(RETRIES, 0, MOST_RETRIES).unwrap_or(default.retries),
+        mailbox: reader.number(MAILBOX, 1, MOST_MESSAGES).unwrap_or(default.mailbox),
+        max_groups: reader.number(GROUPS, 0, MOST_GROUPS).unwrap_or(default.max_groups),
+        outbound: reader
+            .read(OUTBOUND, "a size up to 64Mi, such as 1Mi", |value| {
+                units::memory(value).ok().filter(|size| (1..=MOST_OUTBOUND).contains(size))
+            })
+            .and_then(|size| usize::try_from(size).ok())
+            .unwrap_or(default.outbound),
+        text_only: reader.flag(TEXT_ONLY).unwrap_or_default(),
+        compression: reader
+            .read(COMPRESSION, "deflate or off", |value| match value {
+                "deflate" => Some(true),
+                "off" => Some(false),
+                _ => None,
+            })
+            .unwrap_or_default(),
+        auto_response: reader
+            .read(AUTO_RESPONSE, "pairs such as ping=pong, at most 16 of them", pairs)
+            .unwrap_or_default(),
+        origins: reader
+            .read(ORIGINS, "origins such as https://example.org, or *", origins)
+            .unwrap_or_default(),
+        batching,
+        ..default
+    };
+    if !reader.mistakes.is_empty() {
+        return Err(reader.mistakes);
+    }
+    Ok(held.unwrap_or_default().then_some(mode))
+}
+
+/// What a deployment that was accepted says, with what it asks of all WebSockets: how long a message may be, and how often a
+/// client is asked whether it still is there. What cannot be read was written by another version, and asks for nothing.
+#[must_use]
+pub fn of(deployment: &Deployment, limits: &WebSocketLimits) -> Option<EventMode> {
+    let asked = deployment.settings().contains_key(KEEPALIVE);
+    parse(deployment).ok().flatten().map(|mode| within(mode, limits, asked))
+}
+
+fn within(mode: EventMode, limits: &WebSocketLimits, asked: bool) -> EventMode {
+    let max_message =
+        limits.max_message.map_or(mode.max_message, |most| usize::try_from(most).unwrap_or(usize::MAX));
+    let ping_interval = if asked { limits.keepalive } else { mode.ping_interval };
+    EventMode { max_message, ping_interval, ..mode }
+}
+
+/// Reads settings, and notes what is wrong with them.
+struct Reader<'a> {
+    deployment: &'a Deployment,
+    mistakes: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn read<T>(&mut self, name: &str, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let value = self.deployment.settings().remove(name)?.trim();
+        let read = read(value);
+        if read.is_none() {
+            let of_annotation = self.deployment.annotations.contains_key(name);
+            let kind = if of_annotation { "annotations" } else { "labels" };
+            let shown: String = value.chars().take(MAX_SHOWN).collect();
+            self.mistakes.push(format!("{kind}.{name}: {shown:?}: expected {expected}"));
+        }
+        read
+    }
+
+    fn number<T>(&mut self, name: &str, least: T, most: T) -> Option<T>
+    where
+        T: Copy + std::str::FromStr + PartialOrd + std::fmt::Display,
+    {
+        let expected = format!("a number from {least} to {most}");
+        self.read(name, &expected, |value| {
+            value.parse().ok().filter(|number| least <= *number && *number <= most)
+        })
+    }
+
+    fn flag(&mut self, name: &str) -> Option<bool> {
+        self.read(name, "true or false", |value| match value {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        })
+    }
+}
+
+fn subscriptions(value: &str) -> Option<Subscriptions> {
+    let mut events = Subscriptions { no_messages: true, ..Subscriptions::default() };
+    for name in value.split(',').map(str::trim) {
+        match name {
+            "message" => events.no_messages = false,
+            "connect" => events.connect = true,
+            "connected" => events.connected = true,
+            "disconnected" => events.disconnected = true,
+            _ => return None,
+        }
+    }
+    Some(events)
+}
+
+fn batching(value: &str) -> Option<Batching> {
+    let (count, window) = value.split_once('/')?;
+    let count = count.trim().parse().ok().filter(|count| (1..=MOST_MESSAGES).contains(count))?;
+    let window = units::duration(window.trim()).ok().filter(|window| *window <= LONGEST_WINDOW)?;
+    Some(Batching { count, window })
+}
+
+fn pairs(value: &str) -> Option<Vec<(Bytes, Bytes)>> {
+    let part = |text: &str| {
+        let text = text.trim();
+        (1..=LONGEST_PAIR).contains(&text.len()).then(|| Bytes::copy_from_slice(text.as_bytes()))
+    };
+    let pairs = value.split(',').map(|pair| {
+        let (asked, answer) = pair.split_once('=')?;
+        part(asked).zip(part(answer))
+    });
+    pairs.collect::<Option<Vec<_>>>().filter(|pairs| pairs.len() <= MOST_PAIRS)
+}
+
+fn origins(value: &str) -> Option<Vec<String>> {
+    let is_origin = |origin: &str| {
+        origin == "*"
+            || origin.split_once("://").is_some_and(|(scheme, host)| {
+                !scheme.is_empty() && !host.is_empty() && !host.contains(['/', ' ', '?', '#', '@'])
+            })
+    };
+    let origins: Vec<String> = value.split(',').map(|origin| origin.trim().to_owned()).collect();
+    (origins.len() <= MOST_ORIGINS && origins.iter().all(|origin| is_origin(origin))).then_some(origins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(settings: &[(&str, &str)]) -> Deployment {
+        let annotations =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Deployment { annotations, ..Deployment::default() }
+    }
+
+    fn mode(settings: &[(&str, &str)]) -> EventMode {
+        let all = [&[(MODE, "events")], settings].concat();
+        parse(&deployment(&all)).unwrap().expect("events")
+    }
+
+    #[test]
+    fn a_function_holds_its_own_websockets_unless_it_says_otherwise() {
+        assert!(parse(&deployment(&[])).unwrap().is_none());
+        assert!(parse(&deployment(&[(MODE, "proxy"), (EVENTS, "message")])).unwrap().is_none());
+        let unasked = mode(&[]);
+        assert_eq!(unasked.events, Subscriptions::default());
+        assert!(unasked.batching.is_none() && unasked.origins.is_empty() && !unasked.compression);
+    }
+
+    #[test]
+    fn each_setting_is_read() {
+        let all = mode(&[
+            (EVENTS, "connect, disconnected"),
+            (ON_ERROR, "ignore"),
+            (DELIVERY, "at-least-once"),
+            (RETRIES, "0"),
+            (MAILBOX, "7"),
+            (OUTBOUND, "2Mi"),
+            (GROUPS, "3"),
+            (TEXT_ONLY, "true"),
+            (COMPRESSION, "deflate"),
+            (AUTO_RESPONSE, "ping=pong, hb = ok"),
+            (BATCH, "100/50ms"),
+            (ORIGINS, "https://a.example, http://b:8080"),
+        ]);
+        let events = Subscriptions { connect: true, disconnected: true, no_messages: true, connected: false };
+        assert_eq!(all.events, events);
+        assert_eq!((all.on_error, all.delivery, all.retries), (OnError::Ignore, Delivery::AtLeastOnce, 0));
+        assert_eq!((all.mailbox, all.outbound, all.max_groups), (7, 2 << 20, 3));
+        assert!(all.text_only && all.compression);
+        assert_eq!(all.auto_response, [("ping".into(), "pong".into()), ("hb".into(), "ok".into())]);
+        assert_eq!(all.batching, Some(Batching { count: 100, window: Duration::from_millis(50) }));
+        assert!(matches!(&all.codec, Codec::CloudEvents(codec) if codec.batch));
+        assert_eq!(all.origins, ["https://a.example", "http://b:8080"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_by_name_all_of_it_at_once() {
+        let bad = [
+            (MODE, "event"),
+            (EVENTS, "message,opened"),
+            (RETRIES, "21"),
+            (OUTBOUND, "1Gi"),
+            (AUTO_RESPONSE, "ping"),
+            (BATCH, "100"),
+            (ORIGINS, "example.org"),
+        ];
+        let mistakes = parse(&deployment(&bad)).unwrap_err();
+        assert_eq!(mistakes.len(), bad.len());
+        for (name, value) in bad {
+            let begins = format!("annotations.{name}: {value:?}: expected ");
+            assert!(mistakes.iter().any(|mistake| mistake.starts_with(&begins)), "{name}: {mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn settings_without_the_mode_have_no_effect_and_that_is_said() {
+        assert_eq!(without_effect(&deployment(&[(EVENTS, "connect"), (BATCH, "1/1s")])), [EVENTS, BATCH]);
+        assert!(without_effect(&deployment(&[(MODE, "events"), (EVENTS, "connect")])).is_empty());
+    }
+
+    #[test]
+    fn what_is_asked_of_all_websockets_counts_for_those_that_are_held() {
+        let limits = WebSocketLimits { max_message: Some(10), keepalive: None };
+        let held = within(mode(&[]), &limits, true);
+        assert_eq!((held.max_message, held.ping_interval), (10, None));
+        let held = within(mode(&[]), &WebSocketLimits::default(), false);
+        assert_eq!((held.max_message, held.ping_interval), (1 << 20, Some(Duration::from_secs(25))));
+    }
+}
