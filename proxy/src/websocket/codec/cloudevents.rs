@@ -24,7 +24,6 @@ use hmac::{Hmac, Mac};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
-use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::json;
 use sha2::Sha256;
@@ -33,7 +32,6 @@ pub(super) use answer::outcome;
 pub(super) use connect::decision;
 
 use super::{Call, Encoded, Terms};
-use crate::PRODUCT;
 use crate::websocket::event::{Event, What};
 
 const CE_SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
@@ -59,7 +57,7 @@ const CE_DURATION_MS: HeaderName = HeaderName::from_static("ce-durationms");
 const WEBHOOK_REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
 
 const JSON: &str = "application/json; charset=utf-8";
-const TEXT: &str = "text/plain; charset=utf-8";
+const TEXT: &str = "text/plain";
 const BINARY: &str = "application/octet-stream";
 
 /// What a `ce-` header does not hold as it is: space, quotation mark, percent sign, and what is not printable ASCII.
@@ -79,7 +77,7 @@ pub struct CloudEvents {
 
 impl Default for CloudEvents {
     fn default() -> Self {
-        Self { origin: HeaderValue::from_static(PRODUCT), keys: Vec::new(), batch: false }
+        Self { origin: HeaderValue::from_static("roost"), keys: Vec::new(), batch: false }
     }
 }
 
@@ -152,7 +150,7 @@ impl CloudEvents {
             attributes.extend(value.map(|value| (name, value)));
         };
         // A clock that shows no date of this era says nothing.
-        also(CE_TIME, Timestamp::try_from(event.at).ok().map(|at| at.to_string().into()));
+        also(CE_TIME, super::rfc3339(event.at).map(Cow::from));
         also(CE_SIGNATURE, self.signature(&connection).map(Cow::from));
         also(CE_CONNECTION_ID, Some(connection.into()));
         also(CE_USER_ID, of.user.as_deref().map(Cow::from));
