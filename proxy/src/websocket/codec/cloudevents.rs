@@ -5,7 +5,7 @@
 //! of `CloudEvents` says, so that no text of a client can end a header. Where the function takes batches, messages come in
 //! batched mode. Ours are the attributes `seq`, `attempt`, `clientip`, `closecode`, `closedby` and `durationms`.
 //!
-//! Answers are read in [`answer`], and those to a client that wants to connect in [`connect`].
+//! Answers are read in `answer`, and those to a client that wants to connect in `connect`.
 
 mod answer;
 mod batch;
@@ -73,11 +73,14 @@ pub struct CloudEvents {
     pub keys: Vec<SigningKey>,
     /// Messages are sent in batched mode, also one alone.
     pub batch: bool,
+    /// Where the function takes events; `None` for the path that the client asked. Handlers of Azure's SDK take them at
+    /// `/api/webpubsub/hubs/NAME/`, unless they are told another.
+    pub path: Option<PathAndQuery>,
 }
 
 impl Default for CloudEvents {
     fn default() -> Self {
-        Self { origin: HeaderValue::from_static("roost"), keys: Vec::new(), batch: false }
+        Self { origin: HeaderValue::from_static("roost"), keys: Vec::new(), batch: false, path: None }
     }
 }
 
@@ -118,7 +121,7 @@ impl CloudEvents {
         };
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri(&event.of.path);
+        *request.uri_mut() = self.path.clone().map_or_else(|| uri(&event.of.path), Uri::from);
         *request.headers_mut() = headers;
         request.headers_mut().insert(WEBHOOK_REQUEST_ORIGIN, self.origin.clone());
         Encoded::Call(Box::new(Call {
@@ -211,7 +214,7 @@ fn encode(attributes: Attributes<'_>) -> HeaderMap {
             HeaderValue::from_str(&value).ok()
         } else {
             // Printable ASCII, now.
-            HeaderValue::from_maybe_shared(Bytes::from(utf8_percent_encode(&value, ENCODED).to_string())).ok()
+            HeaderValue::from_str(&Cow::from(utf8_percent_encode(&value, ENCODED))).ok()
         };
         headers.extend(value.map(|value| (name, value)));
     }

@@ -35,7 +35,7 @@ pub enum Verb {
 /// A call to `/@connections/ID`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked<'a> {
-    /// What stands in the path before `/@connections`, such as `/prod`.
+    /// What stands in the path before `/@connections`, such as `/prod`. Without the slash that some clients put behind it.
     pub prefix: &'a str,
     /// Of which connection. `None` if no connection can have the id that is asked for: it is [`gone`].
     pub connection: Option<ConnectionId>,
@@ -58,6 +58,7 @@ pub fn read<'a>(method: &Method, path: &'a str) -> Option<Asked<'a>> {
         Method::DELETE => Some(Verb::Delete),
         _ => None,
     };
+    let prefix = prefix.trim_end_matches('/');
     Some(Asked { prefix, connection: decoded(id).and_then(|id| ConnectionId::parse(&id)), verb })
 }
 
@@ -208,6 +209,7 @@ mod tests {
                 Some(("/fn/chat", id, Some(Verb::Delete))),
             ),
             (Method::PUT, format!("/@connections/{ID}"), Some(("", id, None))),
+            (Method::GET, format!("/prod//@connections/{ID}"), Some(("/prod", id, Some(Verb::Get)))),
             // What is spelt with escapes is the same id.
             (
                 Method::POST,

@@ -59,6 +59,9 @@ fn a_message_is_a_post_of_what_was_said_with_all_that_is_known_of_it() {
             "webhook-request-origin: roost",
         ]
     );
+    let elsewhere =
+        CloudEvents { path: Some(PathAndQuery::from_static("/events?x=1")), ..CloudEvents::default() };
+    assert_eq!(asked(elsewhere, &event).uri(), "/events?x=1");
     let messages = [binary(b"\0\xff")];
     let request = asked(CloudEvents::default(), &samples::event(&of, What::Messages(&messages)));
     assert_eq!(
