@@ -474,7 +474,7 @@ fn a_client_is_refused_with_the_functions_words_or_with_502_if_those_cannot_be_r
 
 proptest! {
     #[test]
-    fn whatever_a_client_is_called_the_function_reads_it_back(user in "\\PC{0,20}|[\\x00-\\xff]{0,20}") {
+    fn whatever_a_client_is_called_the_function_reads_it_back(user in "(%[0-9a-f]{2}|\\PC|[\\x00-\\xff]){0,20}") {
         let mut of = samples::identity();
         of.user = Some(user.as_str().into());
         let request = asked(CloudEvents::default(), &samples::event(&of, What::Connected));
