@@ -1,7 +1,7 @@
 //! The dialect of an API Gateway WebSocket API: the JSON of its events, routed by what a message says.
 //!
-//! Owns the settings of an API, and which route an event takes. What an event looks like is in [`event`], how an answer is
-//! read in [`answer`]. The calls with which functions speak to connections are in [`management`], and who may make them is
+//! Owns the settings of an API, and which route an event takes. What an event looks like is in `event`, how an answer is
+//! read in `answer`. The calls with which functions speak to connections are in [`management`], and who may make them is
 //! found in [`sigv4`].
 //!
 //! * `$connect`, `$disconnect` and each message go to the function of their route. An event without a route is no call:

@@ -5,7 +5,7 @@
 //! of `CloudEvents` says, so that no text of a client can end a header. Where the function takes batches, messages come in
 //! batched mode. Ours are the attributes `seq`, `attempt`, `clientip`, `closecode`, `closedby` and `durationms`.
 //!
-//! Answers are read in [`answer`], and those to a client that wants to connect in [`connect`].
+//! Answers are read in `answer`, and those to a client that wants to connect in `connect`.
 
 mod answer;
 mod batch;
@@ -24,7 +24,6 @@ use hmac::{Hmac, Mac};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
-use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::json;
 use sha2::Sha256;
@@ -33,7 +32,6 @@ pub(super) use answer::outcome;
 pub(super) use connect::decision;
 
 use super::{Call, Encoded, Terms};
-use crate::PRODUCT;
 use crate::websocket::event::{Event, What};
 
 const CE_SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
@@ -59,7 +57,7 @@ const CE_DURATION_MS: HeaderName = HeaderName::from_static("ce-durationms");
 const WEBHOOK_REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
 
 const JSON: &str = "application/json; charset=utf-8";
-const TEXT: &str = "text/plain; charset=utf-8";
+const TEXT: &str = "text/plain";
 const BINARY: &str = "application/octet-stream";
 
 /// What a `ce-` header does not hold as it is: space, quotation mark, percent sign, and what is not printable ASCII.
@@ -75,11 +73,14 @@ pub struct CloudEvents {
     pub keys: Vec<SigningKey>,
     /// Messages are sent in batched mode, also one alone.
     pub batch: bool,
+    /// Where the function takes events; `None` for the path that the client asked. Handlers of Azure's SDK take them at
+    /// `/api/webpubsub/hubs/NAME/`, unless they are told another.
+    pub path: Option<PathAndQuery>,
 }
 
 impl Default for CloudEvents {
     fn default() -> Self {
-        Self { origin: HeaderValue::from_static(PRODUCT), keys: Vec::new(), batch: false }
+        Self { origin: HeaderValue::from_static("roost"), keys: Vec::new(), batch: false, path: None }
     }
 }
 
@@ -120,7 +121,7 @@ impl CloudEvents {
         };
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri(&event.of.path);
+        *request.uri_mut() = self.path.clone().map_or_else(|| uri(&event.of.path), Uri::from);
         *request.headers_mut() = headers;
         request.headers_mut().insert(WEBHOOK_REQUEST_ORIGIN, self.origin.clone());
         Encoded::Call(Box::new(Call {
@@ -152,7 +153,7 @@ impl CloudEvents {
             attributes.extend(value.map(|value| (name, value)));
         };
         // A clock that shows no date of this era says nothing.
-        also(CE_TIME, Timestamp::try_from(event.at).ok().map(|at| at.to_string().into()));
+        also(CE_TIME, super::rfc3339(event.at).map(Cow::from));
         also(CE_SIGNATURE, self.signature(&connection).map(Cow::from));
         also(CE_CONNECTION_ID, Some(connection.into()));
         also(CE_USER_ID, of.user().map(Cow::from));
@@ -213,7 +214,7 @@ fn encode(attributes: Attributes<'_>) -> HeaderMap {
             HeaderValue::from_str(&value).ok()
         } else {
             // Printable ASCII, now.
-            HeaderValue::from_maybe_shared(Bytes::from(utf8_percent_encode(&value, ENCODED).to_string())).ok()
+            HeaderValue::from_str(&Cow::from(utf8_percent_encode(&value, ENCODED))).ok()
         };
         headers.extend(value.map(|value| (name, value)));
     }

@@ -11,8 +11,11 @@
 //!
 //! A dialect never refuses an answer for what it asks beside: a verb that cannot be read is left out, and complained of.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use jiff::Timestamp;
 
 use super::event::{Action, Decision, Event, Outcome, What};
 use crate::function::FunctionKey;
@@ -21,6 +24,8 @@ pub mod aws;
 mod body;
 pub mod cloudevents;
 mod frames;
+#[cfg(test)]
+mod samples;
 
 use aws::AwsApi;
 use cloudevents::CloudEvents;
@@ -129,6 +134,11 @@ fn offered(event: &Event<'_>, subprotocol: &str) -> bool {
 fn query(path: &str) -> impl Iterator<Item = (String, String)> {
     let text = path.split_once('?').map_or("", |(_, query)| query);
     form_urlencoded::parse(text.as_bytes()).into_owned()
+}
+
+/// A time as `2026-11-20T20:38:36.007Z`. `None` for one out of this calendar's reach.
+fn rfc3339(at: SystemTime) -> Option<String> {
+    Some(Timestamp::try_from(at).ok()?.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 
 /// Bytes in hexadecimal digits, lower case.

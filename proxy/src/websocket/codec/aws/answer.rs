@@ -156,9 +156,9 @@ fn headers(members: &Map<String, Value>, complaints: &mut Vec<String>) -> Header
             };
             for value in values {
                 match header(name, value) {
-                    Some((name, value)) => {
-                        headers.append(name, value);
-                    }
+                    // What both fields name counts once.
+                    Some((name, value)) if headers.get_all(&name).iter().any(|had| *had == value) => {}
+                    Some((name, value)) => headers.extend([(name, value)]),
                     None => complaints.push(format!("{field}.{name:?} is left out: expected a header")),
                 }
             }

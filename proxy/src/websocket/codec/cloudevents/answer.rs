@@ -13,6 +13,9 @@ use crate::websocket::codec::frames::{self, Frame};
 use crate::websocket::codec::{Decoded, body};
 use crate::websocket::event::{Action, Message, Outcome};
 
+/// The most that one answer says to groups: its messages, times the groups that each is for.
+pub(super) const MAX_PUBLISHED: usize = 1024;
+
 /// Reads the answer to any event but the first.
 pub(in crate::websocket::codec) fn outcome(answer: Response<Bytes>) -> Decoded<Outcome> {
     let (head, body) = answer.into_parts();
@@ -21,8 +24,15 @@ pub(in crate::websocket::codec) fn outcome(answer: Response<Bytes>) -> Decoded<O
         let meant = Outcome::Failed { status: head.status.as_u16(), tell: None };
         return Decoded { meant, complaints };
     }
-    let verbs = verbs::read(&head.headers, &mut complaints);
+    let mut verbs = verbs::read(&head.headers, &mut complaints);
     let (messages, said) = messages(&head.headers, body, verbs.reply, &mut complaints);
+    if let Some(broadcasts) =
+        verbs.broadcast.as_mut().filter(|all| all.len() * messages.len() > MAX_PUBLISHED)
+    {
+        complaints
+            .push(format!("x-ws-broadcast is left out: expected at most {MAX_PUBLISHED} messages to groups"));
+        broadcasts.clear();
+    }
     Decoded { meant: Outcome::Done(actions(verbs, messages, said)), complaints }
 }
 

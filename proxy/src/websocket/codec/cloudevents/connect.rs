@@ -115,9 +115,12 @@ fn terms(status: StatusCode, data: &[u8]) -> Result<Answer, String> {
     if status == StatusCode::NO_CONTENT || data.trim_ascii().is_empty() {
         return Ok(Answer::default());
     }
-    let mut answer: Answer = serde_json::from_slice(data).map_err(|why| {
-        format!("the body: expected nothing, or JSON {{userId, groups, roles, subprotocol}}: {why}")
-    })?;
+    let expected = "the body: expected nothing, or JSON {userId, groups, roles, subprotocol}";
+    // A list would do too, otherwise, as the fields in their order.
+    if !data.trim_ascii_start().starts_with(b"{") {
+        return Err(expected.into());
+    }
+    let mut answer: Answer = serde_json::from_slice(data).map_err(|why| format!("{expected}: {why}"))?;
     answer.user_id = answer.user_id.filter(|user| !user.is_empty());
     answer.subprotocol = answer.subprotocol.filter(|subprotocol| !subprotocol.is_empty());
     if answer.user_id.as_ref().is_some_and(|user| user.len() > MAX_USER) {
