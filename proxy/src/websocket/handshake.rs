@@ -244,11 +244,7 @@ mod tests {
             (&[("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ="])], Refusal::Key, 400),
             (&[("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZXh4"])], Refusal::Key, 400),
             (&[("sec-websocket-key", &["dGhlIHNhbXBsZSBub25j*Q=="])], Refusal::Key, 400),
-            (
-                &[("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ==dGhlIHNhbXBsZSBub25jZQ=="])],
-                Refusal::Key,
-                400,
-            ),
+            (&[("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZXh4eA=="])], Refusal::Key, 400),
             (&[("sec-websocket-protocol", &["chat room"])], Refusal::Subprotocols, 400),
             (&[("sec-websocket-protocol", &["a", "b;c"])], Refusal::Subprotocols, 400),
             (&[("sec-websocket-protocol", &[&many.join(",")])], Refusal::Subprotocols, 400),
