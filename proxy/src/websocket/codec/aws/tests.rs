@@ -449,6 +449,15 @@ fn a_header_of_a_handler_that_is_none_is_left_out_and_complained_of() {
     assert_eq!(decoded.complaints.len(), 3, "{:?}", decoded.complaints);
 }
 
+#[test]
+fn of_more_headers_than_may_be_only_the_first_count() {
+    let many: Vec<String> = (0..40_000).map(|at| at.to_string()).collect();
+    let body = json!({ "statusCode": 401, "multiValueHeaders": { "a": many, "b": ["1"] } }).to_string();
+    let decoded = decided(Transport::Lambda, answer(200, &[], body.as_bytes()));
+    assert!(matches!(decoded.meant, Decision::Refuse(answer) if answer.headers().len() == 128));
+    assert_eq!(decoded.complaints, ["headers: those behind the first 128 are left out"]);
+}
+
 /// What a handler might say, and what it should not.
 fn handled() -> impl Strategy<Value = String> {
     let names = ["statusCode", "body", "isBase64Encoded", "headers", "multiValueHeaders", "errorMessage"];
