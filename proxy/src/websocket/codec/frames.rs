@@ -201,8 +201,8 @@ mod tests {
         }
 
         #[test]
-        fn no_body_breaks_it(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(frames) = read(&body) {
+        fn no_body_breaks_it(body in "((TEXT|BINARY|CLOSE|PING|OPEN)( [0-9a-f]{1,8})?\r\n(x{0,3}\r\n)?|\\PC){0,6}") {
+            if let Ok(frames) = read(body.as_bytes()) {
                 prop_assert!(frames.len() <= body.len());
             }
         }

@@ -17,6 +17,12 @@ use crate::websocket::event::{Acceptance, Action, Decision, Event, Message, Outc
 /// Lambda says so of an error of the function, with status 200.
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 
+/// The most headers that a handler's answer has.
+const MAX_HEADERS: usize = 128;
+
+/// The most characters of a function's own words in a complaint.
+const MAX_QUOTED: usize = 80;
+
 const NOT_OFFERED: &str = "The function chose a subprotocol that the client does not offer.\n";
 
 /// An answer, however it came.
@@ -145,24 +151,31 @@ fn status(value: &Value) -> Option<StatusCode> {
     StatusCode::from_u16(number).ok().filter(|status| status.as_u16() < 600)
 }
 
-/// The headers that a handler names, each with one value or with several.
+/// The headers that a handler names, each with one value or with several; no more than [`MAX_HEADERS`].
 fn headers(members: &Map<String, Value>, complaints: &mut Vec<String>) -> HeaderMap {
+    let fields = ["headers", "multiValueHeaders"].into_iter();
+    let mut named = fields.flat_map(|field| {
+        let members = members.get(field).and_then(Value::as_object).into_iter().flatten();
+        members.flat_map(|(name, value)| {
+            let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            values.iter().map(move |value| (name, value))
+        })
+    });
     let mut headers = HeaderMap::new();
-    for field in ["headers", "multiValueHeaders"] {
-        for (name, value) in members.get(field).and_then(Value::as_object).into_iter().flatten() {
-            let values = match value {
-                Value::Array(values) => values.as_slice(),
-                one => std::slice::from_ref(one),
-            };
-            for value in values {
-                match header(name, value) {
-                    // What both fields name counts once.
-                    Some((name, value)) if headers.get_all(&name).iter().any(|had| *had == value) => {}
-                    Some((name, value)) => headers.extend([(name, value)]),
-                    None => complaints.push(format!("{field}.{name:?} is left out: expected a header")),
-                }
+    for (name, value) in named.by_ref().take(MAX_HEADERS) {
+        match header(name, value) {
+            // What both fields name counts once.
+            Some((name, value)) if headers.get_all(&name).iter().any(|had| *had == value) => {}
+            Some((name, value)) => headers.extend([(name, value)]),
+            None => {
+                let name: String = name.chars().take(MAX_QUOTED).collect();
+                complaints
+                    .push(format!("header {name:?} is left out: expected a name, and a text as its value"));
             }
         }
+    }
+    if named.next().is_some() {
+        complaints.push(format!("headers: those behind the first {MAX_HEADERS} are left out"));
     }
     headers
 }

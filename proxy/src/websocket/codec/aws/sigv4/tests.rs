@@ -270,10 +270,12 @@ fn an_authorization_that_is_not_whole_is_none() {
 
 proptest! {
     #[test]
-    fn no_authorization_breaks_it(text in "(AWS4-HMAC-SHA256 )?(Credential=[a-z/]{0,20},? ?|SignedHeaders=[a-z;]{0,9}|\\PC){0,6}") {
+    fn no_authorization_breaks_it(
+        text in "AWS4-HMAC-SHA256 (Credential=[A/]{0,9},|SignedHeaders=[a;]{0,9},|Signature=([0-9a-f]{64})?,|\\PC){0,4}"
+    ) {
         let [request, ..] = signed();
         let mut head = request.head();
-        if let Ok(value) = HeaderValue::from_str(&text) {
+        if let Ok(value) = HeaderValue::from_str(text.trim_end_matches(',')) {
             head.headers.insert(AUTHORIZATION, value);
             prop_assert!(verify(&head, request.body, keys(), at(AT)).is_err());
         }
