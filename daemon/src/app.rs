@@ -15,7 +15,7 @@ use roost_acme::{Keeper, Keeping};
 use roost_cni::{Conflist, Overrides};
 use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::websocket::{Held, Hub};
-use roost_proxy::{AccessLog, Caller, Challenges, Keep, Routes, Server, UpstreamLimits};
+use roost_proxy::{AccessLog, Caller, Challenges, Routes, Server, UpstreamLimits};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -305,7 +305,7 @@ impl House {
         &self,
         config: &Config,
         sockets: Sockets,
-        kept: Option<(Arc<Keep>, Option<roost_proxy::Inherited>)>,
+        kept: Option<handover::Kept>,
     ) -> anyhow::Result<(Server, CancellationToken)> {
         let ending = CancellationToken::new();
         let sampler = Sampler::new(self.containerd.clone());
@@ -338,10 +338,15 @@ impl House {
             guard,
             Arc::new(self.queue.clone()),
         );
-        if let Some((keep, inherited)) = kept {
+        if let Some(handover::Kept { keep, store, tunnels, connections }) = kept {
             server.keep(keep);
-            if let Some(inherited) = inherited {
-                server.resume(inherited);
+            server.keep_held(store);
+            if let Some(tunnels) = tunnels {
+                server.resume(tunnels);
+            }
+            if let Some(connections) = connections {
+                let server = server.clone();
+                tokio::spawn(async move { server.resume_held(connections).await });
             }
         }
         let mut gateways = Gateways::new(server.clone(), self.network.clone(), &sockets.main);

@@ -110,6 +110,23 @@ impl Record {
         self.note.upgraded(headers);
     }
 
+    /// That of a connection which an earlier process held, and counted as a request.
+    pub(crate) fn held_again(upstream: &Arc<Upstream>) -> Self {
+        Self {
+            upstream: Arc::clone(upstream),
+            began: Instant::now(),
+            status: 101,
+            sent: 0,
+            received: 0,
+            broken: None,
+            tunnel: false,
+            held: true,
+            answered: true,
+            place: Some(TunnelPlace::again(upstream)),
+            note: Note::default(),
+        }
+    }
+
     /// The tunnel was closed, by [`broken`](Self::broken). `messages` of a WebSocket are those from the client, and those
     /// to it; `closed` are the code of its Close and who sent it.
     pub(crate) fn closed(&mut self, messages: Option<[u64; 2]>, closed: Option<(u16, &'static str)>) {

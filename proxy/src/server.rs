@@ -56,8 +56,8 @@ use crate::stream::Stream;
 use crate::tcp;
 use crate::tls::{Secure, Tls};
 use crate::tunnel::Tunnels;
-use crate::tunnel::keep::{Inherited, Keep, KeptFigures};
-use crate::websocket::{self, Held};
+use crate::tunnel::keep::{DescriptorStore, Inherited, Keep, KeptFigures};
+use crate::websocket::{self, Bequest, Held};
 
 /// How long to wait after `accept` failed for want of descriptors or memory. There is no event for "some are free".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -297,21 +297,35 @@ impl Server {
         shared.tracker.close();
         let pace = TUNNEL_PACE.saturating_mul(u32::try_from(tunnels.len()).unwrap_or(u32::MAX));
         let pace_held = TUNNEL_PACE.saturating_mul(u32::try_from(websockets.len()).unwrap_or(u32::MAX));
+        // Where they are left to the next process, that is the last thing that happens.
+        let all_held = all || !websockets.keeps();
         tunnels.end(pace.min(deadline / 2), all);
         // In this order: a request that is finishing may yet become a tunnel.
         let ended = async {
-            let held = websockets.end(pace_held.min(deadline / 2));
+            let held = async {
+                if all_held {
+                    websockets.end(pace_held.min(deadline / 2)).await;
+                }
+            };
             tokio::join!(shared.tracker.wait(), held);
             tunnels.ended(all).await;
         };
         if timeout(deadline, ended).await.is_ok() {
             return Drained { cut: 0 };
         }
-        let cut = if all { self.open() } else { shared.tracker.len() + tunnels.ending() + websockets.len() };
+        let held = if all_held { websockets.len() } else { 0 };
+        let cut = if all { self.open() } else { shared.tracker.len() + tunnels.ending() + held };
         shared.cut.cancel();
         tunnels.cut(all);
-        websockets.cut();
-        let ended = async { tokio::join!(shared.tracker.wait(), tunnels.ended(all), websockets.ended()) };
+        if all_held {
+            websockets.cut();
+        }
+        let held = async {
+            if all_held {
+                websockets.ended().await;
+            }
+        };
+        let ended = async { tokio::join!(shared.tracker.wait(), tunnels.ended(all), held) };
         if timeout(CUT_GRACE, ended).await.is_err() {
             warn!(left = self.open(), "connections do not end");
         }
@@ -347,10 +361,27 @@ impl Server {
         handler.tunnels.resume(inherited, &handler.routes);
     }
 
+    /// Keeps the connections that are held here beyond the end of this process, in `store`. For once, before it serves.
+    pub fn keep_held(&self, store: Arc<dyn DescriptorStore>) {
+        self.0.handler.websockets.keep(store);
+    }
+
+    /// Goes on with the connections that an earlier process held, each as soon as its function is known again.
+    pub async fn resume_held(&self, bequest: Bequest) {
+        let handler = &self.0.handler;
+        let seat = || {
+            let lanes = self.0.lanes.as_ref()?;
+            let (lane, seat) = lanes.seat();
+            Some((lane.clone(), seat))
+        };
+        handler.websockets.resume(bequest, &handler.routes, seat).await;
+    }
+
     /// Leaves the tunnels that are kept where they are: not a byte moves any more. After
     /// [`hand_over`](Self::hand_over), when nothing is left to be waited for.
     pub async fn leave(&self) {
         let tunnels = &self.0.handler.tunnels;
+        self.0.handler.websockets.leave().await;
         tunnels.leave();
         if timeout(CUT_GRACE, tunnels.ended(true)).await.is_err() {
             warn!(left = tunnels.len(), "tunnels that were being closed do not end");

@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -149,7 +150,7 @@ pub struct Upstream {
     gate: FunctionGate,
     /// On tunnels.
     traffic: Traffic,
-    /// Woken by each set of endpoints.
+    /// Woken by each set of endpoints, and when connections are held.
     published: Notify,
 }
 
@@ -234,6 +235,22 @@ impl Upstream {
     /// stay as they are.
     pub fn set_event_mode(&self, mode: Option<EventMode>) {
         self.event_mode.store(mode.map(Arc::new));
+        self.published.notify_waiters();
+    }
+
+    /// How connections are held here, once they are.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn held(&self) -> Arc<EventMode> {
+        loop {
+            let mut changed = pin!(self.published());
+            // Registered before the look, so that what changes in between is not missed.
+            changed.as_mut().enable();
+            if let Some(mode) = self.event_mode() {
+                return mode;
+            }
+            changed.await;
+        }
     }
 
     /// How connections are held here, if they are.

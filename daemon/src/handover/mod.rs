@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use roost_proxy::websocket::Bequest;
 use roost_proxy::{DescriptorStore, Inherited, Keep, MEMORY_NAME, Named};
 use tracing::{info, warn};
 
@@ -20,12 +21,24 @@ use store::{Store, is_queue};
 
 /// Is this the name of something that an earlier daemon has left?
 pub fn is_name(name: &str) -> bool {
-    Keep::is_name(name) || is_queue(name)
+    Keep::is_name(name) || Bequest::is_name(name) || is_queue(name)
+}
+
+/// What outlives this daemon, and what has outlived the last one.
+pub struct Kept {
+    /// Keeps tunnels.
+    pub keep: Arc<Keep>,
+    /// Keeps all else.
+    pub store: Arc<dyn DescriptorStore>,
+    /// Tunnels of an earlier daemon.
+    pub tunnels: Option<Inherited>,
+    /// Connections that an earlier daemon held.
+    pub connections: Option<Bequest>,
 }
 
 /// Keeps tunnels in whatever started this daemon, up to `capacity` of them, and takes over those of an earlier daemon.
 /// `None` where nothing is kept: their connections end with the daemon, with a word.
-pub async fn keep(capacity: usize, kept: Vec<Named>) -> Option<(Arc<Keep>, Option<Inherited>)> {
+pub async fn keep(capacity: usize, kept: Vec<Named>) -> Option<Kept> {
     let path = std::env::var_os("NOTIFY_SOCKET")?;
     if capacity == 0 && kept.is_empty() {
         return None;
@@ -39,11 +52,19 @@ pub async fn keep(capacity: usize, kept: Vec<Named>) -> Option<(Arc<Keep>, Optio
     }
 }
 
-async fn begin(path: &Path, capacity: usize, kept: Vec<Named>) -> io::Result<(Arc<Keep>, Option<Inherited>)> {
+async fn begin(path: &Path, capacity: usize, kept: Vec<Named>) -> io::Result<Kept> {
     let (queues, mut others): (Vec<Named>, Vec<Named>) =
         kept.into_iter().partition(|(name, _)| is_queue(name));
     let (store, mut sockets) = Store::open(path, queues).await?;
     let store = Arc::new(store);
+    let held = |sockets: &mut Vec<Named>| {
+        let (held, others) =
+            std::mem::take(sockets).into_iter().partition(|(name, _)| Bequest::is_name(name));
+        *sockets = others;
+        held
+    };
+    let found: [Vec<Named>; 2] = [held(&mut others), held(&mut sockets)];
+    let connections = Bequest::new(found.into_iter().flatten().collect());
     let memory = others.iter().position(|(name, _)| name == MEMORY_NAME);
     let memory = memory.map(|index| others.swap_remove(index).1);
     sockets.extend(in_queues(&store, others).await?);
@@ -52,7 +73,7 @@ async fn begin(path: &Path, capacity: usize, kept: Vec<Named>) -> io::Result<(Ar
         match Keep::inherit(memory, sockets, capacity, Arc::<Store>::clone(&store)) {
             Ok((keep, inherited)) => {
                 info!("{} connections of an earlier daemon go on", inherited.len());
-                return Ok((keep, Some(inherited)));
+                return Ok(Kept { keep, store, tunnels: Some(inherited), connections });
             }
             Err(why) => {
                 warn!("{} descriptors of an earlier daemon's connections are dropped: {why}", names.len());
@@ -65,7 +86,7 @@ async fn begin(path: &Path, capacity: usize, kept: Vec<Named>) -> io::Result<(Ar
     }
     let keep = Keep::new(capacity, Arc::<Store>::clone(&store))?;
     store.put(MEMORY_NAME, &[keep.memory()]).await?;
-    Ok((keep, None))
+    Ok(Kept { keep, store, tunnels: None, connections })
 }
 
 /// Sockets that an earlier daemon has put into the store one by one.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use roost_proxy::websocket::LETTER_NAME;
 use roost_proxy::{DescriptorStore, MAX_KEPT, MEMORY_NAME, Named, Storing};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
@@ -20,6 +21,11 @@ use super::queue::{Found, PLACES, Queue};
 
 /// What goes to the store at most: the ends of all queues, and a few that there is one of.
 pub const DESCRIPTORS: usize = 2 * MAX_KEPT.div_ceil(PLACES) + 16;
+
+/// Is this the name of something that lies in the store itself?
+fn is_single(name: &str) -> bool {
+    name == MEMORY_NAME || name == LETTER_NAME
+}
 
 /// Is this the name of a queue?
 pub(super) fn is_queue(name: &str) -> bool {
@@ -83,7 +89,7 @@ impl Store {
 impl DescriptorStore for Store {
     fn put<'a>(&'a self, name: &'a str, descriptors: &'a [BorrowedFd<'a>]) -> Storing<'a> {
         Box::pin(async move {
-            if name == MEMORY_NAME {
+            if is_single(name) {
                 return self.starter.put(name, descriptors).await;
             }
             let mut shelves = self.shelves.lock().await;
@@ -102,7 +108,7 @@ impl DescriptorStore for Store {
 
     fn remove<'a>(&'a self, name: &'a str) -> Storing<'a> {
         Box::pin(async move {
-            if name == MEMORY_NAME {
+            if is_single(name) {
                 return self.starter.remove(name).await;
             }
             self.shelves.lock().await.remove(name)

@@ -14,7 +14,8 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -27,9 +28,11 @@ use super::counters::EventCounters;
 use super::ending::{Category, Ending};
 use super::event::{Action, Departure, Event, Message, Outcome, What};
 use super::frame::Decoder;
+use super::handover::{self, Left};
 use super::invoke::{Teller, Told};
 use super::member::Member;
 use super::outbound::Said;
+use super::passed::Raw;
 use super::settings::{Batching, EventMode, OnError};
 use super::socket::Socket;
 use super::spoken::Spoken;
@@ -67,8 +70,10 @@ pub(super) struct Connection {
     state: Option<Box<str>>,
     sequence: u64,
     timer: Pin<Box<Sleep>>,
-    began: Instant,
     record: Record,
+    /// It was there before this process.
+    goes_on: bool,
+    left: Option<Left>,
 }
 
 /// What waits for the function.
@@ -164,10 +169,19 @@ impl Connection {
             // The number of `connected`, whether anybody is told of that or not.
             sequence: 1,
             timer: Box::pin(sleep_until(now)),
-            began: now,
             record,
+            goes_on: false,
+            left: None,
             ties,
         }
+    }
+
+    /// Goes on where an earlier process has left it: with this event behind it, and these messages to be dealt with.
+    pub(super) fn goes_on(&mut self, sequence: u64, messages: VecDeque<Message>) {
+        self.goes_on = true;
+        self.sequence = sequence;
+        self.mailbox.bytes = messages.iter().map(|message| message.data.len()).sum();
+        self.mailbox.messages = messages;
     }
 
     /// Lives.
@@ -176,10 +190,13 @@ impl Connection {
         if settings.events.disconnected {
             self.ties.shared.keeper.opened(self.ties.member.identity());
         }
-        if settings.events.connected {
+        if settings.events.connected && !self.goes_on {
             self.begin(Happened::Connected);
         }
         poll_fn(|cx| self.poll(cx)).await;
+        if let Some(left) = self.left.take() {
+            return self.pass_on(left);
+        }
         let closed = self.wire.closed().cloned().unwrap_or_else(lost);
         self.leave(&closed);
         // What the client said before it went is said to the function all the same.
@@ -196,13 +213,40 @@ impl Connection {
             let mut moved = self.poll_event(cx);
             moved |= self.wire.poll_read(cx, &mut self.mailbox).is_ready();
             moved |= self.wire.poll_write(cx, &self.ties.member.outbound).is_ready();
-            if self.wire.is_gone() {
+            if self.wire.is_gone() || self.leaves() {
                 return Poll::Ready(());
             }
             if !moved && !self.poll_time(cx) {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Leaves the connection to the next process, if that is what is wanted, and nothing is under way.
+    fn leaves(&mut self) -> bool {
+        if self.in_flight.is_some() || !self.ties.shared.leaving.load(Ordering::Acquire) {
+            return false;
+        }
+        let outbound = &self.ties.member.outbound;
+        let Some((socket, unsent)) = self.wire.leave(outbound) else { return false };
+        let (decoder, rest) = self.wire.place();
+        let mut passed =
+            handover::write_down(&self.ties, self.state.as_deref(), self.sequence, decoder, rest);
+        passed.unsent = unsent.into_iter().map(Raw).collect();
+        let messages = std::mem::take(&mut self.mailbox.messages);
+        passed.messages = messages.into_iter().map(|message| (message.text, Raw(message.data))).collect();
+        self.left = Some(Left { socket, passed });
+        true
+    }
+
+    /// It is the next process' from here on.
+    fn pass_on(mut self, left: Left) {
+        let Ties { shared, member, .. } = &self.ties;
+        shared.hub.leave(member);
+        member.counters().passed_on();
+        self.record.broken = Some("handed over");
+        self.record.closed(None, None);
+        shared.left.lock().unwrap_or_else(PoisonError::into_inner).push(left);
     }
 
     /// Until nothing waits for the function any more.
@@ -219,6 +263,10 @@ impl Connection {
             self.state = dealt.state;
             self.settle(dealt.told);
             return true;
+        }
+        if self.ties.shared.leaving.load(Ordering::Acquire) && self.wire.closed().is_none() {
+            // What waits is for the next process to tell.
+            return false;
         }
         let at_once = self.wire.closed().is_some();
         let Some(messages) = self.mailbox.next(self.ties.settings.batching, at_once) else { return false };
@@ -324,7 +372,7 @@ impl Connection {
         let open = self.wire.closed().is_none();
         let limits = self.ties.member.upstream().limits_now();
         let idle = limits.timeouts.tunnel_idle.map(|limit| self.ties.member.idle_since() + limit);
-        let lifetime = limits.timeouts.lifetime.map(|limit| self.began + limit);
+        let lifetime = limits.timeouts.lifetime.map(|limit| self.ties.member.began() + limit);
         let of_wire = self.wire.deadline(ping, pong);
         let of_limits = idle.into_iter().chain(lifetime).filter(|_| open);
         of_wire.into_iter().chain(batch).chain(of_limits).min()
@@ -342,7 +390,7 @@ impl Connection {
         let over = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since + limit <= now);
         if over(member.idle_since(), limits.timeouts.tunnel_idle) {
             member.end(Ending::of_host(1001, "idle timeout", Category::Idle));
-        } else if over(self.began, limits.timeouts.lifetime) {
+        } else if over(member.began(), limits.timeouts.lifetime) {
             member.end(Ending::of_host(1001, "lifetime", Category::Lifetime));
         }
     }
@@ -374,7 +422,7 @@ impl Connection {
             code: closed.code,
             reason: closed.reason.clone(),
             by: closed.by,
-            lasted: self.began.elapsed(),
+            lasted: self.ties.member.age(),
         };
         self.sequence += 1;
         let (state, sequence) = (self.state.take(), self.sequence);

@@ -67,6 +67,11 @@ impl EventCounters {
         self.open.fetch_add(1, Relaxed);
     }
 
+    /// Another process has one from here on.
+    pub(super) fn passed_on(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+
     /// One that was let in has gone before it had its answer.
     pub(super) fn never_began(&self) {
         self.open.fetch_sub(1, Relaxed);

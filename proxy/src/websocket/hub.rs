@@ -295,6 +295,13 @@ impl Hub {
         found.iter().filter(|member| member.end(ending.clone())).count()
     }
 
+    /// Has the task of each look again.
+    pub(super) fn wake_all(&self) {
+        for shard in &self.shards {
+            lock(shard).values().for_each(|member| member.outbound.wake());
+        }
+    }
+
     /// Ends all there are, spread over `over`.
     pub(super) async fn end_all(&self, ending: Ending, over: Duration) {
         let all: Vec<Arc<Member>> =

@@ -61,6 +61,38 @@ impl Member {
         })
     }
 
+    /// One of an earlier process, so old, and so long without a word.
+    pub(super) fn resumed(
+        identity: Identity,
+        upstream: Arc<Upstream>,
+        age: Duration,
+        idle: Duration,
+        carried: [[u64; 2]; 2],
+    ) -> Arc<Self> {
+        let now = Instant::now();
+        let began = now.checked_sub(age).unwrap_or(now);
+        let active = u64::try_from(age.saturating_sub(idle).as_millis()).unwrap_or(u64::MAX);
+        let [messages, bytes] = carried.map(|pair| pair.map(AtomicU64::new));
+        Arc::new(Self {
+            identity,
+            upstream,
+            began,
+            // What was taken before is not asked for again.
+            outbound: Outbound::new(usize::MAX),
+            deflate: OnceLock::new(),
+            groups: Mutex::default(),
+            open: AtomicBool::new(false),
+            messages,
+            bytes,
+            active: AtomicU64::new(active),
+        })
+    }
+
+    /// When it was opened.
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Who it is.
     #[must_use]
     pub fn identity(&self) -> &Identity {

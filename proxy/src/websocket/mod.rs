@@ -25,20 +25,22 @@ mod deflate;
 mod ending;
 pub mod event;
 pub(crate) mod frame;
+mod handover;
 pub(crate) mod handshake;
 mod hub;
 mod invoke;
 mod keeper;
 mod member;
 mod outbound;
+mod passed;
 mod settings;
 mod socket;
 mod spoken;
 mod wire;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -48,6 +50,8 @@ pub(crate) use accept::{Arrival, Refusal};
 pub(crate) use counters::EventCounters;
 pub use counters::{EVENTS, End, EventTotals, OUTCOMES};
 pub use ending::{Category, Ending};
+use handover::Left;
+pub use handover::{Bequest, LETTER_NAME};
 pub use hub::{CannotJoin, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_name};
 pub use keeper::{DeadEvent, Forgetful, Keeper};
 pub use member::{Carried, Member};
@@ -55,6 +59,7 @@ pub use outbound::Said;
 pub use settings::{Batching, Delivery, EventMode, OnError, Subscriptions};
 
 use crate::caller::Caller;
+use crate::tunnel::keep::DescriptorStore;
 
 /// Where connections are, and who keeps what has to outlive this process.
 #[derive(Clone)]
@@ -85,6 +90,10 @@ pub(crate) struct Shared {
     tracker: TaskTracker,
     /// No more are let in.
     closing: AtomicBool,
+    /// Those that can are to be left to the next process.
+    leaving: AtomicBool,
+    left: Mutex<Vec<Left>>,
+    store: OnceLock<Arc<dyn DescriptorStore>>,
     /// End now.
     cut: CancellationToken,
 }
@@ -97,6 +106,9 @@ impl Shared {
             keeper: Arc::clone(&held.keeper),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            left: Mutex::default(),
+            store: OnceLock::new(),
             cut: CancellationToken::new(),
         })
     }

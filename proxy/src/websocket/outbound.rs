@@ -95,6 +95,24 @@ impl Outbound {
         queue.bytes = 0;
     }
 
+    /// Is an end waiting to be said?
+    pub(super) fn is_ending(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// All that waits. Nothing more is taken: whatever comes is for the next process to say.
+    pub(super) fn take_all(&self) -> Vec<Bytes> {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.bytes = 0;
+        mem::take(&mut queue.frames).into()
+    }
+
+    /// Has the task look again.
+    pub(super) fn wake(&self) {
+        self.task.wake();
+    }
+
     /// How many bytes wait.
     pub(crate) fn bytes(&self) -> usize {
         self.lock().bytes
@@ -145,6 +163,12 @@ impl Queue {
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty()
+    }
+
+    /// All of it. Of the first frame a part may be gone.
+    pub(super) fn take_all(&mut self) -> Vec<Bytes> {
+        self.bytes = 0;
+        mem::take(&mut self.frames).into()
     }
 
     /// Puts in a frame that is ours, and counts against no limit.

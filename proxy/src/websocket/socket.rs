@@ -3,6 +3,7 @@
 //! Owns the choice, and what HTTP had to say about it until now.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,16 +12,21 @@ use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use crate::client::BareSocket;
 use crate::client_body::{ClientBodyError, UpgradedClient};
 use crate::extended::{Asked, Extended};
+use crate::lanes::Seat;
+use crate::stream::Stream;
 
 /// A client's end of a WebSocket.
 #[derive(Debug)]
 pub(super) enum Socket {
     Connection(BareSocket),
     Http2(Box<TokioIo<Upgraded>>, #[expect(dead_code, reason = "held")] Option<Arc<Extended>>),
+    /// A connection that an earlier process has opened.
+    Resumed(TcpStream, #[expect(dead_code, reason = "held")] Option<Seat>),
 }
 
 impl Socket {
@@ -35,10 +41,24 @@ impl Socket {
         })
     }
 
+    /// A copy of the socket, if it is that and nothing else.
+    pub(super) fn copy(&mut self) -> Option<io::Result<OwnedFd>> {
+        let socket: &TcpStream = match self {
+            Self::Connection(socket) => match socket.stream() {
+                Stream::Plain(socket) => socket,
+                Stream::Tls(_) => return None,
+            },
+            Self::Http2(..) => return None,
+            Self::Resumed(socket, _) => socket,
+        };
+        Some(socket.as_fd().try_clone_to_owned())
+    }
+
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Connection(socket) => Pin::new(socket.stream()).poll_read(cx, into),
             Self::Http2(stream, _) => Pin::new(stream).poll_read(cx, into),
+            Self::Resumed(socket, _) => Pin::new(socket).poll_read(cx, into),
         }
     }
 
@@ -50,6 +70,7 @@ impl Socket {
         match self {
             Self::Connection(socket) => Pin::new(socket.stream()).poll_write_vectored(cx, slices),
             Self::Http2(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Resumed(socket, _) => Pin::new(socket).poll_write_vectored(cx, slices),
         }
     }
 
@@ -58,6 +79,7 @@ impl Socket {
         match self {
             Self::Connection(socket) => Pin::new(socket.stream()).poll_flush(cx),
             Self::Http2(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Resumed(socket, _) => Pin::new(socket).poll_flush(cx),
         }
     }
 
@@ -65,6 +87,7 @@ impl Socket {
         match self {
             Self::Connection(socket) => Pin::new(socket.stream()).poll_shutdown(cx),
             Self::Http2(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Self::Resumed(socket, _) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }

@@ -14,6 +14,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -123,6 +124,23 @@ impl Wire {
             unflushed: false,
             shut: false,
         }
+    }
+
+    /// Its socket, and where it stands, for another process; `None` if it is not open, or cannot be given away.
+    pub(super) fn leave(&mut self, outbound: &Outbound) -> Option<(OwnedFd, Vec<Bytes>)> {
+        if !self.is_open() || outbound.is_ending() {
+            return None;
+        }
+        let socket =
+            self.socket.copy()?.inspect_err(|error| tracing::debug!(%error, "a socket is not left")).ok()?;
+        let mut unsent = self.batch.take_all();
+        unsent.extend(outbound.take_all());
+        Some((socket, unsent))
+    }
+
+    /// Where its frames are, and what was read behind them.
+    pub(super) fn place(&self) -> (&Decoder, &Bytes) {
+        (&self.decoder, &self.rest)
     }
 
     /// How it ended, once it is known.

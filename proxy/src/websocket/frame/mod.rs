@@ -10,7 +10,6 @@ mod head;
 mod mask;
 #[cfg(test)]
 mod oracle;
-#[cfg_attr(not(test), expect(dead_code, reason = "for connections that outlive a process"))]
 mod state;
 
 pub(crate) use decode::{Decoder, Incoming, Limits};
@@ -18,8 +17,7 @@ pub(crate) use decode::{Decoder, Incoming, Limits};
 use encode::header;
 pub(crate) use encode::{close, encode, message};
 pub(crate) use head::Opcode;
-#[cfg(test)]
-use state::State;
+pub(crate) use state::State;
 
 use crate::tunnel::CloseFrame;
 

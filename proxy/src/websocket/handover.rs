@@ -1,0 +1,337 @@
+//! Connections that go on when this process ends, and those of an earlier one.
+//!
+//! Owns the way between two processes: each connection leaves its socket and what is known of it when it has nothing under
+//! way, all of that is put where the next process finds it, and that one goes on from there. It is for a process that ends
+//! in good order: of one that is killed the connections are gone, and whoever wants to hear of their end does.
+//!
+//! ```text
+//!   leave ──► each: event over? ──► written down ──► its socket, and one letter for all, into the store ──► the process ends
+//!                     │ in time?
+//!                     └── no ──► 1012
+//!   resume ──► read ──► out of the store ──► its function holds connections? ──► on
+//!                                                 │ in time?
+//!                                                 └── no ──► 1012
+//! ```
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use super::Shared;
+use super::connection::{Connection, Ties};
+use super::ending::{Category, Ending};
+use super::event::{ConnectionId, Identity, Message};
+use super::frame::{Decoder, Limits, State};
+use super::member::Member;
+use super::passed::{self, Letter, Passed, Raw};
+use super::settings::EventMode;
+use super::socket::Socket;
+use crate::access_log::Record;
+use crate::function::FunctionKey;
+use crate::lanes::Seat;
+use crate::placement::ReplicaKey;
+use crate::route::Routes;
+use crate::tunnel::keep::{DescriptorStore, Named};
+use crate::upstream::Upstream;
+
+/// The name of the letter in the store.
+pub const LETTER_NAME: &str = "connections";
+
+/// How long a function may take to be known again, and how long connections that were left may take to be closed.
+const ADOPTION: Duration = Duration::from_secs(30);
+
+/// How long an event that is under way may hold up the end of the process.
+const LAST_EVENTS: Duration = Duration::from_secs(10);
+
+/// What one connection leaves.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) socket: OwnedFd,
+    pub(super) passed: Passed,
+}
+
+/// What an earlier process has left.
+#[derive(Debug)]
+pub struct Bequest {
+    letter: OwnedFd,
+    sockets: HashMap<String, OwnedFd>,
+}
+
+impl Bequest {
+    /// Is this the name of something that is kept for connections?
+    #[must_use]
+    pub fn is_name(name: &str) -> bool {
+        name == LETTER_NAME || number(name).is_some()
+    }
+
+    /// What was found under names of [ours](Self::is_name); nothing if there is no letter. Sockets of which no letter tells
+    /// are closed.
+    #[must_use]
+    pub fn new(found: Vec<Named>) -> Option<Self> {
+        let (mut letters, sockets): (Vec<Named>, Vec<Named>) =
+            found.into_iter().partition(|(name, _)| name == LETTER_NAME);
+        let (_, letter) = letters.pop()?;
+        Some(Self { letter, sockets: sockets.into_iter().collect() })
+    }
+}
+
+fn name(number: usize) -> String {
+    format!("w{number:x}")
+}
+
+fn number(text: &str) -> Option<usize> {
+    let number = usize::from_str_radix(text.strip_prefix('w')?, 16).ok()?;
+    (name(number) == text).then_some(number)
+}
+
+impl Shared {
+    /// Keeps connections beyond the end of this process from now on.
+    pub(crate) fn keep(&self, store: Arc<dyn DescriptorStore>) {
+        if self.store.set(store).is_err() {
+            warn!("there is one that keeps connections already");
+        }
+    }
+
+    /// Can connections outlive this process?
+    pub(crate) fn keeps(&self) -> bool {
+        self.store.get().is_some()
+    }
+
+    /// Leaves connections to the next process, and resolves when all that can be is in the store. What cannot be left is
+    /// closed. Behind [`close`](Self::close).
+    pub(crate) async fn leave(&self) {
+        let Some(store) = self.store.get() else { return };
+        self.leaving.store(true, Ordering::Release);
+        self.hub.wake_all();
+        if timeout(LAST_EVENTS, self.tracker.wait()).await.is_err() {
+            warn!("{} connections whose functions do not answer end with this process", self.tracker.len());
+            self.hub.end_all(Ending::shutdown(), Duration::ZERO).await;
+            self.leaving.store(false, Ordering::Release);
+            if timeout(LAST_EVENTS, self.tracker.wait()).await.is_err() {
+                self.cut();
+            }
+        }
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Err(error) = put(&**store, left).await {
+            warn!("connections end with this process: {error}");
+        }
+    }
+
+    /// Goes on with connections of the functions in `routes`. `seat` says where each is to live.
+    pub(crate) async fn resume(
+        self: &Arc<Self>,
+        bequest: Bequest,
+        routes: &Routes,
+        seat: impl Fn() -> Option<(tokio::runtime::Handle, Seat)>,
+    ) {
+        let Bequest { letter, mut sockets } = bequest;
+        let names: Vec<String> =
+            std::iter::once(LETTER_NAME.to_owned()).chain(sockets.keys().cloned()).collect();
+        match passed::read(letter) {
+            Ok((all, ago)) => {
+                info!("{} connections of an earlier process go on", all.connections.len());
+                for (number, passed) in all.connections.into_iter().enumerate() {
+                    let Some(socket) = sockets.remove(&name(number)) else {
+                        warn!("a connection of an earlier process is lost: its socket is not there");
+                        continue;
+                    };
+                    self.resume_one(socket, passed, ago, routes, seat());
+                }
+            }
+            Err(error) => warn!("connections of an earlier process are lost: {error}"),
+        }
+        // From here on they are ours: whoever comes next is not to find what they once were.
+        let Some(store) = self.store.get() else { return };
+        for name in names {
+            if let Err(error) = store.remove(&name).await {
+                warn!("what an earlier process has left of a connection stays: {error}");
+            }
+        }
+    }
+
+    fn resume_one(
+        self: &Arc<Self>,
+        socket: OwnedFd,
+        passed: Passed,
+        ago: Duration,
+        routes: &Routes,
+        seat: Option<(tokio::runtime::Handle, Seat)>,
+    ) {
+        let Some((identity, key)) = identify(&passed) else {
+            warn!("a connection of an earlier process ends: it is not known what it was");
+            return;
+        };
+        let Some(upstream) = routes.get(&identity.function) else {
+            info!(function = %identity.function, "a connection of an earlier process ends: its function is gone");
+            self.keeper.ended(identity.id);
+            return;
+        };
+        let (lane, seat) =
+            seat.map_or_else(|| (tokio::runtime::Handle::current(), None), |(lane, seat)| (lane, Some(seat)));
+        let member = Member::resumed(
+            identity,
+            Arc::clone(&upstream),
+            Duration::from_millis(passed.age) + ago,
+            Duration::from_millis(passed.idle) + ago,
+            passed.carried,
+        );
+        // At once: what others say to it from now on is for it.
+        self.hub.enter(&member);
+        self.hub.is_of(&member);
+        for group in &passed.groups {
+            if let Err(error) = self.hub.join(&member, group, usize::MAX) {
+                debug!(%error, "a group is lost");
+            }
+        }
+        member.opened();
+        member.counters().opened();
+        for frame in &passed.unsent {
+            member.outbound.say(frame.0.clone());
+        }
+        let (shared, cut) = (Arc::clone(self), self.cut.clone());
+        let life = async move {
+            let Some(settings) = settings(&upstream).await else {
+                shared.give_up(&member, "its function holds none");
+                return;
+            };
+            let ties = Ties { shared: Arc::clone(&shared), member, settings, key };
+            go_on(ties, socket, passed, seat).await;
+        };
+        self.tracker.spawn_on(async move { cut.run_until_cancelled_owned(life).await }, &lane);
+    }
+
+    fn give_up(&self, member: &Arc<Member>, why: &str) {
+        info!(function = %member.identity().function, "a connection of an earlier process ends: {why}");
+        self.hub.leave(member);
+        member.counters().never_began();
+        self.keeper.ended(member.identity().id);
+    }
+}
+
+/// Puts all of them into the store, the letter last: without it none counts.
+async fn put(store: &dyn DescriptorStore, left: Vec<Left>) -> io::Result<()> {
+    if left.is_empty() {
+        return Ok(());
+    }
+    let mut passed = Vec::with_capacity(left.len());
+    for Left { socket, passed: one } in left {
+        match store.put(&name(passed.len()), &[socket.as_fd()]).await {
+            Ok(()) => passed.push(one),
+            Err(error) => warn!("a connection ends with this process: {error}"),
+        }
+    }
+    let count = passed.len();
+    let letter = Letter::write(passed)?;
+    store.put(LETTER_NAME, &[letter.as_fd()]).await?;
+    info!("{count} connections are left to the next process");
+    Ok(())
+}
+
+/// What the function asks of its connections, once it is known.
+async fn settings(upstream: &Upstream) -> Option<Arc<EventMode>> {
+    timeout(ADOPTION, upstream.held()).await.ok()
+}
+
+async fn go_on(ties: Ties, socket: OwnedFd, passed: Passed, seat: Option<Seat>) {
+    let (shared, member) = (Arc::clone(&ties.shared), Arc::clone(&ties.member));
+    let socket = match open(socket) {
+        Ok(socket) => Socket::Resumed(socket, seat),
+        Err(error) => return shared.give_up(&member, &error.to_string()),
+    };
+    let deflate = passed.window.and_then(super::deflate::Deflate::of_window);
+    if let Some(deflate) = deflate {
+        member.deflate.get_or_init(|| deflate);
+    }
+    let limits =
+        Limits { max_message: ties.settings.max_message, deflate: deflate.is_some(), ..Limits::default() };
+    let state = State { words: passed.place, bytes: passed.unfinished.0.to_vec() };
+    let decoder = Decoder::from_state(limits, state);
+    let known = decoder.is_some();
+    let decoder = decoder.unwrap_or_else(|| Decoder::new(limits));
+    let record = Record::held_again(member.upstream());
+    let state = passed.state.map(String::into_boxed_str);
+    let mut connection = Connection::new(ties, socket, passed.rest.0, decoder, state, record);
+    let messages = passed.messages.into_iter().map(|(text, Raw(data))| Message { text, data });
+    connection.goes_on(passed.sequence, messages.collect());
+    if !known {
+        // Its limits are others now.
+        member.end(Ending::of_host(1012, "service restart", Category::Deploy));
+    }
+    connection.run().await;
+}
+
+fn open(socket: OwnedFd) -> io::Result<TcpStream> {
+    let socket = std::net::TcpStream::from(socket);
+    socket.set_nonblocking(true)?;
+    TcpStream::from_std(socket)
+}
+
+fn identify(passed: &Passed) -> Option<(Identity, Option<ReplicaKey>)> {
+    let boxed = |text: &Option<String>| text.as_deref().map(Box::<str>::from);
+    let once = |text: &Option<String>| boxed(text).map_or_else(OnceLock::new, OnceLock::from);
+    let key = match &passed.key {
+        Some(key) => Some(key.parse().ok()?),
+        None => None,
+    };
+    let function = FunctionKey::new(passed.namespace.parse().ok()?, passed.function.parse().ok()?);
+    let identity = Identity {
+        id: ConnectionId::parse(&passed.id)?,
+        function,
+        path: passed.path.as_str().into(),
+        user: once(&passed.user),
+        subprotocol: once(&passed.subprotocol),
+        peer: passed.peer,
+        host: boxed(&passed.host),
+        user_agent: boxed(&passed.user_agent),
+        since: UNIX_EPOCH + Duration::from_millis(passed.since),
+    };
+    Some((identity, key))
+}
+
+/// What is known of a connection, but for its wire.
+pub(super) fn write_down(
+    ties: &Ties,
+    state: Option<&str>,
+    sequence: u64,
+    decoder: &Decoder,
+    rest: &Bytes,
+) -> Passed {
+    let (member, identity) = (&ties.member, ties.member.identity());
+    let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let State { words, bytes } = decoder.state();
+    let carried = member.has_carried();
+    Passed {
+        id: identity.id.to_string(),
+        function: identity.function.name.to_string(),
+        namespace: identity.function.namespace.to_string(),
+        path: identity.path.to_string(),
+        user: identity.user().map(str::to_owned),
+        subprotocol: identity.subprotocol().map(str::to_owned),
+        peer: identity.peer,
+        host: text(&identity.host),
+        user_agent: text(&identity.user_agent),
+        since: milliseconds(identity.since.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        age: milliseconds(member.age()),
+        idle: milliseconds(Instant::now().saturating_duration_since(member.idle_since())),
+        groups: member.groups().iter().map(ToString::to_string).collect(),
+        state: state.map(str::to_owned),
+        sequence,
+        key: ties.key.as_ref().map(ToString::to_string),
+        window: member.deflate.get().map(|deflate| deflate.window()),
+        place: words,
+        unfinished: Raw(bytes.into()),
+        rest: Raw(rest.clone()),
+        messages: Vec::new(),
+        unsent: Vec::new(),
+        carried: [carried.messages, carried.bytes],
+    }
+}
