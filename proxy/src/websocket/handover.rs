@@ -193,9 +193,7 @@ impl Shared {
         }
         member.opened();
         member.counters().opened();
-        for frame in &passed.unsent {
-            member.outbound.say(frame.0.clone());
-        }
+        member.outbound.say_again(passed.unsent.iter().map(|frame| frame.0.clone()));
         let (shared, cut) = (Arc::clone(self), self.cut.clone());
         let life = async move {
             let Some(settings) = settings(&upstream).await else {
@@ -246,6 +244,7 @@ async fn go_on(ties: Ties, socket: OwnedFd, passed: Passed, seat: Option<Seat>) 
         Ok(socket) => Socket::Resumed(socket, seat),
         Err(error) => return shared.give_up(&member, &error.to_string()),
     };
+    member.outbound.set_limit(ties.settings.outbound);
     let deflate = passed.window.and_then(super::deflate::Deflate::of_window);
     if let Some(deflate) = deflate {
         member.deflate.get_or_init(|| deflate);

@@ -14,6 +14,7 @@ use super::deflate::Deflate;
 use super::ending::Ending;
 use super::event::{Identity, Message};
 use super::outbound::{Outbound, Said};
+use super::settings::OUTBOUND;
 use super::spoken::Spoken;
 use crate::upstream::Upstream;
 
@@ -77,8 +78,7 @@ impl Member {
             identity,
             upstream,
             began,
-            // What was taken before is not asked for again.
-            outbound: Outbound::new(usize::MAX),
+            outbound: Outbound::new(OUTBOUND),
             deflate: OnceLock::new(),
             groups: Mutex::default(),
             open: AtomicBool::new(false),

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -34,7 +35,7 @@ pub(crate) struct Outbound {
     queue: Mutex<Queue>,
     task: AtomicWaker,
     /// How many bytes may wait.
-    limit: usize,
+    limit: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ pub(super) struct Batch {
 
 impl Outbound {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { queue: Mutex::default(), task: AtomicWaker::new(), limit }
+        Self { queue: Mutex::default(), task: AtomicWaker::new(), limit: AtomicUsize::new(limit) }
     }
 
     /// Says a frame.
@@ -67,7 +68,7 @@ impl Outbound {
                 return Said::Gone;
             }
             // One frame may be larger than the limit: it was let in as a message.
-            if queue.bytes > 0 && queue.bytes.saturating_add(frame.len()) > self.limit {
+            if queue.bytes > 0 && queue.bytes.saturating_add(frame.len()) > self.limit.load(Relaxed) {
                 queue.close(Ending::too_slow());
                 Said::TooSlow
             } else {
@@ -78,6 +79,20 @@ impl Outbound {
         };
         self.task.wake();
         said
+    }
+
+    /// Says again what an earlier process has taken, however much that is.
+    pub(super) fn say_again(&self, frames: impl IntoIterator<Item = Bytes>) {
+        let mut queue = self.lock();
+        for frame in frames {
+            queue.bytes += frame.len();
+            queue.frames.push_back(frame);
+        }
+    }
+
+    /// So many bytes may wait from now on.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Relaxed);
     }
 
     /// Ends the connection behind what was said before. `false` if it ends already.

@@ -11,6 +11,9 @@ use super::codec::Codec;
 /// How many tries an event has behind the first one.
 pub(super) const RETRIES: u32 = 3;
 
+/// How many bytes may wait for one client, where nothing is said of that.
+pub(super) const OUTBOUND: usize = 1 << 20;
+
 /// Of which events a function is told, beside messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Subscriptions {
@@ -106,7 +109,7 @@ impl EventMode {
             retries: RETRIES,
             max_message: 1 << 20,
             mailbox: 64,
-            outbound: 1 << 20,
+            outbound: OUTBOUND,
             max_groups: 256,
             ping_interval: Some(Duration::from_secs(25)),
             ping_timeout: Duration::from_secs(20),

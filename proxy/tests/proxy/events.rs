@@ -18,24 +18,24 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::support::*;
 
-type Client = WebSocketStream<TcpStream>;
+pub(crate) type Client = WebSocketStream<TcpStream>;
 
 /// A function whose connections are held, at one replica that the test answers for.
-struct Held {
-    proxy: Proxy,
-    hub: Arc<Hub>,
-    function: Replica,
-    upstream: Arc<Upstream>,
+pub(crate) struct Held {
+    pub(crate) proxy: Proxy,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) function: Replica,
+    pub(crate) upstream: Arc<Upstream>,
 }
 
 /// A replica whose requests come one behind the other, on whichever connection.
-struct Replica {
-    endpoint: Arc<Endpoint>,
+pub(crate) struct Replica {
+    pub(crate) endpoint: Arc<Endpoint>,
     asked: mpsc::Receiver<Asked>,
 }
 
 /// What it is asked.
-struct Asked {
+pub(crate) struct Asked {
     head: Head,
     body: Vec<u8>,
     answer: oneshot::Sender<String>,
@@ -65,29 +65,29 @@ impl Replica {
         Self { endpoint, asked }
     }
 
-    async fn asked(&mut self) -> Asked {
+    pub(crate) async fn asked(&mut self) -> Asked {
         within(self.asked.recv()).await.unwrap()
     }
 }
 
 impl Asked {
-    fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    fn value(&self, name: &str) -> Option<&str> {
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.head.value(name)
     }
 
-    fn answer(self, answer: impl Into<String>) {
+    pub(crate) fn answer(self, answer: impl Into<String>) {
         self.answer.send(answer.into()).unwrap();
     }
 }
 
-const NOTHING: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+pub(crate) const NOTHING: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 
 /// An answer with `headers`, and a body of text.
-fn with(headers: &str, body: &str) -> String {
+pub(crate) fn with(headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n{headers}\r\ncontent-length: {length}\r\n\r\n{body}"
@@ -95,7 +95,7 @@ fn with(headers: &str, body: &str) -> String {
 }
 
 impl Held {
-    async fn start(change: impl FnOnce(&mut EventMode)) -> Self {
+    pub(crate) async fn start(change: impl FnOnce(&mut EventMode)) -> Self {
         let held = roost_proxy::websocket::Held::default();
         let hub = Arc::clone(&held.hub);
         let proxy = Proxy::on_this_thread_with(Settings { held, ..Settings::default() }).await;
@@ -108,28 +108,28 @@ impl Held {
         Self { proxy, hub, function, upstream }
     }
 
-    async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         try_connect(self.proxy.address).await.unwrap()
     }
 }
 
-async fn try_connect(proxy: SocketAddr) -> Result<Client, tungstenite::Error> {
+pub(crate) async fn try_connect(proxy: SocketAddr) -> Result<Client, tungstenite::Error> {
     let client = TcpStream::connect(proxy).await.unwrap();
     let (client, _) =
         within(tokio_tungstenite::client_async("ws://roost/function/f/room?x=1", client)).await?;
     Ok(client)
 }
 
-const HANDSHAKE: &str = "GET /function/f HTTP/1.1\r\nhost: roost\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+pub(crate) const HANDSHAKE: &str = "GET /function/f HTTP/1.1\r\nhost: roost\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
 
-async fn next(client: &mut Client) -> Message {
+pub(crate) async fn hear(client: &mut Client) -> Message {
     within(client.next()).await.unwrap().unwrap()
 }
 
-async fn closed(client: &mut Client) -> Option<CloseFrame> {
+pub(crate) async fn closed(client: &mut Client) -> Option<CloseFrame> {
     loop {
-        if let Message::Close(frame) = next(client).await {
+        if let Message::Close(frame) = hear(client).await {
             return frame;
         }
     }
@@ -145,7 +145,7 @@ async fn a_message_is_a_request_whose_answer_is_the_reply_and_no_handshake_reach
     assert_eq!(asked.value("ce-type"), Some("azure.webpubsub.user.message"));
     assert!(asked.value("content-type").unwrap().starts_with("text/plain"));
     asked.answer(ok("back"));
-    assert_eq!(next(&mut client).await, Message::text("back"));
+    assert_eq!(hear(&mut client).await, Message::text("back"));
 
     client.send(Message::binary(vec![0, 159, 146, 150])).await.unwrap();
     let asked = held.function.asked().await;
@@ -170,7 +170,7 @@ async fn one_event_is_in_flight_at_a_time_and_messages_keep_their_order() {
         assert_eq!(asked.text(), number.to_string());
         assert_eq!(held.upstream.load().in_flight, 1);
         asked.answer(ok(&format!("re {number}")));
-        assert_eq!(next(&mut client).await, Message::text(format!("re {number}")));
+        assert_eq!(hear(&mut client).await, Message::text(format!("re {number}")));
     }
 }
 
@@ -202,7 +202,7 @@ async fn a_ping_is_answered_here() {
     let held = Held::start(|_| {}).await;
     let mut client = held.connect().await;
     client.send(Message::Ping("are you there".into())).await.unwrap();
-    assert_eq!(next(&mut client).await, Message::Pong("are you there".into()));
+    assert_eq!(hear(&mut client).await, Message::Pong("are you there".into()));
 }
 
 #[tokio::test]
@@ -265,11 +265,11 @@ async fn what_is_said_to_a_group_reaches_all_of_it_and_not_who_is_left_out() {
     until(|| held.hub.group_figures() == [1, 2]).await;
     other.send(Message::text("hi all")).await.unwrap();
     held.function.asked().await.answer(with("x-ws-broadcast: group=room", "hi 1!"));
-    assert_eq!(next(&mut two).await, Message::text("hi 1!"));
-    assert_eq!(next(&mut one).await, Message::text("hi 1!"));
+    assert_eq!(hear(&mut two).await, Message::text("hi 1!"));
+    assert_eq!(hear(&mut one).await, Message::text("hi 1!"));
     one.send(Message::text("me too")).await.unwrap();
     held.function.asked().await.answer(with("x-ws-broadcast: group=room;exclude-self", "hi 2!"));
-    assert_eq!(next(&mut two).await, Message::text("hi 2!"));
+    assert_eq!(hear(&mut two).await, Message::text("hi 2!"));
     one.send(Message::text("bye")).await.unwrap();
     let bye = "HTTP/1.1 204 No Content\r\nx-ws-leave: room\r\nx-ws-close: 4002 good bye\r\n\r\n";
     held.function.asked().await.answer(bye);
@@ -338,11 +338,11 @@ async fn a_deploy_closes_nothing_and_the_next_message_goes_to_the_new_replica() 
     held.upstream.publish(vec![Arc::clone(&new.endpoint)]);
     client.send(Message::text("two")).await.unwrap();
     asked.answer(ok("from the old one"));
-    assert_eq!(next(&mut client).await, Message::text("from the old one"));
+    assert_eq!(hear(&mut client).await, Message::text("from the old one"));
     let asked = new.asked().await;
     assert_eq!(asked.text(), "two");
     asked.answer(ok("from the new one"));
-    assert_eq!(next(&mut client).await, Message::text("from the new one"));
+    assert_eq!(hear(&mut client).await, Message::text("from the new one"));
     held.upstream.publish(Vec::new());
     client.send(Message::text("three")).await.unwrap();
     until(|| held.upstream.load().waiting == 1).await;

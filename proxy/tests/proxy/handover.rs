@@ -22,7 +22,7 @@ const RESTART: &[u8] = b"\x88\x11\x03\xf4service restart";
 
 /// Keeps descriptors as systemd does.
 #[derive(Default)]
-struct Shelf(Mutex<HashMap<String, Vec<OwnedFd>>>);
+pub(crate) struct Shelf(Mutex<HashMap<String, Vec<OwnedFd>>>);
 
 impl DescriptorStore for Shelf {
     fn put<'a>(&'a self, name: &'a str, descriptors: &'a [BorrowedFd<'a>]) -> Storing<'a> {
@@ -38,12 +38,12 @@ impl DescriptorStore for Shelf {
 }
 
 impl Shelf {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.lock().unwrap().len()
     }
 
     /// What the next process gets, in no order.
-    fn copies(&self) -> Vec<Named> {
+    pub(crate) fn copies(&self) -> Vec<Named> {
         let shelf = self.0.lock().unwrap();
         let of = |(name, all): (&String, &Vec<OwnedFd>)| {
             all.iter().map(|one| (name.clone(), one.try_clone().unwrap())).collect::<Vec<_>>()

@@ -17,6 +17,7 @@ mod deferred;
 mod domains;
 mod endings;
 mod events;
+mod events_left;
 mod exactness;
 mod express;
 mod extended;

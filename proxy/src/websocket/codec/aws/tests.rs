@@ -181,7 +181,7 @@ fn who_connects_is_told_of_with_headers_and_parameters_and_without_a_body() {
     assert_eq!(read.request_context.route_key.as_deref(), Some("$connect"));
 
     // What is not there is not named.
-    (of.path, of.user, of.user_agent) = ("/".into(), None, None);
+    (of.path, of.user, of.user_agent) = ("/".into(), Default::default(), None);
     let handshake = Handshake::default();
     let call = asked(&whole(), &samples::event(&of, What::Connect(&handshake)));
     let body: Value = serde_json::from_slice(call.request.body()).unwrap();

@@ -159,8 +159,8 @@ fn what_a_client_says_of_itself_cannot_end_a_header() {
         ("", ""),
         ("auth0|a@b.c", "auth0|a@b.c"),
     ] {
-        of.user = Some(user.into());
-        of.subprotocol = Some(user.into());
+        of.user = Box::<str>::from(user).into();
+        of.subprotocol = Box::<str>::from(user).into();
         let request = asked(CloudEvents::default(), &samples::event(&of, What::Connected));
         assert_eq!(request.headers()[CE_USER_ID], shown);
         assert_eq!(request.headers()[CE_SUBPROTOCOL], shown);
@@ -476,7 +476,7 @@ proptest! {
     #[test]
     fn whatever_a_client_is_called_the_function_reads_it_back(user in "(%[0-9a-f]{2}|\\PC|[\\x00-\\xff]){0,20}") {
         let mut of = samples::identity();
-        of.user = Some(user.as_str().into());
+        of.user = Box::<str>::from(user.as_str()).into();
         let request = asked(CloudEvents::default(), &samples::event(&of, What::Connected));
         let value = request.headers()[CE_USER_ID].to_str().unwrap();
         prop_assert!(value.bytes().all(|byte| byte.is_ascii_graphic()));

@@ -1,0 +1,143 @@
+//! Connections that are held here and go on in the next process: here, in the next server of this one.
+
+use std::sync::Arc;
+
+use futures_util::SinkExt;
+use roost_proxy::function::Namespace;
+use roost_proxy::websocket::codec::Codec;
+use roost_proxy::websocket::codec::cloudevents::CloudEvents;
+use roost_proxy::websocket::event::Message as Said;
+use roost_proxy::websocket::{Bequest, EventMode, Hub};
+use roost_proxy::{Settings, Upstream};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::events::*;
+use crate::handover::Shelf;
+use crate::support::*;
+
+/// What comes behind a process that leaves its connections.
+struct Next {
+    proxy: Proxy,
+    hub: Arc<Hub>,
+    upstream: Arc<Upstream>,
+}
+
+fn mode() -> EventMode {
+    EventMode::new(Codec::CloudEvents(CloudEvents::default()))
+}
+
+/// The connections of `held` go on behind another server; `known`: it has the function at once.
+async fn hand_over(held: &Held, shelf: &Arc<Shelf>, known: bool) -> Next {
+    hand_over_while(held, shelf, known, || {}).await
+}
+
+/// The same; `leaving` comes when the first one has begun to leave them.
+async fn hand_over_while(held: &Held, shelf: &Arc<Shelf>, known: bool, leaving: impl FnOnce()) -> Next {
+    let server = held.proxy.server.clone();
+    assert_eq!(within(server.hand_over(DEADLINE)).await.cut, 0);
+    within(async { tokio::join!(server.leave(), async { leaving() }) }).await;
+    assert!(held.hub.is_empty());
+    let found = shelf.copies().into_iter().filter(|(name, _)| Bequest::is_name(name)).collect();
+    let next_held = roost_proxy::websocket::Held::default();
+    let hub = Arc::clone(&next_held.hub);
+    let proxy = Proxy::on_this_thread_with(Settings { held: next_held, ..Settings::default() }).await;
+    proxy.server.keep_held(Arc::<Shelf>::clone(shelf));
+    let upstream = proxy.function("f", &[]);
+    upstream.publish(vec![Arc::clone(&held.function.endpoint)]);
+    if known {
+        upstream.set_event_mode(Some(mode()));
+    }
+    proxy.server.resume_held(Bequest::new(found).expect("a letter")).await;
+    assert_eq!(shelf.len(), 0, "what the next one has is in the store no more");
+    Next { proxy, hub, upstream }
+}
+
+async fn kept(change: impl FnOnce(&mut EventMode)) -> (Held, Arc<Shelf>) {
+    let (held, shelf) = (Held::start(change).await, Arc::<Shelf>::default());
+    held.proxy.server.keep_held(Arc::<Shelf>::clone(&shelf));
+    (held, shelf)
+}
+
+#[tokio::test]
+async fn a_connection_goes_on_with_its_groups_its_state_and_its_number() {
+    let (mut held, shelf) = kept(|mode| mode.events.connected = true).await;
+    let mut client = held.connect().await;
+    held.function
+        .asked()
+        .await
+        .answer("HTTP/1.1 204 No Content\r\nx-ws-join: room\r\nce-connectionstate: s7\r\n\r\n");
+    client.send(Message::text("one")).await.unwrap();
+    let asked = held.function.asked().await;
+    let (id, number) =
+        (asked.value("ce-connectionid").unwrap().to_owned(), asked.value("ce-seq").unwrap().to_owned());
+    asked.answer(ok("re one"));
+    assert_eq!(hear(&mut client).await, Message::text("re one"));
+
+    let next = hand_over(&held, &shelf, true).await;
+    assert_eq!(
+        (next.hub.len(), next.hub.group_figures(), next.upstream.totals().events.open),
+        (1, [1, 1], 1)
+    );
+    client.send(Message::text("two")).await.unwrap();
+    let asked = held.function.asked().await;
+    assert_eq!((asked.text(), asked.value("ce-connectionid")), ("two", Some(&*id)));
+    assert_eq!(asked.value("ce-connectionstate"), Some("s7"));
+    let follows = number.parse::<u64>().unwrap() + 1;
+    assert_eq!(asked.value("ce-seq"), Some(&*follows.to_string()));
+    asked.answer(ok("re two"));
+    assert_eq!(hear(&mut client).await, Message::text("re two"));
+    let namespace: Namespace = "openfaas-fn".parse().unwrap();
+    let word = Said { text: true, data: "to the room".into() };
+    assert_eq!(next.hub.say_to_group(&namespace, "room", &word, &[]).queued, 1);
+    assert_eq!(hear(&mut client).await, Message::text("to the room"));
+    drop(next.proxy);
+}
+
+#[tokio::test]
+async fn what_waits_on_either_side_is_not_lost_and_half_a_message_is_whole_in_the_end() {
+    let (mut held, shelf) = kept(|mode| mode.outbound = 64 << 20).await;
+    let mut wire = held.proxy.ask(HANDSHAKE).await;
+    assert_eq!(wire.head().await.status(), 101);
+    // A message in flight, one behind it, and the half of a third.
+    let masked = |text: &[u8]| [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0][..], text].concat();
+    let third = masked(b"the third one");
+    wire.send([&masked(b"first")[..], &masked(b"second"), &third[..9]].concat()).await;
+    let first = held.function.asked().await;
+    let namespace: Namespace = "openfaas-fn".parse().unwrap();
+    let large = Said { text: false, data: vec![7; 8 << 20].into() };
+    assert_eq!(held.hub.say_to_each(&namespace, None, &large, &[]).queued, 1);
+    let next = hand_over_while(&held, &shelf, false, || first.answer(ok("re first"))).await;
+    let reader = tokio::spawn(async move {
+        let bytes = wire.bytes(10 + (8 << 20) + 2 + 8).await;
+        (wire, bytes)
+    });
+    next.upstream.set_event_mode(Some(mode()));
+    let (mut wire, bytes) = within(reader).await.unwrap();
+    assert!(bytes[10..10 + (8 << 20)].iter().all(|byte| *byte == 7));
+    assert_eq!(&bytes[10 + (8 << 20)..], b"\x81\x08re first");
+    let second = held.function.asked().await;
+    assert_eq!(second.text(), "second");
+    second.answer(NOTHING);
+    wire.send(&third[9..]).await;
+    assert_eq!(held.function.asked().await.text(), "the third one");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_being_closed_is_closed_and_one_whose_function_is_gone_ends() {
+    let (held, shelf) = kept(|_| {}).await;
+    let mut client = held.connect().await;
+    let next = {
+        let server = held.proxy.server.clone();
+        within(server.hand_over(DEADLINE)).await;
+        within(server.leave()).await;
+        let found = shelf.copies().into_iter().filter(|(name, _)| Bequest::is_name(name)).collect();
+        let proxy = Proxy::on_this_thread().await;
+        proxy.server.keep_held(Arc::<Shelf>::clone(&shelf));
+        proxy.server.resume_held(Bequest::new(found).unwrap()).await;
+        proxy
+    };
+    let end = within(futures_util::StreamExt::next(&mut client)).await;
+    assert!(!matches!(end, Some(Ok(Message::Text(_)))), "{end:?}");
+    assert_eq!(shelf.len(), 0);
+    drop(next);
+}
