@@ -37,7 +37,7 @@ pub use examples::Example;
 pub use host::{Config, ECHO, Host, Memory};
 pub use image::{Image, echo_binary};
 pub use load::{Load, Report};
-pub use ports::Subnet;
+pub use ports::{Subnet, free_port};
 pub use process::{Pages, Started, frozen, started};
 pub use receiver::{Callback, Receiver};
 pub use registry::Registry;

@@ -1,13 +1,13 @@
 //! The life of one replica, from its address to the last trace of it. One task owns it all the way.
 //!
 //! ```text
-//!               ┌ Stand: create ─▶ Created       ┌──── Busy ◀───▶┐      ┌───────── Run: thaw ─────────┐
-//!               │                      Run: begin  │  says it is full     ▼                              │
-//!    attach ────┴ Run: start ────────────┴─▶ ready? ─▶ Ready ─ Pause: last claim gone → freeze ─▶ Paused
-//!       └──────── failure, exit, End ──────────┘           │                                          │
-//!                               ▼                            └─ End: last claim gone, or the deadline ┤
-//!                             Ended ──▶ stop → detach ──▶ Gone                                        │
-//!                               ▲────────────────────── exit, End ────────────────────────────────────┘
+//!        ┌─ Stand: create ─▶ Created ─┐          ┌──── Busy ◀───▶┐      ┌───────── Run: thaw ─────────┐
+//!        │                       Run: begin      │  says it is full     ▼                              │
+//! attach ┼─ Run: start ───────────────┴─▶ ready? ┴▶ Ready ─ Pause: last claim gone → freeze ─▶ Paused ─┘
+//!        └───── failure, exit, End ──────┘             │                                        │
+//!                               ▼                      └─ End: last claim gone, or the deadline ┤
+//!                             Ended ──▶ stop → detach ──▶ Gone                                  │
+//!                               ▲──────────────────── exit, End ────────────────────────────────┘
 //! ```
 //!
 //! A step is never cut off half-way: what it made is taken apart by the same task, which tries until it succeeds.
