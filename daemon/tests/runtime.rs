@@ -215,10 +215,8 @@ async fn a_runtime_that_does_it_otherwise_is_waited_for() {
     let script = "#!/bin/sh\nfirst=$1 root=$2; shift 2; exec runc \"$first\" \"$root-other\" \"$@\"\n";
     fs::write(&elsewhere, script).unwrap();
     fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o755)).unwrap();
-    let settings = Settings {
-        oci_runtime: Some(elsewhere.to_str().unwrap().to_owned()),
-        ..host.settings().clone()
-    };
+    let settings =
+        Settings { oci_runtime: Some(elsewhere.to_str().unwrap().to_owned()), ..host.settings().clone() };
     let runtime = Containerd::new(settings);
     let plans = [host.plan(1, OBEDIENT), host.plan(2, OBEDIENT)];
     runtime.create(&plans[0]).await.unwrap();

@@ -388,11 +388,8 @@ impl Registry {
     /// disk.
     pub async fn wake(&self, key: &FunctionKey, scalings: u64) {
         info!(function = %key, "{key}: a request wakes it");
-        self.amend(
-            key,
-            |record| if record.scalings == scalings { record.woken() } else { record.clone() },
-        )
-        .await;
+        self.amend(key, |record| if record.scalings == scalings { record.woken() } else { record.clone() })
+            .await;
     }
 
     /// Forgets a function that is not wanted and of which nothing is left; `false` if it is wanted again. For its

@@ -276,7 +276,8 @@ mod tests {
     fn who_waits_is_told_from_who_runs() {
         let dir = state();
         assert_eq!(look(dir.path()), First::Unknown, "no word of a process");
-        let write = |pid| fs::write(dir.path().join(STATE), format!(r#"{{"id": "a", "init_process_pid": {pid}}}"#));
+        let write =
+            |pid| fs::write(dir.path().join(STATE), format!(r#"{{"id": "a", "init_process_pid": {pid}}}"#));
         write(std::process::id()).unwrap();
         assert_eq!(look(dir.path()), First::Runs);
         write(u32::MAX).unwrap();
