@@ -63,7 +63,7 @@ impl Containerd {
         let scope = self.client().scope(&plan.function.namespace);
         let mut done = Vec::new();
         let started = self.try_start(&scope, plan, &mut done).await;
-        self.unless(started, &scope, plan, &done).await
+        self.or_take_back(started, &scope, plan, &done).await
     }
 
     /// Makes all of the replica `plan`, up to its first process, which waits for [`begin`](Self::begin) before it
@@ -75,7 +75,7 @@ impl Containerd {
         let scope = self.client().scope(&plan.function.namespace);
         let mut done = Vec::new();
         let created = self.try_create(&scope, plan, &mut done).await;
-        self.unless(created, &scope, plan, &done).await
+        self.or_take_back(created, &scope, plan, &done).await
     }
 
     async fn try_create(&self, scope: &Scope, plan: &ReplicaPlan, done: &mut Vec<Step>) -> Result<(), Error> {
@@ -153,7 +153,7 @@ impl Containerd {
     }
 
     /// Takes back what was done, if the rest of it failed.
-    async fn unless(
+    async fn or_take_back(
         &self,
         made: Result<(), Error>,
         scope: &Scope,
