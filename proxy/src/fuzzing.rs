@@ -40,7 +40,7 @@ pub fn to_client(status: StatusCode, mut headers: HeaderMap) -> HeaderMap {
 
 /// Is a request of these headers refused?
 pub fn is_refused(request: &Request<()>) -> bool {
-    crate::strict::check(&request.clone().map(|()| http_body_util::Empty::<bytes::Bytes>::new())).is_err()
+    crate::strict::check(&request.clone().map(|()| http_body_util::Empty::<Bytes>::new())).is_err()
 }
 
 /// Where a path leads.
@@ -102,9 +102,9 @@ impl Tracker {
 pub struct Message {
     /// As it came.
     pub head: Bytes,
-    /// As it goes on: the short way, and the long one. Neither, if it is refused.
+    /// As it goes on: the short way, if it may, and the long one.
     pub short: Option<Vec<u8>>,
-    pub long: Option<Vec<u8>>,
+    pub long: Vec<u8>,
     /// All of it. `None` if it does not come to its end, or is broken.
     pub body: Option<Vec<u8>>,
     /// How long it is said to be; `None` if it is in chunks or ends with its connection.
@@ -113,48 +113,37 @@ pub struct Message {
     pub keep_alive: bool,
 }
 
-/// The messages that a peer sends, in pieces of so many bytes, as long as there is another one to be read; and what is left.
+/// The messages that a peer sends, in pieces of so many bytes, until one is refused or is the last.
 fn messages(
     stream: &[u8],
     piece: usize,
     of_request: bool,
-    write: impl Fn(&Bytes) -> [Option<Written>; 2],
-) -> (Vec<Message>, usize) {
+    write: impl Fn(&Bytes) -> (Option<Written>, Option<Written>),
+) -> Vec<Message> {
     let (mut stream, mut found) = (Stream::of(stream, piece), Vec::new());
     while let Ok(Some(head)) = stream.head(of_request) {
-        let [short, long] = write(&head);
-        let of =
-            |written: &Option<Written>| written.as_ref().map(|(_, body, keep_alive)| (*body, *keep_alive));
-        assert!(short.is_none() || of(&short) == of(&long), "two ways, two bodies: {head:?}");
-        let Some((decoder, keep_alive)) = of(&long) else {
-            found.push(Message {
-                head,
-                short: None,
-                long: None,
-                body: None,
-                length: None,
-                keep_alive: false,
-            });
-            break;
-        };
+        let (short, Some((long, decoder, keep_alive))) = write(&head) else { break };
+        let short = short.map(|(front, body, keeps)| {
+            assert_eq!((body, keeps), (decoder, keep_alive), "two ways, two bodies");
+            front
+        });
         let length = if decoder == Decoder::Close { None } else { decoder.left() };
         let body = stream.body(decoder).ok().flatten();
         let goes_on = keep_alive && body.is_some();
-        let front = |written: Option<Written>| written.map(|(front, ..)| front);
-        found.push(Message { head, short: front(short), long: front(long), body, length, keep_alive });
+        found.push(Message { head, short, long, body, length, keep_alive });
         if !goes_on {
             break;
         }
     }
-    (found, stream.left())
+    found
 }
 
-pub fn requests(stream: &[u8], piece: usize) -> (Vec<Message>, usize) {
-    messages(stream, piece, true, |head| [ways::short_request(head), ways::long_request(head)])
+pub fn requests(stream: &[u8], piece: usize) -> Vec<Message> {
+    messages(stream, piece, true, |head| (ways::short_request(head), ways::long_request(head)))
 }
 
-pub fn answers(stream: &[u8], piece: usize, method: &Method) -> (Vec<Message>, usize) {
-    messages(stream, piece, false, |head| {
-        [ways::short_response(head, method, None), ways::long_response(head, method, None)]
-    })
+pub fn answers(stream: &[u8], piece: usize, method: &Method) -> Vec<Message> {
+    let write =
+        |head: &Bytes| (ways::short_response(head, method, None), ways::long_response(head, method, None));
+    messages(stream, piece, false, write)
 }

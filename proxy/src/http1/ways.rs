@@ -117,11 +117,6 @@ impl<'a> Stream<'a> {
         Self { input: BytesMut::new(), rest: bytes.chunks(piece.max(1)) }
     }
 
-    /// Bytes that were not taken.
-    pub(crate) fn left(&self) -> usize {
-        self.input.len() + self.rest.clone().map(<[u8]>::len).sum::<usize>()
-    }
-
     fn more(&mut self) -> bool {
         self.rest.next().map(|piece| self.input.extend_from_slice(piece)).is_some()
     }

@@ -284,9 +284,9 @@ async fn however_often_a_tunnel_is_handed_over_its_clocks_go_on() {
         // A client that has ended gets no word.
         let hearing = tokio::spawn(async move {
             if half_open {
-                assert_eq!(client.ended().await, b"")
+                assert_eq!(client.ended().await, b"");
             } else {
-                assert_eq!(client.bytes(2).await[0], 0x88)
+                assert_eq!(client.bytes(2).await[0], 0x88);
             }
         });
         while !hearing.is_finished() {
