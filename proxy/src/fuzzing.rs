@@ -6,15 +6,19 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 
 use crate::call::Call;
 use crate::headers;
+use crate::http1::Decoder;
+use crate::http1::ways::{self, Stream, Written};
 use crate::path::{self, Target};
 use crate::tunnel::{Frames, Sender};
 
-/// The call that all requests are.
-pub const CALL_ID: &str = "the-call";
+/// The call that all requests are, and the host that functions see.
+pub const CALL_ID: &str = ways::CALL_ID;
+pub const REPLICA: &str = ways::HOST;
 
 fn call() -> Call {
     Call { id: HeaderValue::from_static(CALL_ID), start: 7 }
@@ -36,7 +40,7 @@ pub fn to_client(status: StatusCode, mut headers: HeaderMap) -> HeaderMap {
 
 /// Is a request of these headers refused?
 pub fn is_refused(request: &Request<()>) -> bool {
-    crate::strict::check(&request.clone().map(|()| http_body_util::Empty::<bytes::Bytes>::new())).is_err()
+    crate::strict::check(&request.clone().map(|()| http_body_util::Empty::<Bytes>::new())).is_err()
 }
 
 /// Where a path leads.
@@ -91,4 +95,55 @@ impl Tracker {
     pub fn messages(&self) -> u64 {
         self.0.messages()
     }
+}
+
+/// A message of HTTP/1 that came, and what is written of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message {
+    /// As it came.
+    pub head: Bytes,
+    /// As it goes on: the short way, if it may, and the long one.
+    pub short: Option<Vec<u8>>,
+    pub long: Vec<u8>,
+    /// All of it. `None` if it does not come to its end, or is broken.
+    pub body: Option<Vec<u8>>,
+    /// How long it is said to be; `None` if it is in chunks or ends with its connection.
+    pub length: Option<u64>,
+    /// May another message follow?
+    pub keep_alive: bool,
+}
+
+/// The messages that a peer sends, in pieces of so many bytes, until one is refused or is the last.
+fn messages(
+    stream: &[u8],
+    piece: usize,
+    of_request: bool,
+    write: impl Fn(&Bytes) -> (Option<Written>, Option<Written>),
+) -> Vec<Message> {
+    let (mut stream, mut found) = (Stream::of(stream, piece), Vec::new());
+    while let Ok(Some(head)) = stream.head(of_request) {
+        let (short, Some((long, decoder, keep_alive))) = write(&head) else { break };
+        let short = short.map(|(front, body, keeps)| {
+            assert_eq!((body, keeps), (decoder, keep_alive), "two ways, two bodies");
+            front
+        });
+        let length = if decoder == Decoder::Close { None } else { decoder.left() };
+        let body = stream.body(decoder).ok().flatten();
+        let goes_on = keep_alive && body.is_some();
+        found.push(Message { head, short, long, body, length, keep_alive });
+        if !goes_on {
+            break;
+        }
+    }
+    found
+}
+
+pub fn requests(stream: &[u8], piece: usize) -> Vec<Message> {
+    messages(stream, piece, true, |head| (ways::short_request(head), ways::long_request(head)))
+}
+
+pub fn answers(stream: &[u8], piece: usize, method: &Method) -> Vec<Message> {
+    let write =
+        |head: &Bytes| (ways::short_response(head, method, None), ways::long_response(head, method, None));
+    messages(stream, piece, false, write)
 }
