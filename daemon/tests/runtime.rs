@@ -5,8 +5,10 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use containerd_client::types::v1::Status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use roost_proxy::function::{Namespace, ReplicaId};
@@ -130,6 +132,105 @@ async fn a_created_replica_waits_through_restarts_until_it_is_begun() {
 }
 
 #[tokio::test]
+async fn containerd_comes_to_know_of_what_was_begun_without_it() {
+    let (host, runtime) = Host::start().await;
+    let plans = [host.plan(1, OBEDIENT), host.plan(2, OBEDIENT)];
+    runtime.create(&plans[0]).await.unwrap();
+    runtime.begin(&ns(), &plans[0].id).await.unwrap();
+    runtime.start(&plans[1]).await.unwrap();
+    for plan in &plans {
+        host.output_with(plan, "up").await;
+        host.knows_that_it_runs(&runtime, &plan.id).await;
+        let (exit, ()) = tokio::join!(exit_of(&runtime, &plan.id), stop(&runtime, &plan.id, LONG));
+        assert_eq!(exit.code, Some(7));
+    }
+    host.end().await;
+}
+
+/// Begins the replica as a daemon does that is killed right behind it.
+async fn begin_and_be_killed(host: &Host, id: &ReplicaId) {
+    let (settings, id) = (host.settings().clone(), id.clone());
+    let daemon = std::thread::spawn(move || {
+        let daemon = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // What it has begun to do on the side ends with it.
+        daemon.block_on(async { Containerd::new(settings).begin(&ns(), &id).await.unwrap() });
+    });
+    tokio::task::spawn_blocking(move || daemon.join().unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_killed_daemon_began_runs_and_the_next_one_makes_up_for_it() {
+    let (host, runtime) = Host::start().await;
+    let plans = [host.plan(1, OBEDIENT), host.plan(2, OBEDIENT), host.plan(3, OBEDIENT)];
+    for plan in &plans {
+        runtime.create(plan).await.unwrap();
+        begin_and_be_killed(&host, &plan.id).await;
+        host.output_with(plan, "up").await;
+        assert_eq!(host.word(&runtime, &plan.id).await, Status::Created);
+    }
+    let next = host.runtime();
+    assert_eq!(standing(&next).await, [Some(Standing::Running); 3]);
+    next.resume(&ns(), &plans[0].id);
+    next.begin(&ns(), &plans[1].id).await.unwrap();
+    for plan in &plans[..2] {
+        host.knows_that_it_runs(&next, &plan.id).await;
+        next.resume(&ns(), &plan.id);
+        next.begin(&ns(), &plan.id).await.unwrap_err();
+    }
+    // Whether containerd knows of it or not.
+    for plan in &plans {
+        let (exit, ()) = tokio::join!(exit_of(&next, &plan.id), stop(&next, &plan.id, LONG));
+        assert_eq!(exit.code, Some(7), "it got its TERM");
+    }
+    host.end().await;
+}
+
+#[tokio::test]
+async fn one_that_was_just_begun_can_be_frozen_and_stopped() {
+    let (host, runtime) = Host::start().await;
+    for n in 0..4 {
+        let plan = host.plan(n, OBEDIENT);
+        if n % 2 == 0 {
+            runtime.start(&plan).await.unwrap();
+        } else {
+            runtime.create(&plan).await.unwrap();
+            runtime.begin(&ns(), &plan.id).await.unwrap();
+        }
+        if n < 2 {
+            runtime.freeze(&ns(), &plan.id).await.unwrap();
+            assert_eq!(host.word(&runtime, &plan.id).await, Status::Running, "containerd knows by then");
+            assert_eq!(standing(&runtime).await, [Some(Standing::Paused)]);
+        }
+        stop(&runtime, &plan.id, Duration::ZERO).await;
+        assert_eq!(standing(&runtime).await, []);
+    }
+    host.end().await;
+}
+
+#[tokio::test]
+async fn a_runtime_that_does_it_otherwise_is_waited_for() {
+    let (host, _) = Host::start().await;
+    // runc, with its state at another place.
+    let elsewhere = host.dir().join("other runc");
+    let script = "#!/bin/sh\nfirst=$1 root=$2; shift 2; exec runc \"$first\" \"$root-other\" \"$@\"\n";
+    fs::write(&elsewhere, script).unwrap();
+    fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o755)).unwrap();
+    let settings =
+        Settings { oci_runtime: Some(elsewhere.to_str().unwrap().to_owned()), ..host.settings().clone() };
+    let runtime = Containerd::new(settings);
+    let plans = [host.plan(1, OBEDIENT), host.plan(2, OBEDIENT)];
+    runtime.create(&plans[0]).await.unwrap();
+    runtime.begin(&ns(), &plans[0].id).await.unwrap();
+    runtime.start(&plans[1]).await.unwrap();
+    for plan in &plans {
+        assert_eq!(host.word(&runtime, &plan.id).await, Status::Running);
+        host.output_with(plan, "up").await;
+        stop(&runtime, &plan.id, LONG).await;
+    }
+    host.end().await;
+}
+
+#[tokio::test]
 async fn a_created_replica_that_is_killed_or_not_needed_is_seen_and_stopped() {
     let (host, runtime) = Host::start().await;
     let plans = [host.plan(1, OBEDIENT), host.plan(2, OBEDIENT)];
@@ -195,7 +296,7 @@ async fn a_frozen_replica_gets_its_term_whoever_froze_it() {
     // Paused by containerd's own way, too: as somebody may do with its command line.
     let paused = host.plan(2, OBEDIENT);
     runtime.start(&paused).await.unwrap();
-    host.output_with(&paused, "up").await;
+    host.knows_that_it_runs(&runtime, &paused.id).await;
     host.pause_by_containerd(&runtime, &paused.id).await;
     assert_eq!(standing(&runtime).await, [Some(Standing::Paused)]);
     let (exit, ()) = tokio::join!(exit_of(&runtime, &paused.id), stop(&runtime, &paused.id, LONG));

@@ -6,16 +6,20 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 
 use crate::call::Call;
 use crate::headers;
+use crate::http1::Decoder;
+use crate::http1::ways::{self, Stream, Written};
 use crate::path::{self, Target};
 use crate::tunnel::{Frames, Sender};
-use crate::websocket::frame::{Decoder, Incoming, Limits};
+use crate::websocket::frame::{Decoder as Client, Incoming, Limits};
 
-/// The call that all requests are.
-pub const CALL_ID: &str = "the-call";
+/// The call that all requests are, and the host that functions see.
+pub const CALL_ID: &str = ways::CALL_ID;
+pub const REPLICA: &str = ways::HOST;
 
 fn call() -> Call {
     Call { id: HeaderValue::from_static(CALL_ID), start: 7 }
@@ -37,7 +41,7 @@ pub fn to_client(status: StatusCode, mut headers: HeaderMap) -> HeaderMap {
 
 /// Is a request of these headers refused?
 pub fn is_refused(request: &Request<()>) -> bool {
-    crate::strict::check(&request.clone().map(|()| http_body_util::Empty::<bytes::Bytes>::new())).is_err()
+    crate::strict::check(&request.clone().map(|()| http_body_util::Empty::<Bytes>::new())).is_err()
 }
 
 /// Where a path leads.
@@ -107,13 +111,13 @@ pub enum Came {
 #[derive(Debug)]
 pub struct Messages {
     limits: Limits,
-    decoder: Decoder,
+    decoder: Client,
 }
 
 impl Messages {
     pub fn new(max_message: usize, deflate: bool) -> Self {
         let limits = Limits { max_message, deflate, ..Limits::default() };
-        Self { limits, decoder: Decoder::new(limits) }
+        Self { limits, decoder: Client::new(limits) }
     }
 
     /// The next thing, or the code with which the connection ends.
@@ -135,7 +139,58 @@ impl Messages {
     /// Goes on as another process does.
     pub fn hand_over(&mut self) {
         let state = self.decoder.state();
-        self.decoder = Decoder::from_state(self.limits, state.clone()).expect("a state that was left is one");
+        self.decoder = Client::from_state(self.limits, state.clone()).expect("a state that was left is one");
         assert_eq!(self.decoder.state(), state);
     }
+}
+
+/// A message of HTTP/1 that came, and what is written of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message {
+    /// As it came.
+    pub head: Bytes,
+    /// As it goes on: the short way, if it may, and the long one.
+    pub short: Option<Vec<u8>>,
+    pub long: Vec<u8>,
+    /// All of it. `None` if it does not come to its end, or is broken.
+    pub body: Option<Vec<u8>>,
+    /// How long it is said to be; `None` if it is in chunks or ends with its connection.
+    pub length: Option<u64>,
+    /// May another message follow?
+    pub keep_alive: bool,
+}
+
+/// The messages that a peer sends, in pieces of so many bytes, until one is refused or is the last.
+fn messages(
+    stream: &[u8],
+    piece: usize,
+    of_request: bool,
+    write: impl Fn(&Bytes) -> (Option<Written>, Option<Written>),
+) -> Vec<Message> {
+    let (mut stream, mut found) = (Stream::of(stream, piece), Vec::new());
+    while let Ok(Some(head)) = stream.head(of_request) {
+        let (short, Some((long, decoder, keep_alive))) = write(&head) else { break };
+        let short = short.map(|(front, body, keeps)| {
+            assert_eq!((body, keeps), (decoder, keep_alive), "two ways, two bodies");
+            front
+        });
+        let length = if decoder == Decoder::Close { None } else { decoder.left() };
+        let body = stream.body(decoder).ok().flatten();
+        let goes_on = keep_alive && body.is_some();
+        found.push(Message { head, short, long, body, length, keep_alive });
+        if !goes_on {
+            break;
+        }
+    }
+    found
+}
+
+pub fn requests(stream: &[u8], piece: usize) -> Vec<Message> {
+    messages(stream, piece, true, |head| (ways::short_request(head), ways::long_request(head)))
+}
+
+pub fn answers(stream: &[u8], piece: usize, method: &Method) -> Vec<Message> {
+    let write =
+        |head: &Bytes| (ways::short_response(head, method, None), ways::long_response(head, method, None));
+    messages(stream, piece, false, write)
 }

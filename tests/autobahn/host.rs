@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use roost_tests::{Config, Host, Image, clients, repository};
+use roost_tests::{Config, Host, Image, clients, libraries, repository};
 use serde_json::json;
 
 const NAME: &str = "autobahn";
@@ -39,13 +39,6 @@ fn image(modules: &Path) -> Image {
 
 fn which(program: &str) -> String {
     said("sh", &["-c", &format!("command -v {program}")]).trim().to_owned()
-}
-
-/// The loader and the libraries of a program, at the paths where it looks for them.
-fn libraries(program: &Path) -> Vec<(PathBuf, String)> {
-    let said = said("ldd", &[program.to_str().unwrap()]);
-    let paths = said.split_whitespace().filter(|word| word.starts_with('/'));
-    paths.map(|path| (PathBuf::from(path), path.to_owned())).collect()
 }
 
 fn said(program: &str, arguments: &[&str]) -> String {

@@ -74,7 +74,7 @@ impl Api {
     }
 
     /// A request to be filled in further.
-    pub fn request(&self, method: &Method, path: &str) -> hyper::http::request::Builder {
+    pub fn request(&self, method: &Method, path: &str) -> http::request::Builder {
         let builder = Request::builder().method(method).uri(format!("{}{path}", self.base));
         match &self.credentials {
             Some(credentials) if path.starts_with("/system/") || path.starts_with("/ui/") => {

@@ -145,7 +145,8 @@ impl Host {
 
     fn spawn_daemon(&mut self) {
         self.write_settings();
-        let mut command = Command::new(program("roostd"));
+        let build = if self.config.otlp.is_some() { "otel/roostd" } else { "roostd" };
+        let mut command = Command::new(program(build));
         let how = if self.config.supervised { "supervise" } else { "run" };
         command.arg("--config").arg(self.dir.path().join("roostd.toml")).arg(how);
         // A test may put a program before the host's own.

@@ -86,6 +86,18 @@ impl Image {
         ECHO.get_or_init(|| Self::new(&[(&echo_binary(), "/echo")], &["/echo"])).clone()
     }
 
+    /// A program of this machine, with the libraries that it is linked to.
+    ///
+    /// # Panics
+    /// When it is no program that is linked to any.
+    #[must_use]
+    pub fn of_program(program: &Path) -> Self {
+        let mut files = libraries(program);
+        files.push((program.to_owned(), "/bin/program".to_owned()));
+        let files: Vec<(&Path, &str)> = files.iter().map(|(from, to)| (&**from, &**to)).collect();
+        Self::new(&files, &["/bin/program"])
+    }
+
     /// A shell script under busybox, which has to listen on 8080 itself if it is to be ready.
     #[must_use]
     pub fn script(script: &str) -> Self {
@@ -117,6 +129,19 @@ impl Image {
         }
         tar.into_inner().unwrap()
     }
+}
+
+/// The loader and the libraries of a program, each with the path where it looks for it.
+///
+/// # Panics
+/// When it is no program that is linked to any.
+#[must_use]
+pub fn libraries(program: &Path) -> Vec<(PathBuf, String)> {
+    let output = Command::new("ldd").arg(program).output().unwrap();
+    assert!(output.status.success(), "{}: {output:?}", program.display());
+    let said = String::from_utf8(output.stdout).unwrap();
+    let paths = said.split_whitespace().filter(|word| word.starts_with('/'));
+    paths.map(|path| (PathBuf::from(path), path.to_owned())).collect()
 }
 
 fn architecture() -> &'static str {

@@ -15,6 +15,7 @@ mod command_line;
 mod containerd;
 mod events;
 mod examples;
+mod grpc;
 mod host;
 mod image;
 mod leftovers;
@@ -34,10 +35,11 @@ pub use clients::{Clients, Runner, Sample, clients};
 pub use command_line::Output;
 pub use events::{Events, Seen};
 pub use examples::Example;
+pub use grpc::Plain;
 pub use host::{Config, ECHO, Host, Memory};
-pub use image::{Image, echo_binary};
+pub use image::{Image, echo_binary, libraries};
 pub use load::{Load, Report};
-pub use ports::Subnet;
+pub use ports::{Subnet, free_port};
 pub use process::{Pages, Started, frozen, started};
 pub use receiver::{Callback, Receiver};
 pub use registry::Registry;
@@ -77,7 +79,8 @@ pub fn release() -> Option<PathBuf> {
     std::env::var_os("ROOST_TEST_RELEASE").map(PathBuf::from)
 }
 
-/// A program of ours: of the release, or as built beside this test.
+/// A program of ours: of the release, or as built beside this test. What is built in another way than usual (`otel`, by
+/// `tests/build-otel`) is in a directory of that name.
 ///
 /// # Panics
 /// When it is not built: cargo builds the tests of this package without the programs of the others.

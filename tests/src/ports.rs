@@ -12,7 +12,11 @@ const OF_PROCESS: u32 = 128;
 
 /// A port on loopback that nobody uses, and that the kernel gives to nobody who does not ask for it: so it can be used
 /// again after a restart. Of processes at the same time each has its own.
-pub(crate) fn free_port() -> u16 {
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let ports = unasked();
     let first = std::process::id().wrapping_mul(OF_PROCESS);

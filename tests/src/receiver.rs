@@ -83,12 +83,17 @@ impl Callback {
     }
 
     /// The whole body.
-    pub async fn text(mut self) -> String {
-        let mut text = Vec::new();
+    pub async fn bytes(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
         while let Some(piece) = self.piece().await.unwrap() {
-            text.extend_from_slice(&piece);
+            bytes.extend_from_slice(&piece);
         }
-        String::from_utf8(text).unwrap()
+        bytes
+    }
+
+    /// The whole body, as text.
+    pub async fn text(mut self) -> String {
+        String::from_utf8(self.bytes().await).unwrap()
     }
 
     /// A header as text; empty when it is not there.

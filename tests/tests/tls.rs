@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hyper::StatusCode;
+use roost_acme_authority::Authority;
 use roost_tests::{Config, ECHO, Host, eventually};
 use serde_json::json;
 
@@ -78,6 +79,64 @@ async fn functions_answer_in_tls_and_certificates_that_are_right_are_taken_up_wh
     make(dir, "h.example");
     fs::copy(dir.join("cert.pem"), dir.join("trusted.pem")).unwrap();
     eventually("the new certificate", || async { ask("--http2") }).await;
+}
+
+/// What has to hold of a name that `authority` has given a certificate for: clients that trust it are content.
+async fn is_served(port: u16, authority: &Path, name: &str) {
+    let (url, resolve) = (format!("https://{name}:{port}/function/echo"), format!("{name}:{port}:127.0.0.1"));
+    let args = ["--cacert", authority.to_str().unwrap(), "--resolve", &resolve, "-d", "hi", &url];
+    let answer = eventually(&format!("a certificate for {name}"), || async { curl(&args) }).await;
+    assert_eq!(answer, "hi");
+}
+
+#[tokio::test]
+async fn a_host_gets_its_certificates_from_an_authority_by_either_way_and_keeps_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // It is told below where to look by HTTP.
+    let authority = Authority::start(0, port).await;
+    let (ca, root) = (dir.join("ca.pem"), dir.join("root.pem"));
+    fs::write(&ca, authority.ca()).unwrap();
+    fs::write(&root, authority.root_pem()).unwrap();
+    let settings = |ways: &str, domains: &str| {
+        format!(
+            "listen = '127.0.0.1:{port}'\n[tls.acme]\nagree_to_terms = true\ncontact = ['ops@h.example']\n\
+             challenges = {ways}\ndomains = {domains}\ndirectory = '{}'\nca = '{}'",
+            authority.directory(),
+            ca.display()
+        )
+    };
+    let tls = settings("['http-01']", "[]");
+    let mut host = Host::with_echo(Config { tls, ..Config::default() }).await;
+    authority.set_http_port(host.port());
+    let deployment =
+        json!({ "service": "echo", "image": ECHO, "annotations": { "roost.domain": "chat.h.example" } });
+    host.deployed(&deployment).await;
+    let resolve = format!("chat.h.example:{port}:127.0.0.1");
+    let at_root = format!("https://chat.h.example:{port}/headers");
+    let ask = || curl(&["--cacert", root.to_str().unwrap(), "--resolve", &resolve, &at_root]);
+    let answer = eventually("a certificate for the function's domain", || async { ask() }).await;
+    assert!(answer.contains("x-forwarded-proto: https"), "{answer}");
+    assert_eq!(authority.seen().valid, [("chat.h.example".to_owned(), "http-01")]);
+
+    // The next daemon has it, and asks for what else there is to be.
+    host.config.tls = settings("['tls-alpn-01']", "['h.example']");
+    host.restart().await;
+    host.ready("echo").await;
+    is_served(port, &root, "h.example").await;
+    assert!(ask().is_some());
+    let seen = authority.seen();
+    let names = [("chat.h.example".to_owned(), "http-01"), ("h.example".to_owned(), "tls-alpn-01")];
+    assert_eq!((&seen.valid[..], seen.accounts, seen.invalid), (&names[..], 1, 0));
+    assert_eq!(seen.contact, ["mailto:ops@h.example"]);
+
+    // One that nobody answers for any more: what is there needs no authority.
+    authority.set_down(true);
+    host.restart().await;
+    host.ready("echo").await;
+    is_served(port, &root, "h.example").await;
+    assert_eq!(authority.seen().orders, 2);
 }
 
 #[tokio::test]

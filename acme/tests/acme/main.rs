@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
-mod authority;
-
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,6 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode};
 use roost_acme::{Challenge, Keeper, Keeping, Pace, Settings, placeholder};
+use roost_acme_authority::{Authority, shake};
 use roost_proxy::function::FunctionKey;
 use roost_proxy::tls::Tls;
 use roost_proxy::{
@@ -24,8 +23,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
-
-use crate::authority::{Authority, shake};
 
 /// How long anything may take before a test gives up. Never waited for when all is well.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -383,10 +383,13 @@ impl Registry {
         .await;
     }
 
-    /// Gives a function that has no replicas those that its labels ask for. For its controller.
-    pub async fn wake(&self, key: &FunctionKey) {
+    /// Gives a function that has no replicas those that its labels ask for, unless it was scaled by hand more than
+    /// `scalings` times: that came later. For its controller, which starts the replica meanwhile: no caller waits for the
+    /// disk.
+    pub async fn wake(&self, key: &FunctionKey, scalings: u64) {
         info!(function = %key, "{key}: a request wakes it");
-        self.amend(key, FunctionRecord::woken).await;
+        self.amend(key, |record| if record.scalings == scalings { record.woken() } else { record.clone() })
+            .await;
     }
 
     /// Forgets a function that is not wanted and of which nothing is left; `false` if it is wanted again. For its

@@ -1,13 +1,13 @@
 //! The life of one replica, from its address to the last trace of it. One task owns it all the way.
 //!
 //! ```text
-//!               ┌─ Stand ─▶ Created ─┐         ┌──── Busy ◀───▶┐      ┌───────── Run: thaw ─────────┐
-//!               │                   Run        │  says it is full     ▼                              │
-//! attach → create ──────── Run ──────┴─▶ start → ready? ─▶ Ready ─ Pause: last claim gone → freeze ─▶ Paused
-//!    └───────┴───── failure, exit, End ──┴───────┘           │                                        │
-//!                               ▼                            └─ End: last claim gone, or the deadline ┤
-//!                             Ended ──▶ stop → detach ──▶ Gone                                        │
-//!                               ▲────────────────────── exit, End ────────────────────────────────────┘
+//!        ┌─ Stand: create ─▶ Created ─┐          ┌──── Busy ◀───▶┐      ┌───────── Run: thaw ─────────┐
+//!        │                       Run: begin      │  says it is full     ▼                              │
+//! attach ┼─ Run: start ───────────────┴─▶ ready? ┴▶ Ready ─ Pause: last claim gone → freeze ─▶ Paused ─┘
+//!        └───── failure, exit, End ──────┘             │                                        │
+//!                               ▼                      └─ End: last claim gone, or the deadline ┤
+//!                             Ended ──▶ stop → detach ──▶ Gone                                  │
+//!                               ▲──────────────────── exit, End ────────────────────────────────┘
 //! ```
 //!
 //! A step is never cut off half-way: what it made is taken apart by the same task, which tries until it succeeds.
@@ -211,21 +211,18 @@ impl Replica {
     /// Lives until its end: why it ended, if nobody asked for it.
     async fn live(&self, origin: Origin) -> Option<Cause> {
         let mut steps = Steps::begin();
-        let (found, checks) = match origin {
+        let (found, checks, known) = match origin {
             Origin::New(new) => {
                 let (spec, image) = *new;
                 match self.make(&spec, &image, &mut steps).await {
-                    Ok(address) => {
-                        let made = Adoptable { standing: Standing::Created, address };
-                        (made, Checks { probe: spec.probe, liveness: spec.liveness })
-                    }
+                    Ok(made) => (made, Checks { probe: spec.probe, liveness: spec.liveness }, false),
                     Err(why) => return Some(Cause::NotStarted(why)),
                 }
             }
-            Origin::Adopted(found, checks) => (found, *checks),
+            Origin::Adopted(found, checks) => (found, *checks, true),
             Origin::Leftover => return None,
         };
-        Life::new(self, found, checks, steps).run().await
+        Life::new(self, found, checks, steps, known).run().await
     }
 
     /// Resolves when the first process has ended: how, and whether it was for its memory.

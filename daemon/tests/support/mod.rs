@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{CommitSnapshotRequest, PrepareSnapshotRequest};
+use containerd_client::types::v1::Status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use roost_proxy::function::{FunctionKey, Namespace, ReplicaId};
@@ -164,6 +165,25 @@ impl Host {
         let scope = runtime.client().scope(&Namespace::default());
         let request = scope.call(PauseTaskRequest { container_id: id.to_string() });
         TasksClient::new(scope.channel()).pause(request).await.unwrap();
+    }
+
+    /// What containerd itself says of a replica's process.
+    pub(crate) async fn word(&self, runtime: &Containerd, id: &ReplicaId) -> Status {
+        use containerd_client::services::v1::GetRequest;
+        use containerd_client::services::v1::tasks_client::TasksClient;
+        let scope = runtime.client().scope(&Namespace::default());
+        let request = scope.call(GetRequest { container_id: id.to_string(), exec_id: String::new() });
+        let got = TasksClient::new(scope.channel()).get(request).await.unwrap().into_inner();
+        got.process.unwrap().status()
+    }
+
+    /// Waits until containerd knows that the program of a replica runs.
+    pub(crate) async fn knows_that_it_runs(&self, runtime: &Containerd, id: &ReplicaId) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.word(runtime, id).await != Status::Running {
+            assert!(tokio::time::Instant::now() < deadline, "containerd does not come to know of {id}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// The shims of this containerd.

@@ -138,7 +138,7 @@ fn request<'a>(head: &'a Bytes, room: &mut [MaybeUninit<Header<'a>>]) -> Result<
     *request.version_mut() = version(minor);
     *request.headers_mut() = fields(head, parsed.headers)?;
     let mut keep_alive = keeps_alive(minor, request.headers());
-    let body = match length(request.headers())? {
+    let body = match length(request.headers_mut())? {
         Length::None => Decoder::Done,
         Length::Bytes(length) => Decoder::of_length(length),
         Length::Chunked { beside_length } => {
@@ -214,7 +214,7 @@ fn response<'a>(
     let bodiless = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || *method == Method::HEAD;
-    let body = match length(response.headers())? {
+    let body = match length(response.headers_mut())? {
         _ if bodiless => Decoder::Done,
         Length::Bytes(length) => Decoder::of_length(length),
         Length::Chunked { .. } if minor == 0 => return Err(Malformed::Length),
@@ -270,7 +270,8 @@ enum Length {
     },
 }
 
-fn length(headers: &HeaderMap) -> Result<Length, Malformed> {
+/// Reads them. A length that is said more than once is said once from here on.
+fn length(headers: &mut HeaderMap) -> Result<Length, Malformed> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
         let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
@@ -279,10 +280,18 @@ fn length(headers: &HeaderMap) -> Result<Length, Malformed> {
     }
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter().map(|length| number(length.as_bytes()));
     let Some(length) = lengths.next() else { return Ok(Length::None) };
-    match length {
-        Some(bytes) if lengths.all(|other| other == length) => Ok(Length::Bytes(bytes)),
-        _ => Err(Malformed::Length),
+    let bytes = length.ok_or(Malformed::Length)?;
+    let (mut again, mut same) = (false, true);
+    for other in lengths {
+        (again, same) = (true, same && other == length);
     }
+    if !same {
+        return Err(Malformed::Length);
+    }
+    if again {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+    }
+    Ok(Length::Bytes(bytes))
 }
 
 /// Digits and nothing else.
@@ -402,6 +411,14 @@ mod tests {
         assert!(old("connection: Keep-Alive\r\n").unwrap().keep_alive);
         assert!(!old("content-length: 5\r\nexpect: 100-continue\r\n").unwrap().expects_continue);
         assert_eq!(old("transfer-encoding: chunked\r\n").map(|_| ()), Err(Malformed::Length));
+    }
+
+    #[test]
+    fn a_length_that_is_said_twice_goes_on_once() {
+        let request = "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\nx: y\r\nContent-Length: 5\r\n\r\n";
+        let request = request_of(request).unwrap().unwrap().request;
+        let lengths: Vec<_> = request.headers().get_all(CONTENT_LENGTH).iter().collect();
+        assert_eq!(lengths, ["5"]);
     }
 
     #[test]

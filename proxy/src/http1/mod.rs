@@ -27,6 +27,8 @@ mod outbox;
 pub(crate) mod relay;
 pub(crate) mod replica;
 pub(crate) mod server;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod ways;
 
 pub(crate) use decoder::Decoder;
 

@@ -382,22 +382,10 @@ fn is_url_byte(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Request, Version};
-    use http_body_util::Full;
     use proptest::prelude::*;
 
-    use super::super::encode::{Size, Told};
-    use super::super::head::Bounds;
+    use super::super::ways;
     use super::*;
-    use crate::call::Call;
-    use crate::{headers, strict, trace};
-
-    const BOUNDS: Bounds = Bounds { size: 1 << 20, headers: DEFAULT_HEADERS };
-    const HOST: &str = "10.62.0.9:8080";
-
-    fn call() -> Call {
-        Call { id: HeaderValue::from_static("the-call"), start: 7 }
-    }
 
     /// The first line, and the others sorted, names in lower case and in their own order where a name comes twice. Without
     /// the time.
@@ -417,68 +405,9 @@ mod tests {
         lines
     }
 
-    /// The head for the function on the short way.
-    fn short_request(head: &Bytes) -> Option<(Vec<String>, bool)> {
-        plain(head, DEFAULT_HEADERS, |plain| {
-            let (path, query) =
-                plain.target.split_once('?').map_or((plain.target, None), |(p, q)| (p, Some(q)));
-            let id = plain.call_id.unwrap_or(b"the-call");
-            let (host, peer, secure) = (HOST.as_bytes(), "192.0.2.1", false);
-            let added = Added { path, query, host, peer, secure, call_id: id, start: 7 };
-            let mut front = Vec::new();
-            plain.write(&mut front, &added);
-            Some((lines(&front), plain.keep_alive))
-        })
-    }
-
-    /// The same on the long way, if it is let in there.
-    fn long_request(head: &Bytes) -> Option<(Vec<String>, bool)> {
-        let head = head::read_request(head, BOUNDS).ok()?;
-        let length = head.body.left()?;
-        let body = vec![0; usize::try_from(length).unwrap().min(1)];
-        strict::check(&head.request.clone().map(|()| Full::new(Bytes::from(body)))).ok()?;
-        let mut call = call();
-        if let Some(id) = head.request.headers().get(headers::X_CALL_ID).filter(|id| !id.is_empty()) {
-            call.id = id.clone();
-        }
-        let (mut parts, ()) = head.request.into_parts();
-        trace::pass_on(&mut parts.headers, None);
-        let upgrade = headers::offers_upgrade(parts.version, &parts.headers);
-        headers::to_function(&mut parts, &call, "192.0.2.1:5".parse().unwrap(), upgrade);
-        parts.headers.insert(http::header::HOST, HeaderValue::from_static(HOST));
-        let mut front = Vec::new();
-        let size = if length == 0 { Size::Empty } else { Size::Known(length) };
-        let _encoder: Encoder = encode::request(&mut front, &Request::from_parts(parts, ()), size);
-        Some((lines(&front), head.keep_alive))
-    }
-
-    fn short_response(
-        head: &Bytes,
-        method: &Method,
-        asked_with: Option<&'static str>,
-    ) -> Option<(Vec<String>, Decoder, bool)> {
-        let asked_with = asked_with.map(str::as_bytes);
-        let said = Said { method, call_id: b"the-call", start: 7, asked_with, keep_alive: true };
-        let mut front = Vec::new();
-        let relayed = response(head, &mut front, &said);
-        assert_eq!(relayed.is_some(), !front.is_empty(), "half a head");
-        relayed.map(|relayed| (lines(&front), relayed.body, relayed.keep_alive))
-    }
-
-    fn long_response(
-        head: &Bytes,
-        method: &Method,
-        asked_with: Option<&'static str>,
-    ) -> Option<(Vec<String>, Decoder, bool)> {
-        let mut read = head::read_response(head, BOUNDS, method).ok()?;
-        let (status, has_body) = (read.response.status(), !read.body.is_done());
-        let asked_with = asked_with.map(HeaderValue::from_static);
-        headers::to_client(status, read.response.headers_mut(), &call(), asked_with, has_body);
-        let size = if has_body { read.body.left().map_or(Size::Unknown, Size::Known) } else { Size::Empty };
-        let told = Told { method, version: Version::HTTP_11, keep_alive: true, trailers: false };
-        let mut front = Vec::new();
-        let _encoder: Encoder = encode::response(&mut front, &read.response, size, told);
-        Some((lines(&front), read.body, read.keep_alive))
+    /// The same, with what goes with it.
+    fn read((head, body, keep_alive): ways::Written) -> (Vec<String>, Decoder, bool) {
+        (lines(&head), body, keep_alive)
     }
 
     /// Headers that mean something here, rarely right beside each other.
@@ -560,8 +489,8 @@ mod tests {
             more in prop::collection::vec(header(), 0..6),
         ) {
             let head = Bytes::from(format!("{method} {target} HTTP/{version}\r\nhost: h\r\n{}\r\n", more.concat()));
-            if let Some(short) = short_request(&head) {
-                prop_assert_eq!(Some(short), long_request(&head));
+            if let Some(short) = ways::short_request(&head) {
+                prop_assert_eq!(Some(read(short)), ways::long_request(&head).map(read));
             }
         }
 
@@ -573,8 +502,8 @@ mod tests {
             more in prop::collection::vec(header(), 0..6),
         ) {
             let head = Bytes::from(format!("HTTP/1.1 {status}\r\n{}\r\n", more.concat()));
-            if let Some(short) = short_response(&head, &method, asked_with) {
-                prop_assert_eq!(Some(short), long_response(&head, &method, asked_with));
+            if let Some(short) = ways::short_response(&head, &method, asked_with) {
+                prop_assert_eq!(Some(read(short)), ways::long_response(&head, &method, asked_with).map(read));
             }
         }
     }
@@ -586,14 +515,14 @@ mod tests {
             "POST /a?b HTTP/1.1\r\nhost: h\r\ncontent-type: a/b\r\ncontent-length: 3\r\nconnection: keep-alive\r\n\r\n",
             "GET / HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 10.0.0.9\r\nx-call-id: mine\r\ncookie: a=1\r\n\r\n",
         ] {
-            assert!(short_request(&Bytes::from(head)).is_some(), "{head}");
+            assert!(ways::short_request(&Bytes::from(head)).is_some(), "{head}");
         }
         for head in [
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ndate: Sun\r\n\r\n",
             "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 404 Not Found\r\nServer: x\r\nConnection: close\r\n\r\n",
         ] {
-            assert!(short_response(&Bytes::from(head), &Method::GET, None).is_some(), "{head}");
+            assert!(ways::short_response(&Bytes::from(head), &Method::GET, None).is_some(), "{head}");
         }
     }
 }

@@ -83,7 +83,8 @@ async fn resume(orphan: Orphan, routes: Routes, ties: Ties) -> Option<(Open, [Or
         end(client, function, origins, websocket, kept).await;
         return None;
     };
-    debug!(function = %key, %replica, age = ?kept.age(), "a tunnel of an earlier process goes on");
+    let age = kept.traffic().began().elapsed();
+    debug!(function = %key, %replica, ?age, "a tunnel of an earlier process goes on");
     kept.resumed();
     let replica = claim.endpoint().ends().listen();
     let record = Record::resumed(&upstream);

@@ -81,6 +81,8 @@ pub(super) struct Activity<'a> {
     /// The last byte of the client, if it is asked for signs of life.
     heard: Option<Box<Traffic>>,
     half_open: AtomicBool,
+    /// It was that with an earlier process already, and is about to be found so again.
+    known_half_open: AtomicBool,
     /// Who was the first to send a Close.
     closed: OnceLock<Sender>,
     traffic: &'a Traffic,
@@ -144,7 +146,9 @@ impl Activity<'_> {
     }
 
     fn halve(&self) {
-        self.last.touch(Instant::now());
+        if !self.known_half_open.swap(false, Ordering::Relaxed) {
+            self.last.touch(Instant::now());
+        }
         self.half_open.store(true, Ordering::Release);
     }
 
@@ -232,14 +236,18 @@ impl<'a> Pump<'a> {
             to_function.screen = Some(Box::new(Screen::new(websocket.max_message)));
         }
         let late = terms.replica.already() || terms.server.already();
+        // It may have lived with an earlier process.
+        let (last, half_open) =
+            terms.kept.as_ref().map(|kept| (kept.traffic(), kept.is_half_open())).unwrap_or_default();
         Self {
             to_client: Way::new(function_reads, client_writes, of_function),
             to_function,
             courses: [Course::Moving; 2],
             activity: Activity {
-                last: Traffic::default(),
+                last,
                 heard: websocket.keepalive.map(|_| Box::default()),
-                half_open: AtomicBool::new(false),
+                half_open: half_open.into(),
+                known_half_open: half_open.into(),
                 closed: OnceLock::new(),
                 traffic: terms.traffic,
                 tally: terms.tally,
@@ -396,7 +404,11 @@ impl<'a> Pump<'a> {
             return Poll::Ready(Stop::Done);
         }
         // If it is half open now, the limit is another one.
-        self.set &= halved == self.activity.half_open.load(Ordering::Relaxed);
+        let half_open = self.activity.half_open.load(Ordering::Relaxed);
+        self.set &= halved == half_open;
+        if let Some(kept) = &self.kept {
+            kept.note(&self.activity.last, half_open);
+        }
         Poll::Pending
     }
 
@@ -494,10 +506,7 @@ impl<'a> Pump<'a> {
 
     /// When it is too old.
     fn expires(&self) -> Option<Instant> {
-        let (lifetime, began) = (self.limits.timeouts.lifetime?, self.activity.last.began());
-        // It may have lived with an earlier process.
-        let before = self.kept.as_ref().map(|kept| kept.age().saturating_sub(began.elapsed()));
-        began.checked_add(lifetime.saturating_sub(before.unwrap_or_default()))
+        self.activity.last.began().checked_add(self.limits.timeouts.lifetime?)
     }
 
     /// When it is time to look at the client.

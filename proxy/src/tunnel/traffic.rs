@@ -23,6 +23,17 @@ impl Default for Traffic {
 }
 
 impl Traffic {
+    /// What [`mark`](Self::mark) told of another one, which began `age` ago.
+    pub(crate) fn resumed(age: Duration, mark: u64) -> Self {
+        let now = Instant::now();
+        Self { began: now.checked_sub(age).unwrap_or(now), moved: mark.into() }
+    }
+
+    /// When something last moved, as a number that counts from when this began. 0 if nothing ever has.
+    pub(crate) fn mark(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
     /// Something moved at `now`.
     pub(crate) fn touch(&self, now: Instant) {
         let milliseconds = now.saturating_duration_since(self.began).as_millis();
@@ -47,5 +58,24 @@ impl Traffic {
     /// When something last moved; as long as nothing has, when this began.
     pub(crate) fn last_or_began(&self) -> Instant {
         self.last().unwrap_or(self.began)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_resumed_goes_on_from_where_the_other_was() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let first = Traffic::default();
+        let quiet = Traffic::resumed(2 * HOUR, first.mark());
+        assert!(quiet.last().is_none() && quiet.last_or_began().elapsed() >= 2 * HOUR);
+        first.touch(first.began() + HOUR);
+        let moved = Traffic::resumed(2 * HOUR, first.mark());
+        assert_eq!(moved.last().unwrap(), moved.began() + HOUR);
+        assert!(moved.last().unwrap().elapsed() >= HOUR);
+        moved.touch(Instant::now());
+        assert!(moved.mark() > first.mark());
     }
 }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use roost_proxy::{DescriptorStore, Drained, Endpoint, Keep, Named, Storing, Upstream};
+use roost_proxy::{DescriptorStore, Drained, Endpoint, Keep, Named, Storing, Timeouts, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
@@ -60,17 +61,22 @@ struct House {
     proxy: Proxy,
     upstream: Arc<Upstream>,
     endpoint: Arc<Endpoint>,
+    timeouts: Timeouts,
 }
 
 impl House {
     async fn with(capacity: usize) -> Self {
+        Self::with_timeouts(capacity, Timeouts::default()).await
+    }
+
+    async fn with_timeouts(capacity: usize, timeouts: Timeouts) -> Self {
         let (shelf, function, proxy) =
             (Arc::new(Shelf::default()), Function::start().await, Proxy::start().await);
         let keep = Keep::new(capacity, Arc::<Shelf>::clone(&shelf)).unwrap();
         proxy.server.keep(Arc::clone(&keep));
-        let upstream = proxy.function("f", &[&function]);
+        let upstream = proxy.function_with("f", &[&function], timeouts);
         let endpoint = Arc::clone(&function.endpoint);
-        Self { shelf, keep, function, proxy, upstream, endpoint }
+        Self { shelf, keep, function, proxy, upstream, endpoint, timeouts }
     }
 
     async fn open(&self) -> (Wire, Wire) {
@@ -93,7 +99,7 @@ impl House {
         let next = Proxy::start().await;
         next.server.keep(Arc::clone(&keep));
         if there {
-            self.upstream = next.function("f", &[]);
+            self.upstream = next.function_with("f", &[], self.timeouts);
         }
         next.server.resume(inherited);
         if there {
@@ -117,7 +123,7 @@ async fn stuck(wire: &Wire) {
     let mut before = 0;
     within(async {
         loop {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             let now = waiting();
             if now > 0 && now == before {
                 return;
@@ -171,7 +177,7 @@ async fn a_tunnel_goes_on_in_the_next_server_in_the_middle_of_a_frame_and_counts
     wire.bytes(3).await;
     wire.send(&to_client[..1]).await;
     client.bytes(1).await;
-    house.endpoint.end_tunnels(std::time::Duration::ZERO);
+    house.endpoint.end_tunnels(Duration::ZERO);
     client.send(&to_function[3..]).await;
     wire.send(&to_client[1..]).await;
     assert_eq!(client.bytes(to_client.len() - 1).await, to_client[1..]);
@@ -253,6 +259,50 @@ async fn as_many_are_kept_as_may_be_and_the_others_are_closed_with_a_word() {
 }
 
 #[tokio::test]
+async fn however_often_a_tunnel_is_handed_over_its_clocks_go_on() {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let idle = Timeouts { tunnel_idle: Some(LIMIT), ..Timeouts::default() };
+    let lifetime = Timeouts { lifetime: Some(LIMIT), ..Timeouts::default() };
+    let cases = [("quiet", idle, false), ("half open", idle, true), ("too old", lifetime, false)];
+    let houses = cases.map(|(what, timeouts, half_open)| async move {
+        let mut house = House::with_timeouts(100, timeouts).await;
+        let opened = Instant::now();
+        let (mut client, mut wire) = house.open().await;
+        // Its age and its silence are not the same.
+        tokio::time::sleep(LIMIT / 4).await;
+        let mut since = Instant::now();
+        client.send(frame(true, 0x81, b"x")).await;
+        wire.bytes(7).await;
+        if half_open {
+            client.stream.shutdown().await.unwrap();
+            assert_eq!(wire.ended().await, b"");
+        }
+        if timeouts.lifetime.is_some() {
+            since = opened;
+        }
+        let began = Instant::now();
+        // A client that has ended gets no word.
+        let hearing = tokio::spawn(async move {
+            if half_open {
+                assert_eq!(client.ended().await, b"");
+            } else {
+                assert_eq!(client.bytes(2).await[0], 0x88);
+            }
+        });
+        while !hearing.is_finished() {
+            assert!(began.elapsed() < DEADLINE, "{what}: it begins anew with each server");
+            house.hand_over(true).await;
+            tokio::time::sleep(LIMIT / 20).await;
+        }
+        assert!(since.elapsed() >= LIMIT - Duration::from_millis(2), "{what}: {:?}", since.elapsed());
+        hearing.await.unwrap();
+    });
+    for house in houses.map(tokio::spawn) {
+        house.await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_stands_for_nothing_is_let_go_and_never_taken_for_a_tunnel() {
     let mut house = House::with(100).await;
     let (mut client, mut wire) = house.open().await;
@@ -286,7 +336,7 @@ async fn bytes_behind_the_handshake_are_kept_too() {
     house.hand_over(true).await;
     client.send(&early[4..]).await;
     assert_eq!(wire.bytes(early.len() - 4).await, early[4..]);
-    house.endpoint.end_tunnels(std::time::Duration::ZERO);
+    house.endpoint.end_tunnels(Duration::ZERO);
     assert_eq!(client.bytes(RESTART.len()).await, RESTART);
 }
 
@@ -363,7 +413,7 @@ proptest! {
                 assert_eq!(house.hand_over(true).await, Drained { cut: 0 });
             }
             let ((mut from, _to), _function) = (within(client).await.unwrap(), within(wire).await.unwrap());
-            house.endpoint.end_tunnels(std::time::Duration::ZERO);
+            house.endpoint.end_tunnels(Duration::ZERO);
             let mut end = vec![0; RESTART.len()];
             within(from.read_exact(&mut end)).await.unwrap();
             assert_eq!(end, RESTART);

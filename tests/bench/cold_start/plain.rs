@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use roost_tests::{Host, Image, Subnet, eventually};
+use roost_tests::{Host, Image, Subnet, eventually, free_port};
 use serde_json::json;
 
 /// The namespace of containerd that these containers are in.
@@ -104,7 +104,8 @@ impl Plain {
     /// Starts a container and waits until its port answers; then removes it.
     pub(crate) async fn run(&self, network: Network, round: usize) -> Duration {
         let id = format!("plain-{round}");
-        let port = crate::roost::free_port();
+        // None that the kernel chooses for a connection: while it is tried again and again, that could be one to itself.
+        let port = free_port();
         let env = format!("PORT={port}");
         let how = match network {
             Network::Host => "--net-host",
@@ -119,8 +120,12 @@ impl Plain {
             Network::Host => "127.0.0.1".to_owned(),
             Network::Cni => self.address(),
         };
-        crate::roost::first_byte(&address, port, "/headers").await;
+        let answered = crate::roost::first_byte(&address, port, "/headers").await;
         let took = begun.elapsed();
+        if let Err(why) = answered {
+            let tasks = self.command(&["tasks", "list"]).output().await.unwrap();
+            panic!("{}: {why}\n{}", network.name(), String::from_utf8_lossy(&tasks.stdout));
+        }
         self.remove(&id).await;
         took
     }

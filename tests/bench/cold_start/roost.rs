@@ -1,7 +1,6 @@
 //! Starts by Roost: one kind of rest each, and one request that ends it.
 
 use std::fs;
-use std::net::TcpListener;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::StatusCode;
@@ -167,8 +166,10 @@ impl Roost {
         let log = self.host.daemon_log();
         let before = fs::metadata(&log).unwrap().len();
         let (sent, begun) = (SystemTime::now(), Instant::now());
-        first_byte("127.0.0.1", self.host.port(), &format!("/function/{name}.{namespace}/headers")).await;
+        let path = format!("/function/{name}.{namespace}/headers");
+        let answered = first_byte("127.0.0.1", self.host.port(), &path).await;
         let took = begun.elapsed();
+        answered.unwrap_or_else(|why| panic!("{why}\n{}", fs::read_to_string(&log).unwrap_or_default()));
         let ready = |status: &Value| status["phase"] == "Ready";
         assert!(self.state(name, namespace, ready).await, "{name} is not ready");
         let written = fs::read(&log).unwrap().split_off(usize::try_from(before).unwrap());
@@ -178,28 +179,30 @@ impl Roost {
     }
 }
 
-/// A port on loopback that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Asks until there is an answer, which has to be 200, and returns at its first bytes. Whoever does not listen yet is tried
-/// again; whoever does is asked once.
-pub(crate) async fn first_byte(address: &str, port: u16, path: &str) {
+/// Asks until there is an answer, and returns at its first bytes. Whoever does not listen yet is tried again; whoever does
+/// is asked once.
+///
+/// # Errors
+/// With what there was instead, when that is not 200 or there is none in time.
+pub(crate) async fn first_byte(address: &str, port: u16, path: &str) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
+    let told = |error: std::io::Error| format!("{address}:{port}{path}: {error}");
     let mut stream = loop {
         match TcpStream::connect((address, port)).await {
             Ok(stream) => break stream,
-            Err(error) => assert!(Instant::now() < deadline, "{address}:{port}: {error}"),
+            Err(error) if Instant::now() >= deadline => return Err(told(error)),
+            // Nothing tells that a port is listened on.
+            Err(_) => tokio::time::sleep(AGAIN).await,
         }
-        // Nothing tells that a port is listened on.
-        tokio::time::sleep(AGAIN).await;
     };
-    stream.set_nodelay(true).unwrap();
+    stream.set_nodelay(true).map_err(told)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.map_err(told)?;
     let mut head = [0; 12];
     let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut head)).await;
-    read.expect("an answer").unwrap();
-    assert_eq!(&head, b"HTTP/1.1 200", "{path}: {}", String::from_utf8_lossy(&head));
+    read.map_err(|_| format!("{address}:{port}{path}: no answer in {PATIENCE:?}"))?.map_err(told)?;
+    if &head != b"HTTP/1.1 200" {
+        return Err(format!("{address}:{port}{path}: {}", String::from_utf8_lossy(&head)));
+    }
+    Ok(())
 }

@@ -39,6 +39,8 @@ pub struct Config {
     pub queue: &'static str,
     /// Is there an access log, `access.log` in the host's directory, and a span for each request?
     pub access_log: bool,
+    /// The collector that spans go to, from a daemon that is built for it. Not without `access_log`.
+    pub otlp: Option<String>,
     /// The lines of `[tls]`.
     pub tls: String,
     /// The lines of `[jwt]`.
@@ -65,6 +67,7 @@ impl Default for Config {
             idle_timeout: "5m",
             queue: "",
             access_log: false,
+            otlp: None,
             tls: String::new(),
             jwt: String::new(),
             dns: &[],
@@ -109,6 +112,7 @@ impl Host {
             idle_timeout,
             queue,
             access_log,
+            otlp,
             tls,
             jwt,
             dns,
@@ -116,6 +120,7 @@ impl Host {
         } = &self.config;
         let dir = self.dir.path().display();
         let log = if *access_log { format!("{dir}/access.log") } else { "off".to_owned() };
+        let otlp = otlp.as_ref().map(|collector| format!("otlp = {collector:?}")).unwrap_or_default();
         format!(
             r#"
 [server]
@@ -156,6 +161,7 @@ idle = "{idle_timeout}"
 target = "{log}"
 [tracing]
 spans = {access_log}
+{otlp}
 [tls]
 {tls}
 [jwt]

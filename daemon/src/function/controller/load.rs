@@ -3,6 +3,7 @@
 //! Owns the looking: what is decided by it is pure, in [`crate::scaling`]. Starts and ends nothing.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::{Timestamp, Zoned};
@@ -64,7 +65,9 @@ impl Controller {
             let from = shard.desired();
             let Some(decision) = shard.look(&self.policy.1, &seen, now, &clock) else { continue };
             if from == 0 && record.replicas == Some(0) {
-                self.registry.wake(&self.key).await;
+                let (registry, key) = (Arc::clone(&self.registry), self.key.clone());
+                let scalings = record.scalings;
+                tokio::spawn(async move { registry.wake(&key, scalings).await });
             }
             self.tell_scaled(key, from, decision.replicas, decision.reason.to_string());
         }

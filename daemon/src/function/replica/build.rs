@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::{FUNCTION_PORT, Order, Replica};
+use super::{Adoptable, FUNCTION_PORT, Order, Replica};
 use crate::function::grants::Granted;
 use crate::function::spec::FunctionSpec;
 use crate::function::steps::Steps;
 use crate::image::ResolvedImage;
 use crate::pauses::Pauses;
-use crate::runtime::{BindMount, ReplicaPlan};
+use crate::runtime::{BindMount, ReplicaPlan, Standing};
 
 /// The variable in which a replica that is for a key finds it.
 const KEY_VARIABLE: &str = "ROOST_KEY";
@@ -23,7 +23,7 @@ const KEY_VARIABLE: &str = "ROOST_KEY";
 const CLEAN_UP_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 impl Replica {
-    /// Makes everything but the start of its process: where it will answer.
+    /// Makes all of it, and starts it if it is to run at once: how far it is, and where it will answer.
     ///
     /// # Errors
     /// With what failed, for whoever runs the host. What was made is there, for [`take_apart`](Self::take_apart).
@@ -32,7 +32,7 @@ impl Replica {
         spec: &FunctionSpec,
         image: &ResolvedImage,
         steps: &mut Steps,
-    ) -> Result<SocketAddr, String> {
+    ) -> Result<Adoptable, String> {
         // Side by side, and each to its end.
         let (attachment, given) =
             tokio::join!(self.host.network.attach(&self.id, &spec.key), self.give(spec));
@@ -63,9 +63,13 @@ impl Replica {
             log_dir: self.host.logs.directory(&self.key),
             log_limit: self.host.settings.log_limit,
         };
-        self.host.runtime.create(&plan).await.map_err(|error| error.to_string())?;
+        let runtime = &self.host.runtime;
+        let run = *self.orders.borrow() == Order::Run;
+        let made = if run { runtime.start(&plan).await } else { runtime.create(&plan).await };
+        made.map_err(|error| error.to_string())?;
         steps.done("create");
-        Ok(SocketAddr::new(attachment.address, FUNCTION_PORT))
+        let standing = if run { Standing::Running } else { Standing::Created };
+        Ok(Adoptable { standing, address: SocketAddr::new(attachment.address, FUNCTION_PORT) })
     }
 
     /// Gives it what it sees of the host and of its secrets.

@@ -38,19 +38,28 @@ pub(super) struct Life<'a> {
     endpoint: Arc<Endpoint>,
     /// Of the way to being ready, this time.
     steps: Steps,
+    /// Was it judged by an earlier daemon?
+    known: bool,
     /// Was it ready once?
     was_ready: bool,
 }
 
 impl<'a> Life<'a> {
-    pub(super) fn new(replica: &'a Replica, found: Adoptable, checks: Checks, steps: Steps) -> Self {
+    /// Of a replica that was found like this, by the making of it or, if it is `known`, by this daemon's start.
+    pub(super) fn new(
+        replica: &'a Replica,
+        found: Adoptable,
+        checks: Checks,
+        steps: Steps,
+        known: bool,
+    ) -> Self {
         let orders = replica.orders.clone();
         let make = match checks.probe.protocol() {
             Protocol::Http => Endpoint::of_key,
             Protocol::H2c => Endpoint::over_http2,
         };
         let endpoint = make(replica.id.clone(), found.address, replica.replica_key.clone());
-        Self { replica, found, checks, orders, endpoint, steps, was_ready: false }
+        Self { replica, found, checks, orders, endpoint, steps, known, was_ready: false }
     }
 
     /// To the end.
@@ -81,8 +90,10 @@ impl<'a> Life<'a> {
             Standing::Created => {
                 self.stand().await?;
                 self.begin().await?;
+                self.becomes_ready().await?;
             }
-            Standing::Running => self.accepts().await?,
+            Standing::Running if self.known => self.accepts().await?,
+            Standing::Running => self.becomes_ready().await?,
             Standing::Paused => {
                 self.was_ready = true;
                 self.rest().await?;
@@ -113,12 +124,17 @@ impl<'a> Life<'a> {
         matches!(*self.orders.borrow(), Order::Stand | Order::Pause(_))
     }
 
-    /// Starts the program, and waits until it is ready.
+    /// Starts the program.
     async fn begin(&mut self) -> Result<(), End> {
         let Replica { host, key, id, .. } = self.replica;
         let begun = host.runtime.begin(&key.namespace, id).await;
         begun.map_err(|error| Some(Cause::NotStarted(error.to_string())))?;
         self.steps.done("start");
+        Ok(())
+    }
+
+    /// Waits until the program, which was just started, is ready.
+    async fn becomes_ready(&mut self) -> Result<(), End> {
         let late = tokio::select! {
             late = self.late() => late,
             () = self.replica.told_to_end() => return Err(None),
@@ -148,6 +164,8 @@ impl<'a> Life<'a> {
 
     /// Waits until the program, which an earlier daemon started, accepts connections. It was ready then, or will be.
     async fn accepts(&self) -> Result<(), End> {
+        let Replica { host, key, id, .. } = self.replica;
+        host.runtime.resume(&key.namespace, id);
         tokio::select! {
             () = readiness::accepts(self.found.address) => Ok(()),
             () = self.replica.told_to_end() => Err(None),

@@ -31,6 +31,8 @@ impl Containerd {
     /// # Errors
     /// When its freezer cannot be written, or it has not stopped in time. Then it runs (on).
     pub async fn freeze(&self, namespace: &Namespace, id: &ReplicaId) -> Result<(), Error> {
+        // containerd starts nothing that is frozen.
+        self.starts().over(namespace, id).await;
         let deadline = Instant::now() + FREEZE_DEADLINE;
         let mut pauses = Pauses::new(LOOK_PAUSE);
         while !self.ask_group(namespace, id, Tree::freeze).await? {

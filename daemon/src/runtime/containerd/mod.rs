@@ -5,17 +5,19 @@
 //! does, and labels on its containers say which are ours. Works with containerd 1.6.20 and later, and asks what it
 //! can do rather than which version it is.
 //!
-//! `start`, `freezer`, `stop` and `wait` are the life of a replica; `spec` is what the OCI runtime is told of it.
+//! `start`, `begin`, `freezer`, `stop` and `wait` are the life of a replica; `spec` is what the OCI runtime is told of it.
 
 pub mod client;
 pub mod lease;
 
+mod begin;
 mod capabilities;
 mod cgroup;
 pub mod container;
 mod counted;
 mod devices;
 mod error;
+mod exec_fifo;
 mod freezer;
 mod host;
 mod mounts;
@@ -30,6 +32,7 @@ mod shim;
 mod snapshot;
 mod spec;
 mod start;
+mod starts;
 mod stop;
 mod task;
 mod user;
@@ -49,6 +52,7 @@ use self::moves::Moves;
 pub use self::plugins::Version;
 use self::shim::Gates;
 use self::snapshot::Snapshots;
+use self::starts::Starts;
 use self::task::Tasks;
 pub use self::user::InvalidUser;
 use self::user::Users;
@@ -105,6 +109,7 @@ struct Inner {
     cgroups: cgroup::Tree,
     gates: Gates,
     moves: Moves,
+    starts: Starts,
     users: Users,
 }
 
@@ -119,6 +124,7 @@ impl Containerd {
             moves: Moves::new(&cgroups),
             cgroups,
             gates: Gates::default(),
+            starts: Starts::default(),
             users: Users::default(),
             settings,
             host,
@@ -196,7 +202,7 @@ impl Containerd {
         for replica in &mut replicas {
             let Some(process) = processes.remove(replica.id.as_str()) else { continue };
             self.gates().settle(namespace, &replica.id);
-            replica.standing = task::standing(&process);
+            replica.standing = self.standing(namespace, &replica.id, &process);
             // containerd knows of no freeze but its own.
             if replica.standing == Some(Standing::Running) && self.is_frozen(namespace, &replica.id).await? {
                 replica.standing = Some(Standing::Paused);
@@ -257,6 +263,10 @@ impl Containerd {
 
     fn gates(&self) -> &Gates {
         &self.inner.gates
+    }
+
+    fn starts(&self) -> &Starts {
+        &self.inner.starts
     }
 
     fn users(&self) -> &Users {

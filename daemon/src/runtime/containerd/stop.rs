@@ -1,7 +1,7 @@
 //! The end of a replica on our order.
 //!
 //! ```text
-//! thaw → TERM to the first process → wait for the exit, at most the grace → KILL to all → delete task, container, snapshot
+//! start over → thaw → TERM to the first process → wait for the exit, at most the grace → KILL to all → delete task, container, snapshot
 //! ```
 //! Every step takes "not there" for done, so that a stop can be repeated until it works.
 
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::client::Scope;
 use super::error::{Kind, gone_is_fine};
 use super::shim::Leaving;
-use super::task::{self, Tasks};
+use super::task::Tasks;
 use super::{Containerd, Error, container};
 use crate::runtime::Standing;
 
@@ -28,10 +28,11 @@ impl Containerd {
     /// # Errors
     /// When containerd fails, or the kernel does not end a killed process in time. The call may be repeated.
     pub async fn stop(&self, namespace: &Namespace, id: &ReplicaId, grace: Duration) -> Result<(), Error> {
+        self.starts().over(namespace, id).await;
         let scope = self.client().scope(namespace);
         let tasks = Tasks::new(&scope);
         match tasks.get(id.as_str()).await {
-            Ok(process) => match task::standing(&process) {
+            Ok(process) => match self.standing(namespace, id, &process) {
                 Some(standing @ (Standing::Running | Standing::Paused)) => {
                     if standing == Standing::Paused
                         && let Err(error) = tasks.resume(id.as_str()).await

@@ -25,6 +25,8 @@ impl Containerd {
     /// # Errors
     /// When containerd refuses the question for good.
     pub async fn wait(&self, namespace: &Namespace, id: &ReplicaId) -> Result<Exit, Error> {
+        // Its program may run before containerd knows that there is one.
+        self.starts().over(namespace, id).await;
         let tasks = Tasks::new(&self.client().scope(namespace));
         let mut pauses = Pauses::new(BACK_OFF);
         loop {

@@ -23,7 +23,7 @@ pub(crate) const BUFFER: usize = 16 * 1024;
 
 /// "RoostTun", and what follows it. Another layout needs another number.
 const MAGIC: u64 = u64::from_be_bytes(*b"RoostTun");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// The head takes as much as a slot does.
 const HEAD: usize = size_of::<Slot>();
@@ -45,8 +45,10 @@ pub(super) struct Slot {
     pub(super) flags: AtomicU32,
     /// By which the sockets are known.
     pub(super) cookies: [AtomicU64; 2],
-    /// Milliseconds since 1970.
+    /// Milliseconds since this machine has started.
     pub(super) opened: AtomicU64,
+    /// When something last moved, as [`Traffic`](crate::tunnel::Traffic) counts it from `opened`.
+    pub(super) moved: AtomicU64,
     pub(super) text: [AtomicU64; TEXT],
     /// From the client, and from the function.
     pub(super) lines: [LineRecord; 2],
@@ -221,7 +223,7 @@ mod tests {
 
         second.head()[1].store(VERSION + 1, Ordering::Relaxed);
         let error = Memory::inherit(second.as_fd().try_clone_to_owned().unwrap()).unwrap_err();
-        assert_eq!(error.to_string(), "it is of version 2, expected 1");
+        assert_eq!(error.to_string(), "it is of version 3, expected 2");
         let other = tempfile();
         assert_eq!(Memory::inherit(other).unwrap_err().to_string(), "it is of another size");
     }

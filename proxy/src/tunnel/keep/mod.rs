@@ -32,14 +32,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
-use super::Ahead;
 use super::ends::{Ends, Told};
 use super::frames::{Frames, Sender};
+use super::{Ahead, Traffic};
 use crate::body::Exchange;
 use crate::claim::Claim;
 use figures::Counts;
@@ -68,6 +68,8 @@ const ENDING: u32 = 2;
 
 /// Both sides speak in WebSocket frames.
 const WEBSOCKET: u32 = 1;
+/// One of the sides has said all that it had to say.
+const HALF_OPEN: u32 = 2;
 
 /// An answer of a store.
 pub type Storing<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
@@ -293,7 +295,8 @@ impl Kept {
         for (cookie, socket) in slot.cookies.iter().zip([client.as_fd(), function.as_fd()]) {
             cookie.store(kernel::cookie(socket)?, Ordering::Relaxed);
         }
-        slot.opened.store(u64::try_from(now().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        slot.opened.store(u64::try_from(now()?.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        slot.moved.store(0, Ordering::Relaxed);
         names::write(&slot.text, claim.upstream().key(), claim.endpoint().id())?;
         for (side, ahead) in [(CLIENT, &ahead.of_client), (FUNCTION, &ahead.of_function)] {
             let record = &slot.lines[side];
@@ -351,10 +354,28 @@ impl Kept {
         if self.slot().state.load(Ordering::Relaxed) == ENDING { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// How long it has been open, with this process and with those before.
-    pub(super) fn age(&self) -> Duration {
-        let opened = Duration::from_millis(self.slot().opened.load(Ordering::Relaxed));
-        now().saturating_sub(opened)
+    /// When it began and when something last moved in it, with this process and with those before.
+    pub(super) fn traffic(&self) -> Traffic {
+        let slot = self.slot();
+        let opened = Duration::from_millis(slot.opened.load(Ordering::Relaxed));
+        let age = now().map_or(Duration::ZERO, |now| now.saturating_sub(opened));
+        Traffic::resumed(age, slot.moved.load(Ordering::Relaxed))
+    }
+
+    /// Has one of its sides said all that it had to say?
+    pub(super) fn is_half_open(&self) -> bool {
+        self.slot().flags.load(Ordering::Relaxed) & HALF_OPEN != 0
+    }
+
+    /// So it is with its bytes now. A look, and a store if there is something new.
+    pub(super) fn note(&self, last: &Traffic, half_open: bool) {
+        let (slot, moved) = (self.slot(), last.mark());
+        if slot.moved.load(Ordering::Relaxed) != moved {
+            slot.moved.store(moved, Ordering::Relaxed);
+        }
+        if half_open && !self.is_half_open() {
+            slot.flags.fetch_or(HALF_OPEN, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn keep(&self) -> &Arc<Keep> {
@@ -411,9 +432,16 @@ fn sender(side: usize) -> Sender {
     if side == CLIENT { Sender::Client } else { Sender::Function }
 }
 
-/// Since 1970: a clock that the next process has, too.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+/// Since this machine has started: a clock that the next process has, too, and that nobody sets.
+fn now() -> io::Result<Duration> {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one such value, to where `now` is.
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let parts = (u64::try_from(now.tv_sec).ok(), u32::try_from(now.tv_nsec).ok());
+    let (seconds, rest) = parts.0.zip(parts.1).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Duration::new(seconds, rest))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,8 +1,10 @@
-//! An authority of a test's own.
+//! An authority of a test's own, for `roost-acme` and for the whole daemon.
 //!
 //! Speaks RFC 8555 over HTTPS as Pebble does: it checks each signature, each URL and each nonce, throws away good nonces at
 //! times, takes its time to finish an order, and really connects to look at both kinds of challenge. All names are at
 //! `127.0.0.1`, and the ports it looks at are the test's.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
@@ -33,7 +35,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 const REFUSED_NONCES: u64 = 4;
 
 /// An authority. It ends with the test.
-pub(crate) struct Authority(Arc<State>);
+#[derive(Debug)]
+pub struct Authority(Arc<State>);
 
 struct State {
     base: String,
@@ -41,6 +44,7 @@ struct State {
     ca: String,
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
+    root_pem: String,
     http_port: AtomicU16,
     tls_port: AtomicU16,
     /// Of what is given, in milliseconds.
@@ -55,14 +59,19 @@ struct State {
 
 /// What it has seen.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Seen {
-    pub(crate) accounts: usize,
-    pub(crate) contact: Vec<String>,
-    pub(crate) orders: usize,
-    pub(crate) refused_nonces: usize,
+pub struct Seen {
+    /// Accounts that were made.
+    pub accounts: usize,
+    /// Whom the last of them named.
+    pub contact: Vec<String>,
+    /// Orders that were made.
+    pub orders: usize,
+    /// Nonces that were refused, good ones among them.
+    pub refused_nonces: usize,
     /// Names, and how they were looked at, where that went well.
-    pub(crate) valid: Vec<(String, &'static str)>,
-    pub(crate) invalid: usize,
+    pub valid: Vec<(String, &'static str)>,
+    /// How often a look did not go well.
+    pub invalid: usize,
 }
 
 struct Account {
@@ -79,6 +88,12 @@ struct Order {
     problem: Option<(&'static str, String)>,
     /// Finalized, and how often it was asked for since.
     chain: Option<(String, usize)>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("base", &self.base).finish_non_exhaustive()
+    }
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -101,7 +116,7 @@ fn object(status: StatusCode, value: &Value) -> Answer {
 
 impl Authority {
     /// One that finds hosts at these ports.
-    pub(crate) async fn start(http_port: u16, tls_port: u16) -> Self {
+    pub async fn start(http_port: u16, tls_port: u16) -> Self {
         let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
         let tls = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -113,13 +128,15 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root_key = KeyPair::generate().unwrap();
-        let root = params.self_signed(&root_key).unwrap().der().clone();
+        let root = params.self_signed(&root_key).unwrap();
+        let (root, root_pem) = (root.der().clone(), root.pem());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let state = Arc::new(State {
             base: format!("https://{}", listener.local_addr().unwrap()),
             ca: own.cert.pem(),
             issuer: Issuer::new(params, root_key),
             root,
+            root_pem,
             http_port: http_port.into(),
             tls_port: tls_port.into(),
             life: AtomicU64::new(90 * 86_400_000),
@@ -149,39 +166,53 @@ impl Authority {
         Self(state)
     }
 
-    pub(crate) fn directory(&self) -> String {
+    /// Its URL.
+    #[must_use]
+    pub fn directory(&self) -> String {
         format!("{}/dir", self.0.base)
     }
 
-    /// What its clients have to trust.
-    pub(crate) fn ca(&self) -> &str {
+    /// What its clients have to trust, in PEM.
+    #[must_use]
+    pub fn ca(&self) -> &str {
         &self.0.ca
     }
 
     /// Who signs what it gives.
-    pub(crate) fn root(&self) -> &CertificateDer<'static> {
+    #[must_use]
+    pub fn root(&self) -> &CertificateDer<'static> {
         &self.0.root
     }
 
+    /// The same, in PEM.
+    #[must_use]
+    pub fn root_pem(&self) -> &str {
+        &self.0.root_pem
+    }
+
     /// How long what it gives is good.
-    pub(crate) fn give_for(&self, life: Duration) {
+    pub fn give_for(&self, life: Duration) {
         self.0.life.store(u64::try_from(life.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
     /// Answers with 503 to everything.
-    pub(crate) fn set_down(&self, down: bool) {
+    pub fn set_down(&self, down: bool) {
         self.0.down.store(down, Ordering::SeqCst);
     }
 
-    pub(crate) fn set_http_port(&self, port: u16) {
+    /// Where it looks from now on for `http-01`.
+    pub fn set_http_port(&self, port: u16) {
         self.0.http_port.store(port, Ordering::SeqCst);
     }
 
-    pub(crate) fn forget_accounts(&self) {
+    /// Knows no account any more.
+    pub fn forget_accounts(&self) {
         self.0.accounts.lock().unwrap().clear();
     }
 
-    pub(crate) fn seen(&self) -> Seen {
+    /// What it has seen so far.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
         self.0.seen.lock().unwrap().clone()
     }
 }
@@ -492,7 +523,10 @@ struct Signed {
 }
 
 /// The certificate that is shown to an authority which asks for `name`.
-pub(crate) async fn shake(port: u16, name: &str) -> Result<CertificateDer<'static>, String> {
+///
+/// # Errors
+/// When none is shown, or it is not for an authority.
+pub async fn shake(port: u16, name: &str) -> Result<CertificateDer<'static>, String> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
