@@ -14,6 +14,7 @@ use anyhow::Context;
 use roost_acme::{Keeper, Keeping};
 use roost_cni::{Conflist, Overrides};
 use roost_proxy::function::{FunctionKey, Namespace};
+use roost_proxy::websocket::event::Identity;
 use roost_proxy::websocket::{Held, Hub};
 use roost_proxy::{AccessLog, Caller, Challenges, Routes, Server, UpstreamLimits};
 use sd_notify::NotifyState;
@@ -33,6 +34,7 @@ use crate::function::replica::{Adoptable, FUNCTION_PORT, Host, Inherited, Replic
 use crate::gateways::{Gateways, bind};
 use crate::guard::HostGuard;
 use crate::image::Images;
+use crate::journal::{self, Journal};
 use crate::jwt::Tokens;
 use crate::logs::LogStore;
 use crate::metrics::{self, Collector, Sources, Timings};
@@ -67,11 +69,12 @@ const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 /// # Errors
 /// When it cannot start: the text says what is missing.
 pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Result<bool> {
-    let (mut house, stored, sockets) = House::open(config, inherited.listeners).await?;
+    let (mut house, mut stored, sockets) = House::open(config, inherited.listeners).await?;
+    let left = std::mem::take(&mut stored.connections);
     house.restore(config, stored).await?;
     let kept = handover::keep(config.kept_tunnels, inherited.kept).await;
     let keeps = kept.is_some();
-    let (server, ending) = house.serve(config, sockets, kept)?;
+    let (server, ending) = house.serve(config, sockets, kept, left)?;
     systemd::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
 
     let why = tokio::select! {
@@ -121,6 +124,8 @@ struct House {
     events: Events,
     /// The connections that are held here.
     hub: Arc<Hub>,
+    /// Which of them functions are to hear the end of.
+    journal: Arc<Journal>,
     /// How long the steps of replicas' starts took.
     steps: Timings<&'static str>,
     /// How long calls of the API took.
@@ -141,6 +146,8 @@ struct Stored {
     namespaces: Namespaces,
     /// By `namespace/name`.
     usage: HashMap<String, UsageRecord>,
+    /// Connections that an earlier daemon held, and that nobody has told the end of.
+    connections: Vec<Identity>,
 }
 
 /// What is listened on.
@@ -171,6 +178,8 @@ impl House {
         make_directory(&config.state, 0o700)?;
         let store = Store::open(&config.state.join("roost.redb"))?;
         make_directories(config)?;
+        let (journal, connections) =
+            Journal::open(&config.state).context("cannot open the journal of connections")?;
         let main = listeners(config, inherited)?;
         let here = main.first().context("no socket to listen on")?.local_addr()?;
         let challenges = Challenges::default();
@@ -206,8 +215,12 @@ impl House {
             steps: steps.clone(),
             settings: replica_settings(config),
         };
-        let stored =
-            Stored { functions: store.functions()?, namespaces: store.namespaces()?, usage: store.usage()? };
+        let stored = Stored {
+            functions: store.functions()?,
+            namespaces: store.namespaces()?,
+            usage: store.usage()?,
+            connections,
+        };
         let (routes, broken) = (Routes::default(), CancellationToken::new());
         let (calls, replicas) = (Timings::default(), network.clone());
         let is_replica = move |address| replicas.is_replica(address);
@@ -246,6 +259,7 @@ impl House {
             queue,
             events,
             hub,
+            journal,
             steps,
             calls,
             access_log,
@@ -306,6 +320,7 @@ impl House {
         config: &Config,
         sockets: Sockets,
         kept: Option<handover::Kept>,
+        left: Vec<Identity>,
     ) -> anyhow::Result<(Server, CancellationToken)> {
         let ending = CancellationToken::new();
         let sampler = Sampler::new(self.containerd.clone());
@@ -330,7 +345,7 @@ impl House {
         });
         let server = Server::new(
             roost_proxy::Settings {
-                held: Held { hub: Arc::clone(&self.hub), ..Held::default() },
+                held: Held { hub: Arc::clone(&self.hub), keeper: Arc::<Journal>::clone(&self.journal) },
                 ..server_settings(config, self.log.clone(), sockets.challenges.clone())
             },
             self.routes.clone(),
@@ -338,17 +353,24 @@ impl House {
             guard,
             Arc::new(self.queue.clone()),
         );
+        let mut bequest = None;
         if let Some(handover::Kept { keep, store, tunnels, connections }) = kept {
             server.keep(keep);
             server.keep_held(store);
             if let Some(tunnels) = tunnels {
                 server.resume(tunnels);
             }
-            if let Some(connections) = connections {
-                let server = server.clone();
-                tokio::spawn(async move { server.resume_held(connections).await });
-            }
+            bequest = connections;
         }
+        let (server_of_held, hub) = (server.clone(), Arc::clone(&self.hub));
+        tokio::spawn(async move {
+            if let Some(bequest) = bequest {
+                server_of_held.resume_held(bequest).await;
+            }
+            // What has not gone on by now does so no more.
+            server_of_held.lost(journal::lost(left, &hub));
+        });
+        tokio::spawn(Arc::clone(&self.journal).keep_synced());
         let mut gateways = Gateways::new(server.clone(), self.network.clone(), &sockets.main);
         let mut namespaces = self.registry.watch_namespaces();
         gateways.set(&namespaces.borrow_and_update());

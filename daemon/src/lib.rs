@@ -19,6 +19,7 @@ pub mod handover;
 pub mod host_end;
 pub mod image;
 pub mod inotify;
+pub mod journal;
 pub mod jwt;
 pub mod logs;
 pub mod memory;

@@ -57,6 +57,7 @@ use crate::tcp;
 use crate::tls::{Secure, Tls};
 use crate::tunnel::Tunnels;
 use crate::tunnel::keep::{DescriptorStore, Inherited, Keep, KeptFigures};
+use crate::websocket::event::Identity;
 use crate::websocket::{self, Bequest, Held};
 
 /// How long to wait after `accept` failed for want of descriptors or memory. There is no event for "some are free".
@@ -375,6 +376,13 @@ impl Server {
             Some((lane.clone(), seat))
         };
         handler.websockets.resume(bequest, &handler.routes, seat).await;
+    }
+
+    /// Tells functions of the end of connections that ended with an earlier process, and have not
+    /// [gone on](Self::resume_held).
+    pub fn lost(&self, connections: Vec<Identity>) {
+        let handler = &self.0.handler;
+        handler.websockets.lost(connections, &handler.routes);
     }
 
     /// Leaves the tunnels that are kept where they are: not a byte moves any more. After

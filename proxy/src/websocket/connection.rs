@@ -432,6 +432,17 @@ impl Connection {
     }
 }
 
+/// Tells the function of the end of a connection that nobody saw: it was lost with an earlier process.
+pub(super) async fn tell_loss(ties: Ties) {
+    let (keeper, id) = (Arc::clone(&ties.shared.keeper), ties.member.identity().id);
+    if ties.settings.events.disconnected {
+        let lasted = ties.member.identity().since.elapsed().unwrap_or_default();
+        let departure = Departure { code: 1006, reason: "host restarted".into(), by: By::Host, lasted };
+        deal(ties, Happened::Left(departure), u64::from(u32::MAX), None).await;
+    }
+    keeper.ended(id);
+}
+
 impl Ties {
     /// What the function asks of events now: it may have been changed since the connection was opened.
     fn now(&self) -> Arc<EventMode> {

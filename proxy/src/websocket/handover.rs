@@ -22,6 +22,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
@@ -50,6 +51,9 @@ const ADOPTION: Duration = Duration::from_secs(30);
 
 /// How long an event that is under way may hold up the end of the process.
 const LAST_EVENTS: Duration = Duration::from_secs(10);
+
+/// How many functions are told at once of connections that are lost.
+const AT_ONCE: usize = 32;
 
 /// What one connection leaves.
 #[derive(Debug)]
@@ -211,6 +215,28 @@ impl Shared {
         self.hub.leave(member);
         member.counters().never_began();
         self.keeper.ended(member.identity().id);
+    }
+}
+
+impl Shared {
+    /// Tells functions of the end of connections that ended with an earlier process.
+    pub(crate) fn lost(self: &Arc<Self>, identities: Vec<Identity>, routes: &Routes) {
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        for identity in identities {
+            let Some(upstream) = routes.get(&identity.function) else {
+                self.keeper.ended(identity.id);
+                continue;
+            };
+            let (shared, cut, places) = (Arc::clone(self), self.cut.clone(), Arc::clone(&places));
+            let telling = async move {
+                let _place = places.acquire_owned().await;
+                let Some(settings) = settings(&upstream).await else { return };
+                let member = Member::new(identity, upstream, 0);
+                let ties = Ties { shared, member, settings, key: None };
+                super::connection::tell_loss(ties).await;
+            };
+            self.tracker.spawn(async move { cut.run_until_cancelled_owned(telling).await });
+        }
     }
 }
 
