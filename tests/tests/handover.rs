@@ -31,10 +31,14 @@ struct Traffic {
 
 impl Traffic {
     async fn start(host: &Host, count: usize) -> Self {
+        Self::through(host, "echo", count).await
+    }
+
+    async fn through(host: &Host, function: &str, count: usize) -> Self {
         let (stop, round) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut sockets = Vec::new();
         for number in 0..count {
-            let url = format!("ws://127.0.0.1:{}/function/echo", host.port());
+            let url = format!("ws://127.0.0.1:{}/function/{function}", host.port());
             let socket = connect_async(url).await.unwrap().0;
             sockets.push(tokio::spawn(talk(socket, number, Arc::clone(&stop), Arc::clone(&round))));
         }
@@ -228,4 +232,60 @@ async fn a_daemon_that_ends_for_good_closes_its_sockets_with_a_word_and_so_ends_
     host.kill_function("echo");
     let (code, _) = socket.closed().await;
     assert!(code == 1011 || code == 1012, "{code}");
+}
+
+/// A function whose connections are held by the daemon.
+async fn holds(host: &Host, events: &str) {
+    let annotations = json!({ "roost.websocket": "events", "roost.websocket.events": events });
+    host.deployed(&json!({ "service": "held", "image": ECHO, "annotations": annotations })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_the_daemon_holds_go_on_when_one_daemon_follows_another() {
+    let host = supervised().await;
+    holds(&host, "message").await;
+    let traffic = Traffic::through(&host, "held", BUSY).await;
+    let mut idle = Vec::new();
+    for number in 0..IDLE {
+        idle.push(Socket::open(&host, &format!("/function/held/{number}")).await);
+    }
+    for _ in 0..3 {
+        traffic.go_on(500).await;
+        host.hand_over().await;
+    }
+    traffic.go_on(500).await;
+    assert!(traffic.end().await >= 2_000);
+    for socket in &mut idle {
+        socket.echoes("still here").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_each_connection_that_a_killed_daemon_held_is_told_once() {
+    let host = supervised().await;
+    holds(&host, "disconnected").await;
+    let mut open = Vec::new();
+    for number in 0..200 {
+        open.push(Socket::open(&host, &format!("/function/held/of/{number}")).await);
+    }
+    // Of one, the function has heard already.
+    drop(open.pop());
+    let told = async || -> Vec<String> {
+        let lines = host.log_lines("held").await;
+        let paths =
+            lines.iter().filter_map(|line| line.split_whitespace().find(|word| word.starts_with("/of/")));
+        let mut paths: Vec<String> = paths.map(str::to_owned).collect();
+        paths.sort();
+        paths
+    };
+    eventually("the end of one", async || (told().await.len() == 1).then_some(())).await;
+    host.crash().await;
+    let all =
+        eventually("the end of all", async || Some(told().await).filter(|told| told.len() >= 200)).await;
+    let mut expected: Vec<String> = (0..200).map(|number| format!("/of/{number}")).collect();
+    expected.sort();
+    assert_eq!(all, expected);
+    host.crash().await;
+    host.assert_echoes("held").await;
+    assert_eq!(told().await.len(), 200, "and not again");
 }
