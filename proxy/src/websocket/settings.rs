@@ -11,6 +11,9 @@ use super::codec::Codec;
 /// How many tries an event has behind the first one.
 pub(super) const RETRIES: u32 = 3;
 
+/// In how many groups a connection may be.
+pub(super) const GROUPS: usize = 256;
+
 /// Of which events a function is told, beside messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Subscriptions {
@@ -107,7 +110,7 @@ impl EventMode {
             max_message: 1 << 20,
             mailbox: 64,
             outbound: 1 << 20,
-            max_groups: 256,
+            max_groups: GROUPS,
             ping_interval: Some(Duration::from_secs(25)),
             ping_timeout: Duration::from_secs(20),
             text_only: false,
