@@ -37,6 +37,7 @@ use crate::jwt::Tokens;
 use crate::logs::LogStore;
 use crate::metrics::{self, Collector, Sources, Timings};
 use crate::network::HostNetwork;
+use crate::passes::Passes;
 use crate::pauses::Pauses;
 use crate::queue::Queue;
 use crate::runtime::containerd::{self, Containerd, oci};
@@ -47,7 +48,7 @@ use crate::systemd::{self, Asked};
 use crate::tls::Certificates;
 use crate::usage::{self, Sampler, UsageRecord};
 use crate::users::{self, Users};
-use crate::{access_log, affinity, files, handover, image, memory, otel, stacks};
+use crate::{access_log, files, handover, host_keys, image, memory, otel, stacks};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
@@ -121,6 +122,8 @@ struct House {
     events: Events,
     /// The connections that are held here.
     hub: Arc<Hub>,
+    /// By what functions are known that speak to them.
+    passes: Passes,
     /// How long the steps of replicas' starts took.
     steps: Timings<&'static str>,
     /// How long calls of the API took.
@@ -193,6 +196,7 @@ impl House {
         let secrets = Secrets::open(&config.state, &config.run)?;
         let binds = Binds::open(&config.run)?;
         let steps = Timings::default();
+        let passes = host_keys::passes(&config.state);
         let host = Host {
             runtime: containerd.clone(),
             network: network.clone(),
@@ -203,6 +207,7 @@ impl House {
                 config.functions.devices.clone(),
             )),
             binds: binds.clone(),
+            passes: passes.clone(),
             steps: steps.clone(),
             settings: replica_settings(config),
         };
@@ -246,6 +251,7 @@ impl House {
             queue,
             events,
             hub,
+            passes,
             steps,
             calls,
             access_log,
@@ -318,6 +324,7 @@ impl House {
             sampler: sampler.clone(),
             events: self.events.clone(),
             hub: Arc::clone(&self.hub),
+            passes: self.passes.clone(),
             calls: self.calls.clone(),
             users: self.users.clone(),
             secrets: self.secrets.clone(),
@@ -374,6 +381,7 @@ impl House {
                 network: self.network.clone(),
                 sampler: sampler.clone(),
                 events: self.events.clone(),
+                hub: Arc::clone(&self.hub),
                 api: self.calls.clone(),
                 containerd: containerd_calls,
                 steps: self.steps.clone(),
@@ -578,7 +586,7 @@ fn server_settings(config: &Config, access_log: AccessLog, challenges: Challenge
         max_header_bytes: config.limits.header_size,
         max_headers: config.limits.headers,
         clients: config.limits.clients,
-        affinity_key: affinity::key(&config.state),
+        affinity_key: host_keys::affinity(&config.state),
         lanes: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         access_log,
         spans: config.spans,

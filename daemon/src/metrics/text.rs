@@ -100,7 +100,8 @@ impl Samples<'_> {
         debug_assert_eq!(labels.len(), values.len(), "{name}: a value for each label");
         push(self.text, format_args!("{name}{suffix}"));
         let mut separator = '{';
-        for (label, value) in labels.iter().zip(values) {
+        // A label without a value is the same as none.
+        for (label, value) in labels.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
             push(self.text, format_args!("{separator}{label}=\""));
             escape(self.text, value);
             self.text.push('"');
