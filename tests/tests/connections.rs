@@ -4,9 +4,12 @@
 
 use std::time::Duration;
 
+use hmac::digest::KeyInit;
+use hmac::{Hmac, Mac};
 use hyper::{Method, StatusCode};
 use roost_tests::{Answer, Api, Config, ECHO, Example, Host, Message, Socket, eventually};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 /// How soon a function without requests has no replicas.
 const IDLE: &str = "2s";
@@ -94,7 +97,7 @@ async fn a_function_goes_to_zero_under_its_open_sockets_and_comes_back_for_a_mes
     assert_eq!(list(&host, "/system/connections?function=chat").await.len(), 10);
     // Its removal does.
     host.remove("chat").await;
-    assert_eq!(open[0].closed().await.0, 1012);
+    assert_eq!(open[0].closed().await.0, 1001);
 }
 
 #[tokio::test]
@@ -247,6 +250,12 @@ async fn what_is_typed_does_the_same() {
     assert_eq!(first.closed().await.0, 4003);
     host.roost_done(&["connections", "close", &ids[1], "--code", "4000", "--reason", "bye"]).await;
     assert_eq!(second.closed().await, (4000, "bye".to_owned()));
+    // Until a client has answered its Close, its connection is still there.
+    drop((first, second));
+    eventually("no connection", || async {
+        list(&host, "/system/connections").await.is_empty().then_some(())
+    })
+    .await;
     let gone = host.roost(&["connections", "show", &ids[1]]).await;
     assert_eq!(gone.code, Some(1), "{gone:?}");
     assert!(gone.stderr.contains("not found"), "{gone:?}");
@@ -259,7 +268,10 @@ async fn shell(host: &Host) {
     host.log_in().await;
     let build = ["image", "build", root.to_str().unwrap(), "-t", "sh:1", "--cmd", "/bin/watchdog /bin/sh"];
     host.roost_done(&build).await;
-    host.post_function(&json!({ "service": "sh", "image": "sh:1" })).await;
+    host.post_function(&json!({
+        "service": "sh", "image": "sh:1", "annotations": { "roost.websocket.codec": "aws" }
+    }))
+    .await;
     host.ready("sh").await;
 }
 
@@ -293,37 +305,85 @@ async fn a_function_speaks_to_the_connections_of_its_namespace_and_of_no_other()
     assert_eq!(host.process_of("sh").1, before);
     assert_eq!(seen.trim(), "{\"connections\":[]}");
 
-    let token = run(&host, "printf %s \"$ROOST_CONNECTIONS_TOKEN\"".to_owned()).await;
-    of_aws(&host, &token).await;
+    let variable = async |name: &str| run(&host, format!("printf %s \"${name}\"")).await;
+    let token = variable("ROOST_CONNECTIONS_TOKEN").await;
+    of_aws(&host, |_, _| vec![("authorization", format!("Bearer {token}"))]).await;
+    let (id, secret) = (variable("AWS_ACCESS_KEY_ID").await, variable("AWS_SECRET_ACCESS_KEY").await);
+    let authority = format!("127.0.0.1:{}", host.port());
+    of_aws(&host, |method, path| signed(method, &authority, path, &id, &secret)).await;
 }
 
-/// The calls of AWS' clients, known by the token.
-async fn of_aws(host: &Host, token: &str) {
+/// What the body of each call is.
+const BODY: &str = "hi";
+
+/// The calls of AWS' clients, each with the headers by which its caller is known.
+async fn of_aws(host: &Host, headers: impl Fn(&Method, &str) -> Vec<(&'static str, String)>) {
     let [mut socket] = sockets(host).await;
     let id = ids(host).await.remove(0);
-    let call = async |method: Method, path: &str, token: &str| {
-        let request = Api::new(host.port(), None).request(&method, path);
-        let request = request.header("authorization", format!("Bearer {token}"));
-        Api::new(host.port(), None).try_send(request.body(roost_tests::body_of("hi")).unwrap()).await.unwrap()
+    let api = Api::new(host.port(), None);
+    let call = async |method: Method, path: &str, headers: Vec<(&'static str, String)>| {
+        let request = api.request(&method, path);
+        let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+        api.try_send(request.body(roost_tests::body_of(BODY)).unwrap()).await.unwrap()
     };
     let path = format!("/prod/@connections/{id}");
-    let refused = call(Method::POST, &path, "openfaas-fn.AAAA").await;
-    assert_eq!(
-        (refused.status, refused.header("x-amzn-errortype")),
-        (StatusCode::FORBIDDEN, "ForbiddenException")
-    );
-    assert_eq!(call(Method::POST, &path, token).await.status, StatusCode::OK);
-    hears(&mut socket, "hi").await;
-    let shown = call(Method::GET, &path, token).await.json();
+    // What is good for one call is not for another, nor is a little less of it.
+    let broken = headers(&Method::POST, &path).into_iter().map(|(name, mut value)| {
+        value.pop();
+        (name, value)
+    });
+    let refused = call(Method::POST, &path, broken.collect()).await;
+    let class = refused.header("x-amzn-errortype");
+    assert_eq!((refused.status, class), (StatusCode::FORBIDDEN, "ForbiddenException"));
+    let sent = call(Method::POST, &path, headers(&Method::POST, &path)).await;
+    assert_eq!(sent.status, StatusCode::OK, "{}", sent.text());
+    hears(&mut socket, BODY).await;
+    let shown = call(Method::GET, &path, headers(&Method::GET, &path)).await.json();
     assert_eq!(shown["identity"]["sourceIp"], "127.0.0.1");
-    assert_eq!(call(Method::DELETE, &path, token).await.status, StatusCode::NO_CONTENT);
+    let closed = call(Method::DELETE, &path, headers(&Method::DELETE, &path)).await;
+    assert_eq!(closed.status, StatusCode::NO_CONTENT);
     assert_eq!(socket.closed().await.0, 1000);
+    drop(socket);
     let gone = eventually("the end", || async {
-        let answer = call(Method::GET, &path, token).await;
+        let answer = call(Method::GET, &path, headers(&Method::GET, &path)).await;
         (answer.status == StatusCode::GONE).then_some(answer)
     })
     .await;
     assert_eq!(gone.header("x-amzn-errortype"), "GoneException");
+}
+
+/// A call of an SDK of AWS: its signature, and when it was made.
+fn signed(
+    method: &Method,
+    authority: &str,
+    path: &str,
+    id: &str,
+    secret: &str,
+) -> Vec<(&'static str, String)> {
+    let date = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let scope = format!("{}/roost/execute-api/aws4_request", &date[..8]);
+    let hash = |data: &str| hex(&Sha256::digest(data));
+    let mac = |key: &[u8], data: &str| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+        mac.update(data.as_bytes());
+        mac.finalize().into_bytes().to_vec()
+    };
+    let canonical = format!(
+        "{method}\n{}\n\nhost:{authority}\nx-amz-date:{date}\n\nhost;x-amz-date\n{}",
+        path.replace('@', "%40"),
+        hash(BODY)
+    );
+    let key = scope.split('/').fold(format!("AWS4{secret}").into_bytes(), |key, part| mac(&key, part));
+    let signature = mac(&key, &format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hash(&canonical)));
+    let value = format!(
+        "AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders=host;x-amz-date, Signature={}",
+        hex(&signature)
+    );
+    vec![("authorization", value), ("x-amz-date", date)]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[tokio::test]
