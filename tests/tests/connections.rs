@@ -7,7 +7,7 @@ use std::time::Duration;
 use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
 use hyper::{Method, StatusCode};
-use roost_tests::{Answer, Api, Config, ECHO, Example, Host, Message, Socket, eventually};
+use roost_tests::{Answer, Api, Config, ECHO, Example, Host, Message, Socket, eventually, repository};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -18,8 +18,11 @@ const IDLE: &str = "2s";
 fn chat(annotations: &Value) -> Value {
     let mut all = json!({ "roost.websocket": "events", "roost.idle.state": "stopped" });
     all.as_object_mut().unwrap().extend(annotations.as_object().unwrap().clone());
-    let labels = json!({ "com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": IDLE });
-    json!({ "service": "chat", "image": ECHO, "labels": labels, "annotations": all })
+    json!({ "service": "chat", "image": ECHO, "labels": zero(), "annotations": all })
+}
+
+fn zero() -> Value {
+    json!({ "com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": IDLE })
 }
 
 async fn host() -> Host {
@@ -261,24 +264,39 @@ async fn what_is_typed_does_the_same() {
     assert!(gone.stderr.contains("not found"), "{gone:?}");
 }
 
-/// The shell of the example, under root: it runs what it is told.
-async fn shell(host: &Host) {
+/// Deploys the watchdog of the shell example, under root, with a shell that is started with these words.
+async fn shell(host: &Host, name: &str, words: &[&str], labels: &Value, annotations: &Value) {
     Example::Shell.archive().await;
     let root = Example::Shell.dir().join("rootfs");
     host.log_in().await;
-    let build = ["image", "build", root.to_str().unwrap(), "-t", "sh:1", "--cmd", "/bin/watchdog /bin/sh"];
-    host.roost_done(&build).await;
-    host.post_function(&json!({
-        "service": "sh", "image": "sh:1", "annotations": { "roost.websocket.codec": "aws" }
-    }))
+    let command = json!([&["/bin/watchdog", "/bin/sh"], words].concat()).to_string();
+    host.roost_done(&["image", "build", root.to_str().unwrap(), "-t", name, "--cmd", &command]).await;
+    host.post_function(
+        &json!({ "service": name, "image": name, "annotations": annotations, "labels": labels }),
+    )
     .await;
-    host.ready("sh").await;
+    host.was_up(name).await;
+}
+
+#[tokio::test]
+async fn the_chat_room_of_the_example_needs_no_replica_while_all_are_silent() {
+    let host = Host::start().await;
+    let script = std::fs::read_to_string(repository().join("examples/chat-shell/handler.sh")).unwrap();
+    let events = json!({ "roost.websocket": "events", "roost.idle.state": "stopped" });
+    shell(&host, "chat", &["-c", &script], &zero(), &events).await;
+    let mut open: [Socket; 3] = sockets(&host).await;
+    host.idle("chat").await;
+    open[0].says("Ada: hello").await;
+    for socket in &mut open {
+        hears(socket, "Ada: hello").await;
+    }
 }
 
 #[tokio::test]
 async fn a_function_speaks_to_the_connections_of_its_namespace_and_of_no_other() {
     let mut host = host().await;
-    shell(&host).await;
+    // What runs here is what a request's body says.
+    shell(&host, "sh", &[], &json!({}), &json!({ "roost.websocket.codec": "aws" })).await;
     let [mut socket] = sockets(&host).await;
     let call = |query: &str, data: &str| {
         format!(

@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(
             page.finish(),
             "# HELP animals How many there are.\n# TYPE animals gauge\n\
-             animals{kind=\"cat\",of=\"\"} 3\n\
+             animals{kind=\"cat\"} 3\n\
              animals{kind=\"a\\\\b\\\"c\\nd{}\",of=\"ä\"} 0.1\n\
              animals{kind=\"small\",of=\"large\"} 0.0000001\n\
              # HELP plain_total A number.\n# TYPE plain_total counter\nplain_total 18446744073709551615\n"
