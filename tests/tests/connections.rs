@@ -218,6 +218,30 @@ async fn a_group_is_spoken_to_together_and_closed_together() {
 }
 
 #[tokio::test]
+async fn all_connections_of_a_user_are_spoken_to_grouped_and_closed_together() {
+    let host = Host::start().await;
+    let events = json!({ "roost.websocket": "events", "roost.websocket.events": "connect" });
+    shell(&host, "chat", &["-c", r#"printf '{"userId":"Ada L/1"}'"#], &json!({}), &events).await;
+    let [mut first, mut second] = sockets(&host).await;
+    let user = "/system/users/Ada%20L%2F1";
+    let found = list(&host, &format!("{user}/connections")).await;
+    assert_eq!(found.iter().map(|one| one["user"].clone()).collect::<Vec<_>>(), ["Ada L/1", "Ada L/1"]);
+    assert_eq!(list(&host, "/system/connections?user=Ada%20L%2F1").await.len(), 2);
+    assert_eq!(told(&host, user, "hello").await, json!({ "queued": 2, "tooSlow": 0 }));
+    hears(&mut first, "hello").await;
+    hears(&mut second, "hello").await;
+    assert_eq!(told(&host, "/system/users/nobody", "hello").await["queued"], 0);
+
+    let group = format!("{user}/groups/lobby");
+    assert_eq!(host.api.send(Method::PUT, &group, "").await.json(), json!({ "joined": 2 }));
+    assert_eq!(list(&host, "/system/groups/lobby/connections").await.len(), 2);
+    assert_eq!(delete(&host, &group).await.json(), json!({ "left": 2 }));
+    assert_eq!(delete(&host, &group).await.json(), json!({ "left": 0 }));
+    assert_eq!(delete(&host, &format!("{user}?code=4005")).await.json(), json!({ "closed": 2 }));
+    assert_eq!((first.closed().await.0, second.closed().await.0), (4005, 4005));
+}
+
+#[tokio::test]
 async fn what_is_typed_does_the_same() {
     let host = host().await;
     host.log_in().await;

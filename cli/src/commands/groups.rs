@@ -88,8 +88,8 @@ pub(crate) fn run(args: &GroupsArgs, global: &Global, out: &mut Output) -> Resul
             let path = ["groups", group, "connections"];
             held::show(super::connect(global)?.held(&path, "connections", &scope(global))?, *quiet, out)
         }
-        GroupsVerb::Add(args) => change(Method::PUT, "Added", args, global, out),
-        GroupsVerb::Remove(args) => change(Method::DELETE, "Removed", args, global, out),
+        GroupsVerb::Add(args) => change(&Method::PUT, "Added", args, global, out),
+        GroupsVerb::Remove(args) => change(&Method::DELETE, "Removed", args, global, out),
         GroupsVerb::Send(SendArgs { group, words, except }) => {
             let said = words.read()?;
             let parameters = except.parameters(words.parameters(scope(global)));
@@ -118,7 +118,7 @@ fn list(values: Vec<Value>, out: &mut Output) -> Result<()> {
     Ok(out.table(&rows)?)
 }
 
-fn change(method: Method, done: &str, args: &ChangeArgs, global: &Global, out: &mut Output) -> Result<()> {
+fn change(method: &Method, done: &str, args: &ChangeArgs, global: &Global, out: &mut Output) -> Result<()> {
     let client = super::connect(global)?;
     let changes = args.ids.iter().map(|id| {
         let path = ["groups", &args.group, "connections", id];
