@@ -117,6 +117,58 @@ pub(crate) struct Decision {
     pub(crate) reason: String,
 }
 
+/// A WebSocket that the daemon holds.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Connection {
+    pub(crate) id: String,
+    pub(crate) function: String,
+    pub(crate) namespace: String,
+    pub(crate) user: Option<String>,
+    pub(crate) groups: Vec<String>,
+    pub(crate) subprotocol: Option<String>,
+    pub(crate) peer: String,
+    pub(crate) path: String,
+    pub(crate) user_agent: Option<String>,
+    pub(crate) since: String,
+    pub(crate) last_active: String,
+    pub(crate) state: String,
+    pub(crate) messages: Ways,
+    pub(crate) bytes: Ways,
+    pub(crate) unsent_bytes: u64,
+}
+
+/// What came from a client, and what went to it.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Ways {
+    pub(crate) r#in: u64,
+    pub(crate) out: u64,
+}
+
+/// A group of such WebSockets.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) connections: u64,
+}
+
+/// To how many something was said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Told {
+    pub(crate) queued: u64,
+    pub(crate) too_slow: u64,
+}
+
+/// How many were closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Closed {
+    pub(crate) closed: u64,
+}
+
 /// An image on the daemon's host.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -5,8 +5,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    auth, deploy, describe, events, image, invoke, list, login, logs, namespace, ready, remove, scale,
-    secret, stack, top, version,
+    auth, connections, deploy, describe, events, groups, image, invoke, list, login, logs, namespace, ready,
+    remove, scale, secret, stack, top, version,
 };
 
 const EXAMPLES: &str = "\
@@ -75,6 +75,12 @@ pub(crate) enum Verb {
     Top(top::TopArgs),
     /// Follow what is decided about replicas, and why
     Events(events::EventsArgs),
+    /// List, show, speak to and close the WebSockets that the daemon holds
+    #[command(visible_alias = "conns", alias = "connection")]
+    Connections(connections::ConnectionsArgs),
+    /// List the groups of such WebSockets, change who is in them, speak to them
+    #[command(alias = "group")]
+    Groups(groups::GroupsArgs),
     /// Build, import, list and remove images
     #[command(visible_alias = "images")]
     Image(image::ImageArgs),

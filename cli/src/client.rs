@@ -3,6 +3,8 @@
 //! It never follows redirects, never retries, and sends the admin's password only where it was asked to: a function
 //! is called without it.
 
+mod held;
+
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::time::Duration;

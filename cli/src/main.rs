@@ -51,6 +51,8 @@ fn run(cli: &Cli, out: &mut Output) -> anyhow::Result<()> {
         Verb::Invoke(args) => verb::invoke::run(args, global, out),
         Verb::Top(args) => verb::top::run(args, global, out),
         Verb::Events(args) => verb::events::run(args, global, out),
+        Verb::Connections(args) => verb::connections::run(args, global, out),
+        Verb::Groups(args) => verb::groups::run(args, global, out),
         Verb::Logs(args) => verb::logs::run(args, global, out),
         Verb::Image(args) => verb::image::run(args, global, out),
         Verb::Ready(args) => verb::ready::run(args, global, out),

@@ -39,6 +39,7 @@ use crate::jwt::Tokens;
 use crate::logs::LogStore;
 use crate::metrics::{self, Collector, Sources, Timings};
 use crate::network::HostNetwork;
+use crate::passes::Passes;
 use crate::pauses::Pauses;
 use crate::queue::Queue;
 use crate::runtime::containerd::{self, Containerd, oci};
@@ -49,7 +50,7 @@ use crate::systemd::{self, Asked};
 use crate::tls::Certificates;
 use crate::usage::{self, Sampler, UsageRecord};
 use crate::users::{self, Users};
-use crate::{access_log, affinity, files, handover, image, memory, otel, stacks};
+use crate::{access_log, files, handover, host_keys, image, memory, otel, stacks};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
@@ -126,6 +127,8 @@ struct House {
     hub: Arc<Hub>,
     /// Which of them functions are to hear the end of.
     journal: Arc<Journal>,
+    /// By what functions are known that speak to them.
+    passes: Passes,
     /// How long the steps of replicas' starts took.
     steps: Timings<&'static str>,
     /// How long calls of the API took.
@@ -202,6 +205,7 @@ impl House {
         let secrets = Secrets::open(&config.state, &config.run)?;
         let binds = Binds::open(&config.run)?;
         let steps = Timings::default();
+        let passes = host_keys::passes(&config.state);
         let host = Host {
             runtime: containerd.clone(),
             network: network.clone(),
@@ -212,6 +216,7 @@ impl House {
                 config.functions.devices.clone(),
             )),
             binds: binds.clone(),
+            passes: passes.clone(),
             steps: steps.clone(),
             settings: replica_settings(config),
         };
@@ -260,6 +265,7 @@ impl House {
             events,
             hub,
             journal,
+            passes,
             steps,
             calls,
             access_log,
@@ -333,6 +339,7 @@ impl House {
             sampler: sampler.clone(),
             events: self.events.clone(),
             hub: Arc::clone(&self.hub),
+            passes: self.passes.clone(),
             calls: self.calls.clone(),
             users: self.users.clone(),
             secrets: self.secrets.clone(),
@@ -401,6 +408,7 @@ impl House {
                 network: self.network.clone(),
                 sampler: sampler.clone(),
                 events: self.events.clone(),
+                hub: Arc::clone(&self.hub),
                 api: self.calls.clone(),
                 containerd: containerd_calls,
                 steps: self.steps.clone(),
@@ -605,7 +613,7 @@ fn server_settings(config: &Config, access_log: AccessLog, challenges: Challenge
         max_header_bytes: config.limits.header_size,
         max_headers: config.limits.headers,
         clients: config.limits.clients,
-        affinity_key: affinity::key(&config.state),
+        affinity_key: host_keys::affinity(&config.state),
         lanes: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         access_log,
         spans: config.spans,

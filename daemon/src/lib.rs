@@ -4,7 +4,6 @@
 //! request is told in `roost-proxy`; it never comes through here.
 
 pub mod access_log;
-pub mod affinity;
 pub mod api;
 pub mod app;
 pub mod changes;
@@ -17,6 +16,7 @@ pub mod gateways;
 pub mod guard;
 pub mod handover;
 pub mod host_end;
+pub mod host_keys;
 pub mod image;
 pub mod inotify;
 pub mod journal;
@@ -26,6 +26,7 @@ pub mod memory;
 pub mod metrics;
 pub mod network;
 pub mod otel;
+pub mod passes;
 pub mod pauses;
 pub mod procfs;
 pub mod queue;

@@ -1,11 +1,14 @@
 //! The verbs, one a file: arguments → requests → what is shown.
 
 pub(crate) mod auth;
+pub(crate) mod connections;
 pub(crate) mod deploy;
 mod deploy_many;
 pub(crate) mod describe;
 pub(crate) mod events;
 mod faas_cli;
+pub(crate) mod groups;
+mod held;
 pub(crate) mod image;
 mod image_build;
 pub(crate) mod invoke;

@@ -37,16 +37,27 @@ pub(crate) fn run(args: &RemoveArgs, global: &Global, out: &mut Output) -> Resul
     tell("Removing", removals, out)
 }
 
-/// Says of each how its removal went, as it comes; one failure of several is told at once, and their sum at the end.
+/// Says of each how its removal went.
 pub(super) fn tell(
     word: &str,
     removals: impl ExactSizeIterator<Item = (String, Value, Result<(), Error>)>,
     out: &mut Output,
 ) -> Result<()> {
-    let all = removals.len();
+    tell_each(word, "removed", removals, out)
+}
+
+/// Says of each how a change went, as it comes; one failure of several is told at once, and their sum at the end. `done`
+/// is what programs are told in a field of that name.
+pub(super) fn tell_each(
+    word: &str,
+    done: &str,
+    changes: impl ExactSizeIterator<Item = (String, Value, Result<(), Error>)>,
+    out: &mut Output,
+) -> Result<()> {
+    let all = changes.len();
     let (mut values, mut failed) = (Vec::new(), Vec::new());
-    for (name, mut value, result) in removals {
-        value["removed"] = result.is_ok().into();
+    for (name, mut value, result) in changes {
+        value[done] = result.is_ok().into();
         value["error"] = result.as_ref().err().map(ToString::to_string).into();
         values.push(value);
         match result {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{Extensions, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -17,12 +17,17 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
 
+impl Peer {
+    /// Where the request comes from that has these extensions.
+    pub(super) fn of(extensions: &Extensions) -> IpAddr {
+        extensions.get().copied().unwrap_or(Self(Ipv6Addr::UNSPECIFIED.into())).0
+    }
+}
+
 /// Lets a request through if it is of a user who may do this.
 pub(super) async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
     let Some(users) = &api.users else { return next.run(request).await };
-    let unknown = Peer(Ipv6Addr::UNSPECIFIED.into());
-    let Peer(peer) = request.extensions().get().copied().unwrap_or(unknown);
-    match users.authenticate(request.headers(), peer).await {
+    match users.authenticate(request.headers(), Peer::of(request.extensions())).await {
         Ok(role) if may(role, request.method()) => next.run(request).await,
         Ok(_) => {
             ApiError::new(StatusCode::FORBIDDEN, "this user is read-only: it may GET and HEAD, and no more")
@@ -33,7 +38,8 @@ pub(super) async fn authorize(State(api): State<Api>, request: Request, next: Ne
     }
 }
 
-fn may(role: Role, method: &Method) -> bool {
+/// What a user may do.
+pub(super) fn may(role: Role, method: &Method) -> bool {
     match role {
         Role::Admin => true,
         Role::ReadOnly => matches!(*method, Method::GET | Method::HEAD),

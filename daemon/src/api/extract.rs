@@ -20,6 +20,9 @@ pub(super) struct Query<T>(pub(super) T);
 /// The one name in the path.
 pub(super) struct Path(pub(super) String);
 
+/// The two names in the path.
+pub(super) struct Paths(pub(super) String, pub(super) String);
+
 /// The body whole, of at most `MAX` bytes.
 pub(super) struct Body<const MAX: usize = MAX_BODY>(pub(super) Bytes);
 
@@ -37,6 +40,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Path {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let name = axum::extract::Path::from_request_parts(parts, state).await;
         name.map(|axum::extract::Path(name)| Self(name))
+            .map_err(|_| ApiError::bad_request("name: expected UTF-8 in the path"))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Paths {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let names = axum::extract::Path::from_request_parts(parts, state).await;
+        names
+            .map(|axum::extract::Path((first, second))| Self(first, second))
             .map_err(|_| ApiError::bad_request("name: expected UTF-8 in the path"))
     }
 }

@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod extract;
 mod functions;
+mod held;
 mod images;
 mod info;
 mod logs;
@@ -44,6 +45,7 @@ use crate::function::spec::parse_namespace;
 use crate::image::Images;
 use crate::logs::LogStore;
 use crate::metrics::Timings;
+use crate::passes::Passes;
 use crate::scaling::events::Events;
 use crate::secrets::Secrets;
 use crate::usage::Sampler;
@@ -70,6 +72,8 @@ pub struct Api {
     pub events: Events,
     /// The connections that are held here.
     pub hub: Arc<Hub>,
+    /// By what functions are known that speak to them.
+    pub passes: Passes,
     /// What is counted of the calls that are answered here.
     pub calls: Timings<ApiCall>,
     /// Cancelled when the daemon ends: answers that have no end of their own end then.
@@ -118,16 +122,20 @@ pub fn router(api: Api) -> Router {
         .merge(namespaces::routes())
         .merge(images::routes())
         .merge(secrets::routes())
+        .merge(held::routes())
         .fallback(not_found);
     let guarded = Router::new()
         .nest("/system", system)
         .nest("/ui/", ui::routes())
         .layer(middleware::from_fn_with_state(api.clone(), auth::authorize));
+    // What functions call, each within its own namespace.
+    let inside = held::routes().route_layer(middleware::from_fn_with_state(api.clone(), held::authorize));
     Router::new()
         .route("/", get(ui::to_page))
         .route("/healthz", get(StatusCode::OK))
         .merge(guarded)
-        .fallback(not_found)
+        .merge(inside)
+        .fallback(held::at_no_route)
         .layer(middleware::from_fn_with_state(api.calls.clone(), calls::count))
         .with_state(api)
 }

@@ -41,6 +41,7 @@ use crate::image::ResolvedImage;
 use crate::logs::LogStore;
 use crate::metrics::Timings;
 use crate::network::HostNetwork;
+use crate::passes::Passes;
 use crate::runtime::Standing;
 use crate::runtime::containerd::Containerd;
 use crate::secrets::Secrets;
@@ -63,6 +64,8 @@ pub struct Host {
     pub allowed: Arc<Allowed>,
     /// What of the host's files they were given.
     pub binds: Binds,
+    /// What its replicas are known by when they speak to connections.
+    pub passes: Passes,
     /// How long the steps took that led to being ready, by their names.
     pub steps: Timings<&'static str>,
     /// Limits of time and space.

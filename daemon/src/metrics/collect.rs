@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use roost_acme::Keeping;
 use roost_proxy::function::{FunctionKey, Namespace};
+use roost_proxy::websocket::Hub;
 use roost_proxy::{Distribution, KeptFigures, Limit, Server, Totals};
 use tokio::sync::Mutex;
 use tracing::debug;
@@ -45,6 +46,8 @@ pub struct Sources {
     pub sampler: Sampler,
     /// What is decided about replicas.
     pub events: Events,
+    /// WebSockets that are held here.
+    pub hub: Arc<Hub>,
     /// How long calls of the API took.
     pub api: Timings<ApiCall>,
     /// How long calls of containerd took.
@@ -80,6 +83,8 @@ pub(super) struct Snapshot {
     pub(super) certificates: Option<Certificates>,
     pub(super) process: Option<(Process, f64)>,
     pub(super) connections: Connections,
+    /// Groups of WebSockets, and memberships.
+    pub(super) groups: [usize; 2],
 }
 
 /// From an authority.
@@ -150,7 +155,7 @@ impl Collector {
                 None
             }
         };
-        let Sources { server, network, api, containerd, steps, access_log_dropped, spans, acme, .. } =
+        let Sources { server, network, hub, api, containerd, steps, access_log_dropped, spans, acme, .. } =
             &self.sources;
         render(&Snapshot {
             functions,
@@ -168,6 +173,7 @@ impl Collector {
                 limited: server.limited().into(),
                 kept: server.kept(),
             },
+            groups: hub.group_figures(),
         })
     }
 

@@ -30,14 +30,30 @@ families! {
         "Requests at a replica now, open tunnels included.";
     WS_FRAMES: Counter "ws_frames_total" ["function_name", "dir", "type"]
         "Frames of WebSockets.";
-    WS_MESSAGES: Counter "ws_messages_total" ["function_name", "dir", "type"]
+    WS_MESSAGES: Counter "ws_messages_total" ["function_name", "mode", "dir", "type"]
         "Messages of WebSockets.";
-    WS_CLOSES: Counter "ws_closes_total" ["function_name", "code", "by"]
-        "WebSockets that were closed, by code and by who closed them.";
-    WS_PINGS: Counter "ws_pings_sent_total" ["function_name"]
+    WS_BYTES: Counter "ws_bytes_total" ["function_name", "mode", "dir"]
+        "Bytes of messages of WebSockets that are held here.";
+    WS_CLOSES: Counter "ws_closes_total" ["function_name", "mode", "code", "by", "category"]
+        "WebSockets that were closed, by code, by who closed them and why.";
+    WS_PINGS: Counter "ws_pings_sent_total" ["function_name", "mode"]
         "Pings to clients that were not their function's.";
-    WS_PONG_TIMEOUTS: Counter "ws_pong_timeouts_total" ["function_name"]
+    WS_PONG_TIMEOUTS: Counter "ws_pong_timeouts_total" ["function_name", "mode"]
         "Clients that did not answer one.";
+    WS_CONNECTIONS: Gauge "ws_connections" ["function_name", "mode"]
+        "WebSockets that are held here now.";
+    WS_EVENTS: Counter "ws_events_total" ["function_name", "event", "outcome"]
+        "Events of WebSockets that are held here, by what came of them.";
+    WS_EVENT_SECONDS: Histogram "ws_event_seconds" ["function_name"]
+        "Time until an event was dealt with, all tries together.";
+    WS_EVENT_RETRIES: Counter "ws_event_retries_total" ["function_name"]
+        "Tries of events behind the first one.";
+    WS_AUTORESPONSES: Counter "ws_autoresponse_total" ["function_name"]
+        "Messages that were answered without the function.";
+    WS_GROUPS: Gauge "ws_groups" []
+        "Groups of WebSockets that there are.";
+    WS_GROUP_MEMBERS: Gauge "ws_group_members" []
+        "Memberships in them.";
     WS_UNTRACKED: Counter "ws_untracked_total" ["function_name"]
         "Directions of WebSockets in which something else than frames was found.";
     DESIRED: Gauge "gateway_service_count" ["function_name"]

@@ -15,6 +15,7 @@ mod families;
 mod render;
 mod text;
 mod timings;
+mod websockets;
 
 pub use self::collect::{Collector, Sources};
 pub use self::timings::Timings;

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use roost_proxy::{Distribution, FRAME_TYPES};
+use roost_proxy::Distribution;
 
 use super::collect::{Function, Snapshot};
 use super::families as f;
 use super::text::{Family, Page};
+use super::websockets;
 use crate::api::COMMIT;
 use crate::function::rollout::Phase;
 use crate::queue::QueueLoad;
@@ -39,7 +40,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     let functions: Vec<(&str, &Function)> =
         names.iter().map(String::as_str).zip(&snapshot.functions).collect();
     invocations(page, &functions);
-    websockets(page, &functions);
+    websockets::write(page, &functions, snapshot.groups);
     replicas(page, &functions);
     waiting(page, &functions);
     limits(page, &functions, snapshot);
@@ -67,49 +68,6 @@ fn invocations(page: &mut Page, functions: &[(&str, &Function)]) {
     each(page, &f::IN_FLIGHT, functions, |function| function.totals.load.in_flight as u64);
     each(page, &f::TUNNELS, functions, |function| function.totals.tunnels as u64);
     each(page, &f::SENT, functions, |function| function.totals.sent_bytes);
-}
-
-/// What is zero is left out: most functions have no WebSockets, and none all kinds of frames.
-fn websockets(page: &mut Page, functions: &[(&str, &Function)]) {
-    const DIRECTIONS: [&str; 2] = ["in", "out"];
-    let counted = |of: fn(&str) -> bool| {
-        functions.iter().flat_map(move |(name, function)| {
-            let ways = DIRECTIONS.iter().zip(&function.totals.websockets.frames);
-            ways.flat_map(move |(dir, counts)| {
-                let some =
-                    FRAME_TYPES.iter().zip(counts).filter(move |(kind, count)| of(kind) && **count > 0);
-                some.map(move |(kind, count)| ([*name, *dir, *kind], *count))
-            })
-        })
-    };
-    let mut frames = page.family(&f::WS_FRAMES);
-    for (labels, count) in counted(|_| true) {
-        frames.add(&labels, count);
-    }
-    // Each message has exactly one frame of its own kind.
-    let mut messages = page.family(&f::WS_MESSAGES);
-    for (labels, count) in counted(|kind| matches!(kind, "text" | "binary")) {
-        messages.add(&labels, count);
-    }
-    let mut closes = page.family(&f::WS_CLOSES);
-    for (name, function) in functions {
-        for (code, by, count) in &function.totals.websockets.closes {
-            let code = code.map_or_else(|| "other".to_owned(), |code| code.to_string());
-            closes.add(&[name, &code, by.name()], *count);
-        }
-    }
-    let mut some = |family: &'static Family, number: fn(&roost_proxy::WebSockets) -> u64| {
-        let mut samples = page.family(family);
-        for (name, function) in functions {
-            let count = number(&function.totals.websockets);
-            if count > 0 {
-                samples.add(&[name], count);
-            }
-        }
-    };
-    some(&f::WS_PINGS, |of| of.pings);
-    some(&f::WS_PONG_TIMEOUTS, |of| of.unanswered);
-    some(&f::WS_UNTRACKED, |of| of.untracked);
 }
 
 fn replicas(page: &mut Page, functions: &[(&str, &Function)]) {
@@ -302,6 +260,7 @@ mod tests {
 
     use crate::otel::Counts;
     use roost_proxy::function::{FunctionKey, Namespace};
+    use roost_proxy::websocket::{Category, EventTotals};
     use roost_proxy::{By, Histogram, KeptFigures, Limit, Upstream, UpstreamLimits, WebSockets};
 
     use super::super::collect::{Certificates, Connections};
@@ -330,6 +289,18 @@ mod tests {
             pings: 2,
             unanswered: 1,
             untracked: 1,
+        };
+        totals.events = EventTotals {
+            open: 6,
+            messages: [8, 9],
+            bytes: [80, 90],
+            events: [[0; 3], [0; 3], [5, 1, 0], [0; 3]],
+            seconds: took(1),
+            retries: 3,
+            answered_here: 4,
+            pings: 5,
+            unanswered_pings: 2,
+            ends: vec![((Some(1013), By::Host, Category::SlowConsumer), 7)],
         };
         let function = Function {
             key,
@@ -366,6 +337,7 @@ mod tests {
                 limited: vec![(Limit::Head, 3)],
                 kept: KeptFigures { kept: 7, resumed: 5, lost: 1, refused: 2 },
             },
+            groups: [2, 11],
         }
     }
 
@@ -402,9 +374,19 @@ mod tests {
             r#"gateway_function_invocation_inflight{function_name="echo.staging"} 3"#,
             r#"ws_frames_total{function_name="echo.staging",dir="in",type="pong"} 2"#,
             r#"ws_frames_total{function_name="echo.staging",dir="out",type="continuation"} 1"#,
-            r#"ws_messages_total{function_name="echo.staging",dir="out",type="binary"} 6"#,
-            r#"ws_closes_total{function_name="echo.staging",code="1012",by="host"} 3"#,
-            r#"ws_closes_total{function_name="echo.staging",code="other",by="client"} 4"#,
+            r#"ws_messages_total{function_name="echo.staging",mode="pass",dir="out",type="binary"} 6"#,
+            r#"ws_messages_total{function_name="echo.staging",mode="event",dir="in"} 8"#,
+            r#"ws_bytes_total{function_name="echo.staging",mode="event",dir="out"} 90"#,
+            r#"ws_closes_total{function_name="echo.staging",mode="pass",code="1012",by="host"} 3"#,
+            r#"ws_closes_total{function_name="echo.staging",mode="pass",code="other",by="client"} 4"#,
+            r#"ws_closes_total{function_name="echo.staging",mode="event",code="1013",by="host",category="slow_consumer"} 7"#,
+            r#"ws_pings_sent_total{function_name="echo.staging",mode="pass"} 2"#,
+            r#"ws_pings_sent_total{function_name="echo.staging",mode="event"} 5"#,
+            r#"ws_connections{function_name="echo.staging",mode="event"} 6"#,
+            r#"ws_events_total{function_name="echo.staging",event="message",outcome="failed"} 1"#,
+            r#"ws_event_seconds_count{function_name="echo.staging"} 1"#,
+            "ws_groups 2",
+            "ws_group_members 11",
             r#"gateway_service_count{function_name="echo.staging"} 2"#,
             r#"roost_function_limited_total{function_name="echo.staging",limit="body"} 6"#,
             r#"roost_limited_total{limit="header_size"} 3"#,
@@ -441,7 +423,11 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        assert!(!text.contains(r#"ws_messages_total{function_name="echo.staging",dir="in",type="pong"#));
+        assert!(
+            !text.contains(
+                r#"ws_messages_total{function_name="echo.staging",mode="pass",dir="in",type="pong"#
+            )
+        );
         assert!(!text.contains(r#"provider_http_requests_total{code="404",method="GET",path="/async"#));
     }
 }

@@ -100,7 +100,8 @@ impl Samples<'_> {
         debug_assert_eq!(labels.len(), values.len(), "{name}: a value for each label");
         push(self.text, format_args!("{name}{suffix}"));
         let mut separator = '{';
-        for (label, value) in labels.iter().zip(values) {
+        // A label without a value is the same as none.
+        for (label, value) in labels.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
             push(self.text, format_args!("{separator}{label}=\""));
             escape(self.text, value);
             self.text.push('"');
@@ -159,7 +160,7 @@ mod tests {
         assert_eq!(
             page.finish(),
             "# HELP animals How many there are.\n# TYPE animals gauge\n\
-             animals{kind=\"cat\",of=\"\"} 3\n\
+             animals{kind=\"cat\"} 3\n\
              animals{kind=\"a\\\\b\\\"c\\nd{}\",of=\"ä\"} 0.1\n\
              animals{kind=\"small\",of=\"large\"} 0.0000001\n\
              # HELP plain_total A number.\n# TYPE plain_total counter\nplain_total 18446744073709551615\n"

@@ -29,8 +29,14 @@ impl ConnectionId {
     /// A new one.
     #[must_use]
     pub fn random() -> Self {
-        // Of these bytes six bits are fixed, and the others come from the system.
-        Self(uuid::Uuid::new_v4().into_bytes())
+        loop {
+            // Of these bytes six bits are fixed, and the others come from the system.
+            let id = Self(uuid::Uuid::new_v4().into_bytes());
+            // Its text would begin with `-`, and be an option to whatever program it is given to.
+            if id.0[0] >> 2 != 62 {
+                return id;
+            }
+        }
     }
 
     /// The one that is spelt so. `None` for anything that is no id of ours.
@@ -230,10 +236,11 @@ mod tests {
 
     #[test]
     fn an_id_is_text_that_a_url_can_hold_and_is_read_back() {
-        let ids: Vec<ConnectionId> = (0..100).map(|_| ConnectionId::random()).collect();
+        let ids: Vec<ConnectionId> = (0..1000).map(|_| ConnectionId::random()).collect();
         for id in &ids {
             let text = id.to_string();
             assert_eq!(text.len(), ID_TEXT);
+            assert!(!text.starts_with('-'), "{text}");
             assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "{text}");
             assert_eq!(ConnectionId::parse(&text), Some(*id));
         }

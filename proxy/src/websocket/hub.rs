@@ -166,11 +166,12 @@ impl Hub {
                 && filter.function.as_ref().is_none_or(|function| identity.function == *function)
                 && filter.user.as_deref().is_none_or(|user| identity.user() == Some(user))
         };
-        let mut found: Vec<Arc<Member>> = match &filter.group {
-            Some(name) => self.group(namespace, name).map_or_else(Vec::new, |group| {
+        let mut found: Vec<Arc<Member>> = match (&filter.group, &filter.user) {
+            (Some(name), _) => self.group(namespace, name).map_or_else(Vec::new, |group| {
                 lock(&group.0).values().filter(|member| fits(member)).cloned().collect()
             }),
-            None => self.shards.iter().fold(Vec::new(), |mut found, shard| {
+            (None, Some(user)) => self.of_user(namespace, user).into_iter().filter(fits).collect(),
+            (None, None) => self.shards.iter().fold(Vec::new(), |mut found, shard| {
                 found.extend(lock(shard).values().filter(|member| fits(member)).cloned());
                 found
             }),

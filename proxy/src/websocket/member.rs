@@ -14,7 +14,7 @@ use super::deflate::Deflate;
 use super::ending::Ending;
 use super::event::{Identity, Message};
 use super::outbound::{Outbound, Said};
-use super::settings::OUTBOUND;
+use super::settings::{GROUPS, OUTBOUND};
 use super::spoken::Spoken;
 use crate::upstream::Upstream;
 
@@ -166,6 +166,12 @@ impl Member {
     #[must_use]
     pub fn groups(&self) -> Vec<Arc<str>> {
         self.lock_groups().clone()
+    }
+
+    /// In how many groups it may be, by what its function asks of connections now.
+    #[must_use]
+    pub fn most_groups(&self) -> usize {
+        self.upstream.event_mode().map_or(GROUPS, |mode| mode.max_groups)
     }
 
     pub(super) fn lock_groups(&self) -> MutexGuard<'_, Vec<Arc<str>>> {

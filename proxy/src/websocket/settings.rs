@@ -14,6 +14,9 @@ pub(super) const RETRIES: u32 = 3;
 /// How many bytes may wait for one client, where nothing is said of that.
 pub(super) const OUTBOUND: usize = 1 << 20;
 
+/// In how many groups a connection may be.
+pub(super) const GROUPS: usize = 256;
+
 /// Of which events a function is told, beside messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Subscriptions {
@@ -110,7 +113,7 @@ impl EventMode {
             max_message: 1 << 20,
             mailbox: 64,
             outbound: OUTBOUND,
-            max_groups: 256,
+            max_groups: GROUPS,
             ping_interval: Some(Duration::from_secs(25)),
             ping_timeout: Duration::from_secs(20),
             text_only: false,

@@ -42,7 +42,8 @@ impl Replica {
         if matches!(*self.orders.borrow(), Order::End(_)) {
             return Err("no longer wanted".to_owned());
         }
-        let mut env = spec.environment();
+        let mut env = self.host.passes.environment(&spec.key.namespace, &spec.deployment);
+        env.extend(spec.environment());
         if let Some(key) = &self.replica_key {
             env.insert(KEY_VARIABLE.to_owned(), key.to_string());
         }

@@ -1,0 +1,133 @@
+//! The part of the page that is about WebSockets: those that are passed on, and those that are held here.
+//!
+//! What is zero is left out: most functions have no WebSockets, and none all kinds of frames.
+
+use roost_proxy::websocket::{EVENTS, EventTotals, OUTCOMES};
+use roost_proxy::{FRAME_TYPES, WebSockets};
+
+use super::collect::Function;
+use super::families as f;
+use super::text::{Family, Page};
+
+/// The ways in which a WebSocket is dealt with.
+const PASS: &str = "pass";
+const EVENT: &str = "event";
+
+const DIRECTIONS: [&str; 2] = ["in", "out"];
+
+/// Writes it. `groups` is how many groups there are, and how many memberships.
+pub(super) fn write(page: &mut Page, functions: &[(&str, &Function)], groups: [usize; 2]) {
+    frames(page, functions);
+    closes(page, functions);
+    both(page, &f::WS_PINGS, functions, |of| of.pings, |of| of.pings);
+    both(page, &f::WS_PONG_TIMEOUTS, functions, |of| of.unanswered, |of| of.unanswered_pings);
+    both(page, &f::WS_CONNECTIONS, functions, |_| 0, |of| of.open as u64);
+    events(page, functions);
+    let mut untracked = page.family(&f::WS_UNTRACKED);
+    for (name, function) in functions.iter().filter(|(_, function)| function.totals.websockets.untracked > 0)
+    {
+        untracked.add(&[name], function.totals.websockets.untracked);
+    }
+    page.number(&f::WS_GROUPS, groups[0]);
+    page.number(&f::WS_GROUP_MEMBERS, groups[1]);
+}
+
+fn frames(page: &mut Page, functions: &[(&str, &Function)]) {
+    let counted = |of: fn(&str) -> bool| {
+        functions.iter().flat_map(move |(name, function)| {
+            let ways = DIRECTIONS.iter().zip(&function.totals.websockets.frames);
+            ways.flat_map(move |(dir, counts)| {
+                let some =
+                    FRAME_TYPES.iter().zip(counts).filter(move |(kind, count)| of(kind) && **count > 0);
+                some.map(move |(kind, count)| (*name, *dir, *kind, *count))
+            })
+        })
+    };
+    let mut frames = page.family(&f::WS_FRAMES);
+    for (name, dir, kind, count) in counted(|_| true) {
+        frames.add(&[name, dir, kind], count);
+    }
+    // Each message has exactly one frame of its own kind.
+    let mut messages = page.family(&f::WS_MESSAGES);
+    for (name, dir, kind, count) in counted(|kind| matches!(kind, "text" | "binary")) {
+        messages.add(&[name, PASS, dir, kind], count);
+    }
+    for (name, dir, count) in held(functions, |of| of.messages) {
+        messages.add(&[name, EVENT, dir, ""], count);
+    }
+    let mut bytes = page.family(&f::WS_BYTES);
+    for (name, dir, count) in held(functions, |of| of.bytes) {
+        bytes.add(&[name, EVENT, dir], count);
+    }
+}
+
+/// What of a pair of numbers is not zero, in each direction.
+fn held<'a>(
+    functions: &'a [(&'a str, &'a Function)],
+    of: fn(&EventTotals) -> [u64; 2],
+) -> impl Iterator<Item = (&'a str, &'static str, u64)> {
+    let both = functions.iter().flat_map(move |(name, function)| {
+        let counts = DIRECTIONS.into_iter().zip(of(&function.totals.events));
+        counts.map(move |(dir, count)| (*name, dir, count))
+    });
+    both.filter(|(_, _, count)| *count > 0)
+}
+
+fn closes(page: &mut Page, functions: &[(&str, &Function)]) {
+    let shown = |code: Option<u16>| code.map_or_else(|| "other".to_owned(), |code| code.to_string());
+    let mut closes = page.family(&f::WS_CLOSES);
+    for (name, function) in functions {
+        for (code, by, count) in &function.totals.websockets.closes {
+            closes.add(&[name, PASS, &shown(*code), by.name(), ""], *count);
+        }
+        for ((code, by, category), count) in &function.totals.events.ends {
+            closes.add(&[name, EVENT, &shown(*code), by.name(), category.name()], *count);
+        }
+    }
+}
+
+/// A number of those that are passed on, and one of those that are held.
+fn both(
+    page: &mut Page,
+    family: &'static Family,
+    functions: &[(&str, &Function)],
+    passed: fn(&WebSockets) -> u64,
+    held: fn(&EventTotals) -> u64,
+) {
+    let mut samples = page.family(family);
+    for (name, function) in functions {
+        let totals = &function.totals;
+        for (mode, count) in [(PASS, passed(&totals.websockets)), (EVENT, held(&totals.events))] {
+            if count > 0 {
+                samples.add(&[name, mode], count);
+            }
+        }
+    }
+}
+
+fn events(page: &mut Page, functions: &[(&str, &Function)]) {
+    let mut events = page.family(&f::WS_EVENTS);
+    for (name, function) in functions {
+        for (event, counts) in EVENTS.iter().zip(&function.totals.events.events) {
+            for (outcome, count) in OUTCOMES.iter().zip(counts).filter(|(_, count)| **count > 0) {
+                events.add(&[name, event, outcome], *count);
+            }
+        }
+    }
+    let told = |function: &Function| function.totals.events.seconds.count() > 0;
+    let mut seconds = page.family(&f::WS_EVENT_SECONDS);
+    for (name, function) in functions.iter().filter(|(_, function)| told(function)) {
+        seconds.distribution(&[name], &function.totals.events.seconds);
+    }
+    let mut some = |family: &'static Family, number: fn(&EventTotals) -> u64| {
+        let mut samples = page.family(family);
+        for (name, function) in functions {
+            let count = number(&function.totals.events);
+            if count > 0 {
+                samples.add(&[name], count);
+            }
+        }
+    };
+    some(&f::WS_EVENT_RETRIES, |of| of.retries);
+    some(&f::WS_AUTORESPONSES, |of| of.answered_here);
+}
