@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use roost_proxy::websocket::LETTER_NAME;
+use roost_proxy::websocket::{LETTER_NAME, MAX_LEFT};
 use roost_proxy::{DescriptorStore, MAX_KEPT, MEMORY_NAME, Named, Storing};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
@@ -20,7 +20,7 @@ use tracing::warn;
 use super::queue::{Found, PLACES, Queue};
 
 /// What goes to the store at most: the ends of all queues, and a few that there is one of.
-pub const DESCRIPTORS: usize = 2 * MAX_KEPT.div_ceil(PLACES) + 16;
+pub const DESCRIPTORS: usize = 2 * (MAX_KEPT + MAX_LEFT).div_ceil(PLACES) + 16;
 
 /// Is this the name of something that lies in the store itself?
 fn is_single(name: &str) -> bool {

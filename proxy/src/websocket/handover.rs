@@ -43,6 +43,9 @@ use crate::route::Routes;
 use crate::tunnel::keep::{DescriptorStore, Named};
 use crate::upstream::Upstream;
 
+/// The most connections that are left to the next process.
+pub const MAX_LEFT: usize = 20_480;
+
 /// The name of the letter in the store.
 pub const LETTER_NAME: &str = "connections";
 
@@ -246,7 +249,10 @@ async fn put(store: &dyn DescriptorStore, left: Vec<Left>) -> io::Result<()> {
         return Ok(());
     }
     let mut passed = Vec::with_capacity(left.len());
-    for Left { socket, passed: one } in left {
+    if left.len() > MAX_LEFT {
+        warn!("{} connections are more than the next process gets, and end", left.len() - MAX_LEFT);
+    }
+    for Left { socket, passed: one } in left.into_iter().take(MAX_LEFT) {
         match store.put(&name(passed.len()), &[socket.as_fd()]).await {
             Ok(()) => passed.push(one),
             Err(error) => warn!("a connection ends with this process: {error}"),

@@ -51,7 +51,7 @@ pub(crate) use counters::EventCounters;
 pub use counters::{EVENTS, End, EventTotals, OUTCOMES};
 pub use ending::{Category, Ending};
 use handover::Left;
-pub use handover::{Bequest, LETTER_NAME};
+pub use handover::{Bequest, LETTER_NAME, MAX_LEFT};
 pub use hub::{CannotJoin, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_name};
 pub use keeper::{DeadEvent, Forgetful, Keeper};
 pub use member::{Carried, Member};
