@@ -12,6 +12,7 @@ mod deployment;
 mod export;
 mod read;
 mod substitute;
+mod websockets;
 
 pub use deployment::{Deployment, Map};
 pub use export::{Collision, export};

@@ -11,6 +11,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use thiserror::Error;
 
 use crate::substitute::substitute;
+use crate::websockets::{Websockets, annotations};
 use crate::{Deployment, Map};
 
 /// The only version of stack files that there is.
@@ -96,6 +97,7 @@ struct File {
     version: Option<String>,
     provider: Option<Provider>,
     functions: Option<BTreeMap<String, Option<Function>>>,
+    websockets: Option<Websockets>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -165,13 +167,24 @@ impl Stack {
         if functions.is_empty() {
             return Err(Error("functions: expected at least one function".to_owned()));
         }
+        let apis = file.websockets.unwrap_or_default();
+        let (mut added, of_apis) = annotations(apis, |name| functions.contains_key(name)).map_err(Error)?;
+        notes.extend(of_apis);
         if !functions.keys().any(|name| (around.wanted)(name)) {
             let names: Vec<_> = functions.into_keys().collect();
             return Err(Error(format!("functions: none of these was asked for: {}", names.join(", "))));
         }
         let asked_for = functions.into_iter().filter(|(name, _)| (around.wanted)(name));
         let functions = asked_for
-            .map(|(name, function)| deployment(name, function.unwrap_or_default(), around.read))
+            .map(|(name, function)| {
+                let added = added.remove(&name).unwrap_or_default();
+                let mut deployment = deployment(name, function.unwrap_or_default(), around.read)?;
+                // What a function says itself counts.
+                for (name, value) in added {
+                    deployment.annotations.entry(name).or_insert(value);
+                }
+                Ok(deployment)
+            })
             .collect();
         let gateway = file.provider.and_then(|p| p.gateway).filter(|g| !g.is_empty());
         Ok(Self { gateway, functions, notes })

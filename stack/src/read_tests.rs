@@ -248,3 +248,60 @@ fn what_is_no_stack_names_the_place() {
         assert!(!error.contains('\n'), "{error}");
     }
 }
+
+#[test]
+fn a_websocket_api_is_said_by_the_annotations_of_its_functions() {
+    let text = "functions:
+  chat: { image: i, annotations: { roost.websocket.aws.stage: mine } }
+  send: { image: i }
+  other: { image: i }
+websockets:
+  chat:
+    routes:
+      $connect:
+      $default: send
+      ask: { function: send, response: true }
+      far: elsewhere
+      own: { response: true }
+    selection: $request.body.type
+    transport: emulator
+    stage: dev
+";
+    let stack = parse(text).unwrap();
+    let of = |n: usize| stack.functions[n].as_ref().unwrap().annotations.clone();
+    assert_eq!(
+        of(0),
+        map(&[
+            ("roost.websocket", "events"),
+            ("roost.websocket.codec", "aws"),
+            (
+                "roost.websocket.aws.routes",
+                "$connect,$default=send,ask=send;two-way,far=elsewhere,own;two-way"
+            ),
+            ("roost.websocket.aws.selection", "$request.body.type"),
+            ("roost.websocket.aws.stage", "mine"),
+            ("roost.websocket.aws.transport", "emulator"),
+        ])
+    );
+    assert_eq!(of(2), map(&[("roost.websocket.codec", "aws")]));
+    assert!(of(1).is_empty());
+    assert_eq!(stack.notes, ["websockets.chat.routes.far: \"elsewhere\" is not in this file"]);
+
+    let bare = only("functions: { a: { image: i } }\nwebsockets: { a: }\n").annotations;
+    assert_eq!(bare, map(&[("roost.websocket", "events"), ("roost.websocket.codec", "aws")]));
+}
+
+#[test]
+fn a_websocket_api_with_a_mistake_is_refused_by_its_key() {
+    for (api, expected) in [
+        ("b: {}", "websockets.b: expected the name of a function of this file"),
+        ("a: { route: }", "websockets.a"),
+        ("a: { routes: { x: [y] } }", "websockets.a.routes.x"),
+        ("a: { routes: { x: { functions: y } } }", "websockets.a.routes.x"),
+        ("a: { routes: { 'x,y': z } }", "websockets.a.routes.x,y: expected no comma"),
+    ] {
+        let text = format!("functions: {{ a: {{ image: i }} }}\nwebsockets: {{ {api} }}\n");
+        let why = parse(&text).unwrap_err().to_string();
+        assert!(why.starts_with(expected), "{api}: {why}");
+    }
+}

@@ -15,6 +15,8 @@ pub enum Example {
     NodeWs,
     /// Node with Socket.IO. Its packages come from npm's registry.
     SocketIo,
+    /// A chat of AWS Lambda's. Its packages come from npm's registry.
+    ChatLambda,
     /// A shell script under a watchdog. Compiles the watchdog.
     Shell,
 }
@@ -26,6 +28,7 @@ impl Example {
         match self {
             Self::NodeWs => "node-ws",
             Self::SocketIo => "socket-io",
+            Self::ChatLambda => "chat-lambda",
             Self::Shell => "shell",
         }
     }
@@ -43,10 +46,12 @@ impl Example {
     pub async fn archive(self) -> PathBuf {
         static NODE_WS: OnceCell<PathBuf> = OnceCell::const_new();
         static SOCKET_IO: OnceCell<PathBuf> = OnceCell::const_new();
+        static CHAT_LAMBDA: OnceCell<PathBuf> = OnceCell::const_new();
         static SHELL: OnceCell<PathBuf> = OnceCell::const_new();
         let built = match self {
             Self::NodeWs => &NODE_WS,
             Self::SocketIo => &SOCKET_IO,
+            Self::ChatLambda => &CHAT_LAMBDA,
             Self::Shell => &SHELL,
         };
         built.get_or_init(|| self.build()).await.clone()

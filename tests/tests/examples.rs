@@ -4,7 +4,8 @@
 
 use futures_util::{SinkExt, StreamExt};
 use hyper::StatusCode;
-use roost_tests::{Example, Host, PATIENCE, Runner, clients};
+use roost_tests::{Example, Host, PATIENCE, Runner, Socket, clients};
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -86,4 +87,28 @@ async fn shell_greets_whom_the_body_names() {
 fn the_readme_of_shell_shows_the_script_as_it_is() {
     let read = |file| std::fs::read_to_string(Example::Shell.dir().join(file)).unwrap();
     assert!(read("README.md").contains(&format!("```sh\n{}```", read("handler.sh"))));
+}
+
+#[tokio::test]
+async fn chat_lambda_is_an_api_by_its_stack_file_and_says_who_is_here() {
+    let archive = Example::ChatLambda.archive().await;
+    let host = Host::start().await;
+    host.log_in().await;
+    host.roost_done(&["image", "import", archive.to_str().unwrap()]).await;
+    let stack = Example::ChatLambda.dir().join("stack.yaml");
+    host.roost_done(&["deploy", "-f", stack.to_str().unwrap()]).await;
+
+    let path = "/function/chat-lambda";
+    let refused = Socket::try_open(&host, path, &[]).await.unwrap_err();
+    assert_eq!(refused, StatusCode::BAD_REQUEST, "it asks for a name");
+    let mut ada = Socket::open(&host, &format!("{path}?name=ada")).await;
+    let bert = Socket::open(&host, &format!("{path}?name=bert")).await;
+    let mut here = async || {
+        ada.says("{}").await;
+        let Some(Ok(Message::Text(text))) = ada.next().await else { panic!("no text") };
+        serde_json::from_str::<Value>(&text).unwrap()["here"].clone()
+    };
+    assert_eq!(here().await, json!(["ada", "bert"]));
+    bert.leave().await;
+    while here().await != json!(["ada"]) {}
 }

@@ -1,21 +1,27 @@
 //! Whether this host holds the WebSockets of a function, and on which terms, as a deployment says it.
 //!
 //! Owns the annotation `roost.websocket` and those below it that mean nothing for WebSockets which are passed on. Labels of
-//! these names count the same; an annotation goes before a label. Pure.
+//! these names count the same; an annotation goes before a label. Pure. Those of the dialect of AWS are in [`aws`].
+
+mod aws;
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use roost_proxy::WebSocketLimits;
+use roost_proxy::function::FunctionKey;
 use roost_proxy::websocket::codec::Codec;
 use roost_proxy::websocket::codec::cloudevents::CloudEvents;
 use roost_proxy::websocket::{Batching, Delivery, EventMode, OnError, Subscriptions};
 
-use crate::function::spec::Deployment;
+use crate::function::spec::{Deployment, parse_namespace};
 use crate::function::timeouts::KEEPALIVE;
 use crate::units;
 
 const MODE: &str = "roost.websocket";
+const CODEC: &str = "roost.websocket.codec";
+const PATH: &str = "roost.websocket.path";
 const EVENTS: &str = "roost.websocket.events";
 const ON_ERROR: &str = "roost.websocket.on-error";
 const DELIVERY: &str = "roost.websocket.delivery";
@@ -29,9 +35,11 @@ const AUTO_RESPONSE: &str = "roost.websocket.auto-response";
 const BATCH: &str = "roost.websocket.batch";
 const ORIGINS: &str = "roost.websocket.origins";
 
-/// All of them.
-const NAMES: [&str; 13] = [
+/// All of them, but those of the dialect of AWS.
+const NAMES: [&str; 15] = [
     MODE,
+    CODEC,
+    PATH,
     EVENTS,
     ON_ERROR,
     DELIVERY,
@@ -46,6 +54,9 @@ const NAMES: [&str; 13] = [
     ORIGINS,
 ];
 
+/// Those that mean nothing in the dialect of AWS: its routes say what there is to be told.
+const NOT_OF_AWS: [&str; 3] = [PATH, EVENTS, BATCH];
+
 /// The most of what can be asked for.
 const MOST_RETRIES: u32 = 20;
 const MOST_MESSAGES: usize = 10_000;
@@ -53,26 +64,62 @@ const MOST_GROUPS: usize = 10_000;
 const MOST_OUTBOUND: u64 = 64 << 20;
 const MOST_PAIRS: usize = 16;
 const LONGEST_PAIR: usize = 256;
+const LONGEST_PATH: usize = 1024;
 const MOST_ORIGINS: usize = 64;
 const LONGEST_WINDOW: Duration = Duration::from_mins(1);
 
 /// The longest part of a value that an error repeats, in characters.
 const MAX_SHOWN: usize = 64;
 
-/// Is `name` a label or annotation that says nothing but this? Replicas that run see none of it.
-#[must_use]
-pub fn is_setting_name(name: &str) -> bool {
-    NAMES.contains(&name)
+/// The dialects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Dialect {
+    #[default]
+    CloudEvents,
+    Aws,
 }
 
-/// What of a deployment has no effect, because its WebSockets are its own.
-#[must_use]
-pub fn without_effect(deployment: &Deployment) -> Vec<&'static str> {
-    let settings = deployment.settings();
-    if settings.get(MODE).is_some_and(|mode| mode.trim() == "events") {
-        return Vec::new();
+impl Dialect {
+    fn read(value: &str) -> Option<Self> {
+        match value {
+            "cloudevents" => Some(Self::CloudEvents),
+            "aws" => Some(Self::Aws),
+            _ => None,
+        }
     }
-    NAMES.into_iter().filter(|name| *name != MODE && settings.contains_key(name)).collect()
+}
+
+/// Is `name` a label or annotation that is read here?
+#[must_use]
+pub fn is_setting_name(name: &str) -> bool {
+    NAMES.contains(&name) || aws::NAMES.contains(&name)
+}
+
+/// Do replicas that run see nothing of it? The dialect decides what is in their environment.
+#[must_use]
+pub fn is_for_the_host_alone(name: &str) -> bool {
+    is_setting_name(name) && name != CODEC
+}
+
+/// What of a deployment has no effect, and why: its WebSockets are its own, or its dialect knows nothing of it.
+#[must_use]
+pub fn without_effect(deployment: &Deployment) -> Vec<String> {
+    let settings = deployment.settings();
+    let of = |name: &str| settings.get(name).map(|value| value.trim());
+    let dialect = of(CODEC).and_then(Dialect::read).unwrap_or_default();
+    let said = |names: Vec<&str>, why: &str| {
+        let names = names.into_iter().filter(|name| settings.contains_key(name));
+        names.map(|name| format!("{name}: no effect: {why}")).collect()
+    };
+    if of(MODE) != Some("events") {
+        // The dialect counts without the mode: others' events may be routed to the function.
+        let names = NAMES.into_iter().filter(|name| ![MODE, CODEC].contains(name)).chain(aws::NAMES);
+        return said(names.collect(), "roost.websocket is not events");
+    }
+    match dialect {
+        Dialect::CloudEvents => said(aws::NAMES.into(), "roost.websocket.codec is not aws"),
+        Dialect::Aws => said(NOT_OF_AWS.into(), "roost.websocket.codec is aws"),
+    }
 }
 
 /// What a deployment says of its WebSockets; `None` where they are the function's own.
@@ -86,13 +133,27 @@ pub fn parse(deployment: &Deployment) -> Result<Option<EventMode>, Vec<String>> 
         "events" => Some(true),
         _ => None,
     });
+    let dialect = reader.read(CODEC, "cloudevents or aws", Dialect::read).unwrap_or_default();
+    let path = reader.read(PATH, "a path such as /api/events", path);
     let batching = reader.read(BATCH, "a number of messages and a duration, such as 100/50ms", batching);
-    let codec = CloudEvents { batch: batching.is_some(), ..CloudEvents::default() };
-    let default = EventMode::new(Codec::CloudEvents(codec));
+    let events = reader
+        .read(EVENTS, "some of message, connect, connected and disconnected", subscriptions)
+        .unwrap_or_default();
+    let (codec, events, batching) = match (dialect, own(deployment)) {
+        (Dialect::Aws, Some(own)) => {
+            let api = aws::read(&mut reader, &own);
+            let events = aws::subscriptions(&api);
+            (Codec::Aws(api), events, None)
+        }
+        // Without a name there is no function: that is said elsewhere.
+        _ => {
+            let codec = CloudEvents { batch: batching.is_some(), path, ..CloudEvents::default() };
+            (Codec::CloudEvents(codec), events, batching)
+        }
+    };
+    let default = EventMode::new(codec);
     let mode = EventMode {
-        events: reader
-            .read(EVENTS, "some of message, connect, connected and disconnected", subscriptions)
-            .unwrap_or_default(),
+        events,
         on_error: reader
             .read(ON_ERROR, "close, reply or ignore", |value| match value {
                 "close" => Some(OnError::Close),
@@ -155,6 +216,11 @@ fn within(mode: EventMode, limits: &WebSocketLimits, asked: bool) -> EventMode {
     EventMode { max_message, ping_interval, ..mode }
 }
 
+fn own(deployment: &Deployment) -> Option<FunctionKey> {
+    let namespace = parse_namespace(&deployment.namespace).ok()?;
+    deployment.service.parse().ok().map(|name| FunctionKey::new(namespace, name))
+}
+
 /// Reads settings, and notes what is wrong with them.
 struct Reader<'a> {
     deployment: &'a Deployment,
@@ -207,6 +273,11 @@ fn subscriptions(value: &str) -> Option<Subscriptions> {
     Some(events)
 }
 
+fn path(value: &str) -> Option<PathAndQuery> {
+    let fits = value.starts_with('/') && value.len() <= LONGEST_PATH;
+    fits.then(|| value.parse().ok()).flatten()
+}
+
 fn batching(value: &str) -> Option<Batching> {
     let (count, window) = value.split_once('/')?;
     let count = count.trim().parse().ok().filter(|count| (1..=MOST_MESSAGES).contains(count))?;
@@ -239,12 +310,14 @@ fn origins(value: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use roost_proxy::websocket::codec::aws::{Binary, Transport};
+
     use super::*;
 
     fn deployment(settings: &[(&str, &str)]) -> Deployment {
         let annotations =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Deployment { annotations, ..Deployment::default() }
+        Deployment { service: "chat".to_owned(), annotations, ..Deployment::default() }
     }
 
     fn mode(settings: &[(&str, &str)]) -> EventMode {
@@ -276,6 +349,7 @@ mod tests {
             (AUTO_RESPONSE, "ping=pong, hb = ok"),
             (BATCH, "100/50ms"),
             (ORIGINS, "https://a.example, http://b:8080"),
+            (PATH, "/api/webpubsub/hubs/chat/"),
         ]);
         let events = Subscriptions { connect: true, disconnected: true, no_messages: true, connected: false };
         assert_eq!(all.events, events);
@@ -284,8 +358,38 @@ mod tests {
         assert!(all.text_only && all.compression);
         assert_eq!(all.auto_response, [("ping".into(), "pong".into()), ("hb".into(), "ok".into())]);
         assert_eq!(all.batching, Some(Batching { count: 100, window: Duration::from_millis(50) }));
-        assert!(matches!(&all.codec, Codec::CloudEvents(codec) if codec.batch));
+        let Codec::CloudEvents(codec) = &all.codec else { panic!("{:?}", all.codec) };
+        assert!(codec.batch && codec.path.as_ref().is_some_and(|path| path == "/api/webpubsub/hubs/chat/"));
         assert_eq!(all.origins, ["https://a.example", "http://b:8080"]);
+    }
+
+    #[test]
+    fn the_dialect_of_aws_has_routes_and_is_told_of_what_they_name() {
+        let Codec::Aws(api) = mode(&[(CODEC, "aws")]).codec else { panic!("aws") };
+        assert_eq!(api.routes.keys().collect::<Vec<_>>(), ["$connect", "$default", "$disconnect"]);
+        assert!(api.routes.values().all(|to| to.function.name.as_str() == "chat" && !to.two_way));
+        assert_eq!((&*api.api_id, &*api.stage, &*api.domain_name), ("chat", "prod", "gateway:8080"));
+        assert_eq!((api.transport, api.binary), (Transport::Http, Binary::Encoded));
+        assert_eq!(api.selection.to_string(), "$request.body.action");
+
+        let all = mode(&[
+            (CODEC, "aws"),
+            ("roost.websocket.aws.selection", "${request.body.type}"),
+            ("roost.websocket.aws.routes", "$connect,$default=other;two-way"),
+            ("roost.websocket.aws.transport", "emulator"),
+            ("roost.websocket.aws.binary", "refused"),
+            ("roost.websocket.aws.stage", "dev"),
+            ("roost.websocket.aws.domain", "roost.example"),
+            (EVENTS, "connected"),
+            (BATCH, "10/1s"),
+        ]);
+        assert_eq!(all.events, Subscriptions { connect: true, ..Subscriptions::default() });
+        assert!(all.batching.is_none());
+        let Codec::Aws(api) = all.codec else { panic!("aws") };
+        assert_eq!(api.routes.keys().collect::<Vec<_>>(), ["$connect", "$default"]);
+        assert_eq!((api.transport, api.binary), (Transport::Emulator, Binary::Refused));
+        assert_eq!((&*api.stage, &*api.domain_name), ("dev", "roost.example"));
+        assert_eq!(api.selection.to_string(), "$request.body.type");
     }
 
     #[test]
@@ -298,19 +402,51 @@ mod tests {
             (AUTO_RESPONSE, "ping"),
             (BATCH, "100"),
             (ORIGINS, "example.org"),
+            (PATH, "events"),
+            (CODEC, "aws"),
+            ("roost.websocket.aws.selection", "action"),
+            ("roost.websocket.aws.routes", "$connect;two-way"),
+            ("roost.websocket.aws.transport", "runtime"),
+            ("roost.websocket.aws.binary", "yes"),
+            ("roost.websocket.aws.stage", "a/b"),
+            ("roost.websocket.aws.domain", "https://a"),
         ];
         let mistakes = parse(&deployment(&bad)).unwrap_err();
-        assert_eq!(mistakes.len(), bad.len());
-        for (name, value) in bad {
+        assert_eq!(mistakes.len(), bad.len() - 1);
+        for (name, value) in bad.into_iter().filter(|(name, _)| *name != CODEC) {
             let begins = format!("annotations.{name}: {value:?}: expected ");
             assert!(mistakes.iter().any(|mistake| mistake.starts_with(&begins)), "{name}: {mistakes:?}");
         }
+        let mistakes = parse(&deployment(&[(CODEC, "azure")])).unwrap_err();
+        assert_eq!(mistakes, [format!("annotations.{CODEC}: \"azure\": expected cloudevents or aws")]);
     }
 
     #[test]
     fn settings_without_the_mode_have_no_effect_and_that_is_said() {
-        assert_eq!(without_effect(&deployment(&[(EVENTS, "connect"), (BATCH, "1/1s")])), [EVENTS, BATCH]);
-        assert!(without_effect(&deployment(&[(MODE, "events"), (EVENTS, "connect")])).is_empty());
+        let without = |settings: &[(&str, &str)]| without_effect(&deployment(settings));
+        let not = |name: &str, why: &str| format!("{name}: no effect: {why}");
+        let (selection, no_mode) = ("roost.websocket.aws.selection", "roost.websocket is not events");
+        assert_eq!(
+            without(&[(EVENTS, "connect"), (BATCH, "1/1s"), (selection, "$request.body.a")]),
+            [not(EVENTS, no_mode), not(BATCH, no_mode), not(selection, no_mode)]
+        );
+        assert!(without(&[(MODE, "events"), (EVENTS, "connect")]).is_empty());
+        // Its replicas are told how to speak to connections, whoever routes events to it.
+        assert!(without(&[(CODEC, "aws")]).is_empty());
+        let no_aws = "roost.websocket.codec is not aws";
+        assert_eq!(without(&[(MODE, "events"), (selection, "x")]), [not(selection, no_aws)]);
+        let aws = "roost.websocket.codec is aws";
+        assert_eq!(
+            without(&[(MODE, "events"), (CODEC, "aws"), (BATCH, "1/1s"), (PATH, "/"), (selection, "x")]),
+            [not(PATH, aws), not(BATCH, aws)]
+        );
+    }
+
+    #[test]
+    fn the_dialect_alone_is_seen_by_replicas() {
+        assert!(is_setting_name(CODEC) && !is_for_the_host_alone(CODEC));
+        assert!(is_for_the_host_alone(MODE) && is_for_the_host_alone("roost.websocket.aws.routes"));
+        assert!(!is_for_the_host_alone("roost.websocket.aws.nothing"));
     }
 
     #[test]

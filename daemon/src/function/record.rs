@@ -208,7 +208,7 @@ fn only_settings(old: &Deployment, new: &Deployment) -> bool {
                 && !Times::is_setting_name(name)
                 && !bounds::NAMES.contains(&name)
                 && name != COMPRESSION
-                && !event_mode::is_setting_name(name)
+                && !event_mode::is_for_the_host_alone(name)
         };
         seen.labels.retain(|name, _| is_seen(name));
         seen.annotations.retain(|name, _| is_seen(name));

@@ -85,9 +85,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
         }
     }
     warnings.extend(without_effect(&revision.deployment));
-    let unheld = event_mode::without_effect(&revision.deployment);
-    warnings
-        .extend(unheld.into_iter().map(|name| format!("{name}: no effect: roost.websocket is not events")));
+    warnings.extend(event_mode::without_effect(&revision.deployment));
     warnings.extend(timeouts::unreadable(&revision.deployment));
     let known = |name: &str| {
         [AUTH, DOMAIN, INTERNAL].contains(&name)
