@@ -102,13 +102,19 @@ async fn chat_lambda_is_an_api_by_its_stack_file_and_says_who_is_here() {
     let refused = Socket::try_open(&host, path, &[]).await.unwrap_err();
     assert_eq!(refused, StatusCode::BAD_REQUEST, "it asks for a name");
     let mut ada = Socket::open(&host, &format!("{path}?name=ada")).await;
-    let bert = Socket::open(&host, &format!("{path}?name=bert")).await;
-    let mut here = async || {
-        ada.says("{}").await;
-        let Some(Ok(Message::Text(text))) = ada.next().await else { panic!("no text") };
-        serde_json::from_str::<Value>(&text).unwrap()["here"].clone()
-    };
-    assert_eq!(here().await, json!(["ada", "bert"]));
+    let mut bert = Socket::open(&host, &format!("{path}?name=bert")).await;
+    assert_eq!(here(&mut ada).await, json!(["ada", "bert"]));
+    bert.says(r#"{"action":"sendMessage","text":"hello","to":"ada"}"#).await;
+    let said = r#"{"from":"bert","to":"ada","text":"hello"}"#;
+    assert_eq!(ada.next().await.unwrap().unwrap(), Message::text(said));
+    assert_eq!(bert.next().await.unwrap().unwrap(), Message::text(said));
     bert.leave().await;
-    while here().await != json!(["ada"]) {}
+    while here(&mut ada).await != json!(["ada"]) {}
+}
+
+/// Who the chat says is here.
+async fn here(socket: &mut Socket) -> Value {
+    socket.says("{}").await;
+    let Some(Ok(Message::Text(text))) = socket.next().await else { panic!("no text") };
+    serde_json::from_str::<Value>(&text).unwrap()["here"].clone()
 }
