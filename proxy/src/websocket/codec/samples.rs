@@ -1,5 +1,6 @@
 //! Events for the tests of dialects.
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use crate::function::FunctionKey;
@@ -17,8 +18,8 @@ pub(super) fn identity() -> Identity {
         id: ConnectionId::parse(CONNECTION).unwrap(),
         function: FunctionKey::from_route("chat.staging").unwrap(),
         path: "/room/1?name=J%C3%BCrgen+B&a=1&a=2".into(),
-        user: Some("ada".into()),
-        subprotocol: Some("v1.chat".into()),
+        user: OnceLock::from(Box::from("ada")),
+        subprotocol: OnceLock::from(Box::from("v1.chat")),
         peer: [192, 0, 2, 1].into(),
         host: Some("edge.example".into()),
         user_agent: Some("ws/8".into()),

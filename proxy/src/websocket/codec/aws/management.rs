@@ -189,6 +189,7 @@ fn error(status: StatusCode, class: &'static str, message: &str) -> Response<Byt
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
@@ -279,8 +280,8 @@ mod tests {
             id: ConnectionId::random(),
             function: FunctionKey::from_route("f").unwrap(),
             path: "/".into(),
-            user: None,
-            subprotocol: None,
+            user: OnceLock::new(),
+            subprotocol: OnceLock::new(),
             peer: [192, 0, 2, 1].into(),
             host: None,
             user_agent: Some("ws".into()),

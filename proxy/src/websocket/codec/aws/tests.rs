@@ -1,5 +1,6 @@
 //! That the JSON is what functions expect is seen by reading it with the types of `aws_lambda_events`.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest as Read;
@@ -181,7 +182,7 @@ fn who_connects_is_told_of_with_headers_and_parameters_and_without_a_body() {
     assert_eq!(read.request_context.route_key.as_deref(), Some("$connect"));
 
     // What is not there is not named.
-    (of.path, of.user, of.user_agent) = ("/".into(), None, None);
+    (of.path, of.user, of.user_agent) = ("/".into(), OnceLock::new(), None);
     let handshake = Handshake::default();
     let call = asked(&whole(), &samples::event(&of, What::Connect(&handshake)));
     let body: Value = serde_json::from_slice(call.request.body()).unwrap();

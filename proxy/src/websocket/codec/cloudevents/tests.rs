@@ -1,3 +1,4 @@
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
@@ -159,8 +160,8 @@ fn what_a_client_says_of_itself_cannot_end_a_header() {
         ("", ""),
         ("auth0|a@b.c", "auth0|a@b.c"),
     ] {
-        of.user = Some(user.into());
-        of.subprotocol = Some(user.into());
+        of.user = OnceLock::from(Box::from(user));
+        of.subprotocol = OnceLock::from(Box::from(user));
         let request = asked(CloudEvents::default(), &samples::event(&of, What::Connected));
         assert_eq!(request.headers()[CE_USER_ID], shown);
         assert_eq!(request.headers()[CE_SUBPROTOCOL], shown);
@@ -476,7 +477,7 @@ proptest! {
     #[test]
     fn whatever_a_client_is_called_the_function_reads_it_back(user in "(%[0-9a-f]{2}|\\PC|[\\x00-\\xff]){0,20}") {
         let mut of = samples::identity();
-        of.user = Some(user.as_str().into());
+        of.user = OnceLock::from(Box::from(user.as_str()));
         let request = asked(CloudEvents::default(), &samples::event(&of, What::Connected));
         let value = request.headers()[CE_USER_ID].to_str().unwrap();
         prop_assert!(value.bytes().all(|byte| byte.is_ascii_graphic()));
