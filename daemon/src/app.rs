@@ -45,7 +45,7 @@ use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::systemd::{self, Asked};
 use crate::tls::Certificates;
-use crate::usage::{self, Sampler, UsageRecord};
+use crate::usage::{self, Ledger, Sampler, UsageRecord};
 use crate::users::{self, Users};
 use crate::{access_log, affinity, files, handover, image, memory, otel, stacks};
 
@@ -97,6 +97,7 @@ pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Resu
     }
     // Behind the last request.
     usage::write(&house.registry).await;
+    house.ledger.write().await;
     if why.is_none() {
         // Until here they went on.
         server.leave().await;
@@ -131,6 +132,7 @@ struct House {
     log: AccessLog,
     routes: Routes,
     registry: Arc<Registry>,
+    ledger: Arc<Ledger>,
     /// Cancelled when a controller broke.
     broken: CancellationToken,
 }
@@ -169,7 +171,7 @@ impl House {
         let tokens = config.jwt.as_ref().map(Tokens::load).transpose().context("jwt.keys")?;
         // First of all: it can be open once only, so from here on this daemon is alone with its files.
         make_directory(&config.state, 0o700)?;
-        let store = Store::open(&config.state.join("roost.redb"))?;
+        let store = Arc::new(Store::open(&config.state.join("roost.redb"))?);
         make_directories(config)?;
         let main = listeners(config, inherited)?;
         let here = main.first().context("no socket to listen on")?.local_addr()?;
@@ -226,7 +228,7 @@ impl House {
             hub: Arc::clone(&hub),
         };
         let registry = Registry::new(
-            store,
+            Arc::clone(&store),
             routes.clone(),
             limits(config),
             tools,
@@ -234,6 +236,7 @@ impl House {
             Trusts { users: users.is_some(), tokens: tokens.is_some() },
             broken.clone(),
         );
+        let ledger = Ledger::open(store, Arc::clone(&registry), config.usage_days)?;
         let house = Self {
             users,
             tokens,
@@ -253,6 +256,7 @@ impl House {
             log,
             routes,
             registry,
+            ledger,
             broken,
         };
         Ok((house, stored, sockets))
@@ -316,6 +320,7 @@ impl House {
             max_archive: config.images.max_size,
             logs: self.logs.clone(),
             sampler: sampler.clone(),
+            ledger: Arc::clone(&self.ledger),
             events: self.events.clone(),
             hub: Arc::clone(&self.hub),
             calls: self.calls.clone(),
@@ -394,6 +399,7 @@ impl House {
         }
         tokio::spawn(stacks::follow(Arc::clone(&self.registry), config.stacks.clone()));
         tokio::spawn(usage::keep(Arc::clone(&self.registry), sampler));
+        tokio::spawn(Arc::clone(&self.ledger).keep());
         tokio::spawn(systemd::watchdog());
         tokio::spawn(memory::keep_small());
         let (following, filling) = (self.network.clone(), self.network.clone());
