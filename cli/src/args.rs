@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     auth, connections, deploy, describe, events, groups, image, invoke, list, login, logs, namespace, ready,
-    remove, scale, secret, stack, top, version,
+    remove, scale, secret, stack, top, usage, version,
 };
 
 const EXAMPLES: &str = "\
@@ -73,6 +73,8 @@ pub(crate) enum Verb {
     Logs(logs::LogsArgs),
     /// Watch what functions are doing: replicas, load, and the last decision about them
     Top(top::TopArgs),
+    /// Show what functions have used of connections, by day
+    Usage(usage::UsageArgs),
     /// Follow what is decided about replicas, and why
     Events(events::EventsArgs),
     /// List, show, speak to and close the WebSockets that the daemon holds

@@ -189,6 +189,11 @@ impl Client {
         self.stream("/system/events", parameters)
     }
 
+    /// What functions have used, as JSON or as CSV.
+    pub(crate) fn usage(&self, parameters: &[(&str, &str)]) -> Result<Box<dyn Read>, Error> {
+        self.stream("/system/usage", parameters)
+    }
+
     /// Does the daemon answer?
     pub(crate) fn health(&self) -> Result<(), Error> {
         let request = self.request(Method::GET, "/healthz");

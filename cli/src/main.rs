@@ -50,6 +50,7 @@ fn run(cli: &Cli, out: &mut Output) -> anyhow::Result<()> {
         Verb::Scale(args) => verb::scale::run(args, global, out),
         Verb::Invoke(args) => verb::invoke::run(args, global, out),
         Verb::Top(args) => verb::top::run(args, global, out),
+        Verb::Usage(args) => verb::usage::run(args, global, out),
         Verb::Events(args) => verb::events::run(args, global, out),
         Verb::Connections(args) => verb::connections::run(args, global, out),
         Verb::Groups(args) => verb::groups::run(args, global, out),

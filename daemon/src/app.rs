@@ -48,7 +48,7 @@ use crate::secrets::Secrets;
 use crate::store::Store;
 use crate::systemd::{self, Asked};
 use crate::tls::Certificates;
-use crate::usage::{self, Sampler, UsageRecord};
+use crate::usage::{self, Ledger, Sampler, UsageRecord};
 use crate::users::{self, Users};
 use crate::{access_log, files, handover, host_keys, image, memory, otel, stacks};
 
@@ -101,6 +101,7 @@ pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Resu
     }
     // Behind the last request.
     usage::write(&house.registry).await;
+    house.ledger.write().await;
     if why.is_none() {
         // Until here they went on.
         server.leave().await;
@@ -139,6 +140,7 @@ struct House {
     log: AccessLog,
     routes: Routes,
     registry: Arc<Registry>,
+    ledger: Arc<Ledger>,
     /// Cancelled when a controller broke.
     broken: CancellationToken,
 }
@@ -179,7 +181,7 @@ impl House {
         let tokens = config.jwt.as_ref().map(Tokens::load).transpose().context("jwt.keys")?;
         // First of all: it can be open once only, so from here on this daemon is alone with its files.
         make_directory(&config.state, 0o700)?;
-        let store = Store::open(&config.state.join("roost.redb"))?;
+        let store = Arc::new(Store::open(&config.state.join("roost.redb"))?);
         make_directories(config)?;
         let (journal, connections) =
             Journal::open(&config.state).context("cannot open the journal of connections")?;
@@ -244,7 +246,7 @@ impl House {
             hub: Arc::clone(&hub),
         };
         let registry = Registry::new(
-            store,
+            Arc::clone(&store),
             routes.clone(),
             limits(config),
             tools,
@@ -252,6 +254,7 @@ impl House {
             Trusts { users: users.is_some(), tokens: tokens.is_some() },
             broken.clone(),
         );
+        let ledger = Ledger::open(store, Arc::clone(&registry), config.usage_days)?;
         let house = Self {
             users,
             tokens,
@@ -273,6 +276,7 @@ impl House {
             log,
             routes,
             registry,
+            ledger,
             broken,
         };
         Ok((house, stored, sockets))
@@ -337,6 +341,7 @@ impl House {
             max_archive: config.images.max_size,
             logs: self.logs.clone(),
             sampler: sampler.clone(),
+            ledger: Arc::clone(&self.ledger),
             events: self.events.clone(),
             hub: Arc::clone(&self.hub),
             passes: self.passes.clone(),
@@ -424,6 +429,7 @@ impl House {
         }
         tokio::spawn(stacks::follow(Arc::clone(&self.registry), config.stacks.clone()));
         tokio::spawn(usage::keep(Arc::clone(&self.registry), sampler));
+        tokio::spawn(Arc::clone(&self.ledger).keep());
         tokio::spawn(systemd::watchdog());
         tokio::spawn(memory::keep_small());
         let (following, filling) = (self.network.clone(), self.network.clone());

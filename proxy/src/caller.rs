@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::function::FunctionKey;
 use crate::handler::{answer, pass_on, unasked_switch};
 use crate::headers;
+use crate::meter::Kind;
 use crate::placement::ReplicaKey;
 use crate::route::Routes;
 use crate::trace;
@@ -92,6 +93,8 @@ impl Caller {
         key: Option<ReplicaKey>,
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<(Response<ResponseBody>, Option<OwnedSemaphorePermit>), Error> {
+        // Whoever needs no place tells of an event.
+        let of_event = place.is_none();
         let call = self.ids.identify(request.headers());
         let upstream =
             self.routes.get(function).ok_or_else(|| Error::UnknownFunction { name: function.to_string() })?;
@@ -114,6 +117,9 @@ impl Caller {
             let claimed = claim(&upstream, &ask, place).await;
             record.waited(waits);
             let (claim, place) = claimed?;
+            if of_event {
+                claim.meter_as(Kind::Invocation);
+            }
             record.sent_to(claim.endpoint().id());
             let (answer, timer) = answer(claim, outbound, &timeouts).await?;
             if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -5,13 +5,14 @@
 
 use std::fmt;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use crate::ask::{Ask, Lack, Wish, weight};
 use crate::balance::{heaviest, least_loaded, less_loaded_of_two};
 use crate::endpoint::{Endpoint, Occupancy, Vacancy};
 use crate::function::ReplicaId;
+use crate::meter::Kind;
 use crate::tunnel::Traffic;
 use crate::upstream::Upstream;
 
@@ -20,6 +21,8 @@ pub struct Claim {
     upstream: Arc<Upstream>,
     endpoint: Arc<Endpoint>,
     ask: Ask,
+    /// As what its time is metered, once it is.
+    metered: OnceLock<Kind>,
 }
 
 impl Upstream {
@@ -65,7 +68,8 @@ impl Upstream {
                     if endpoint.claimed(ask, cap, seen) {
                         self.counters().claimed();
                         let (upstream, endpoint) = (Arc::clone(self), Arc::clone(endpoint));
-                        return Ok(Claim { upstream, endpoint, ask: ask.clone() });
+                        let metered = OnceLock::new();
+                        return Ok(Claim { upstream, endpoint, ask: ask.clone(), metered });
                     }
                 }
                 None => {
@@ -94,7 +98,7 @@ impl Upstream {
             {
                 self.counters().claimed();
                 let ask = Ask { key: endpoint.key().cloned(), ..Ask::default() }.for_tunnel();
-                return Claim { upstream: Arc::clone(self), endpoint, ask };
+                return Claim { upstream: Arc::clone(self), endpoint, ask, metered: OnceLock::new() };
             }
             published.await;
         }
@@ -177,12 +181,26 @@ impl Claim {
 
     /// A claim for the same on an endpoint that is none of `tried`, if one can be had at once.
     pub(crate) fn elsewhere(&self, tried: &[Arc<Endpoint>]) -> Option<Self> {
-        self.upstream.take(&self.ask, tried).ok()
+        let claim = self.upstream.take(&self.ask, tried).ok()?;
+        if let Some(kind) = self.metered.get() {
+            claim.meter_as(*kind);
+        }
+        Some(claim)
+    }
+
+    /// Its time is metered from now on, until it is released.
+    pub(crate) fn meter_as(&self, kind: Kind) {
+        if self.metered.set(kind).is_ok() {
+            self.upstream.meters().of(kind).begin(self.endpoint.places().of(kind));
+        }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        if let Some(kind) = self.metered.get() {
+            self.upstream.meters().of(*kind).end(self.endpoint.places().of(*kind));
+        }
         self.upstream.counters().released();
         self.endpoint.release(self.ask.tunnel);
         self.upstream.made_room(self.endpoint.key());

@@ -24,6 +24,7 @@ use crate::affinity::Tag;
 use crate::function::ReplicaId;
 use crate::http1::replica::Connection;
 use crate::http2::Lines;
+use crate::meter::Places;
 use crate::placement::ReplicaKey;
 use crate::pool::{self, Pool};
 use crate::tunnel::{Ends, Traffic};
@@ -92,6 +93,8 @@ pub struct Endpoint {
     ends: Ends,
     /// On them, if it has a key.
     traffic: Traffic,
+    /// What is open here of that which is metered.
+    places: Places,
 }
 
 impl Endpoint {
@@ -134,6 +137,7 @@ impl Endpoint {
             lines,
             ends: Ends::default(),
             traffic: Traffic::default(),
+            places: Places::default(),
         };
         endpoint.keep(true);
         Arc::new(endpoint)
@@ -189,6 +193,10 @@ impl Endpoint {
 
     pub(crate) fn traffic(&self) -> &Traffic {
         &self.traffic
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Resolves when no claim is left. After [`close`](Self::close), or after the endpoint was published no more, none

@@ -42,7 +42,7 @@ pub(crate) struct Answer {
 pub(crate) enum Sent {
     Answered(Answer),
     /// It was not sent, for this cause.
-    Back(Request<Payload>, Claim, io::Error),
+    Back(Box<Request<Payload>>, Claim, io::Error),
     Failed(Error),
 }
 
@@ -60,7 +60,7 @@ pub(crate) async fn send(
             match send_on(connection, claim, request, timeouts.idle).await {
                 Sent::Answered(answer) => return Ok(answer),
                 Sent::Failed(error) => return Err(error),
-                Sent::Back(unsent, held, _) => (request, claim) = (unsent, held),
+                Sent::Back(unsent, held, _) => (request, claim) = (*unsent, held),
             }
         }
         let sent = match claim.endpoint().lines() {
@@ -71,14 +71,14 @@ pub(crate) async fn send(
             }
             _ => match claim.endpoint().connect(timeouts.connect).await {
                 Ok(connection) => send_on(connection, claim, request, timeouts.idle).await,
-                Err(cause) => Sent::Back(request, claim, cause),
+                Err(cause) => Sent::Back(Box::new(request), claim, cause),
             },
         };
         let cause = match sent {
             Sent::Answered(answer) => return Ok(answer),
             Sent::Failed(error) => return Err(error),
             Sent::Back(unsent, held, cause) => {
-                (request, claim) = (unsent, held);
+                (request, claim) = (*unsent, held);
                 cause
             }
         };
@@ -113,7 +113,7 @@ async fn send_on(
         Err(Failure::Unsent(unsent)) => {
             let request = unsent.map(RequestBody::into_inner);
             let exchange = Arc::into_inner(exchange).expect("only the body of the request shared it");
-            Sent::Back(request, exchange.into_claim(), io::ErrorKind::ConnectionAborted.into())
+            Sent::Back(Box::new(request), exchange.into_claim(), io::ErrorKind::ConnectionAborted.into())
         }
         Err(failure) => Sent::Failed(no_answer(exchange.claim(), &failure)),
     }

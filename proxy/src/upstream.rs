@@ -32,6 +32,7 @@ use crate::error::Error;
 use crate::function::FunctionKey;
 use crate::keys::{self, Admission, HeldKeys};
 use crate::limits::{Bounds, FunctionGate, Limit};
+use crate::meter::{Kind, Metered, Meters};
 use crate::metrics::{Counters, Load, Refused, Totals};
 use crate::placement::{Placement, ReplicaKey};
 use crate::tunnel::{CloseFrame, Traffic};
@@ -147,6 +148,7 @@ pub struct Upstream {
     demand: Notify,
     retired: AtomicBool,
     counters: Counters,
+    meters: Meters,
     gate: FunctionGate,
     /// On tunnels.
     traffic: Traffic,
@@ -174,6 +176,7 @@ impl Upstream {
             demand: Notify::new(),
             retired: AtomicBool::new(false),
             counters: Counters::default(),
+            meters: Meters::default(),
             gate: FunctionGate::new(&limits.bounds),
             traffic: Traffic::default(),
             published: Notify::new(),
@@ -493,6 +496,31 @@ impl Upstream {
     /// that begins anew.
     pub fn set_requests(&self, count: u64) {
         self.counters.set_requests(count);
+    }
+
+    /// What it has used since this process began. The figures are each right; those of different kinds are not of one
+    /// instant.
+    #[must_use]
+    pub fn metered(&self) -> Metered {
+        let (tunnels, invoked) =
+            (self.meters.of(Kind::Tunnel).read(), self.meters.of(Kind::Invocation).read());
+        let (passed, held) = (self.counters.websockets.carried(), self.counters.events.carried());
+        let both = |one: [u64; 2], other: [u64; 2]| [one[0] + other[0], one[1] + other[1]];
+        let of_held = self.counters.events.held();
+        Metered {
+            active: tunnels.union,
+            connection: tunnels.sum.saturating_add(of_held.sum),
+            held: of_held.union,
+            invocation_active: invoked.union,
+            invocations: invoked.begun,
+            messages: both(passed.messages, held.messages),
+            units: both(passed.units, held.units),
+            bytes: both(passed.bytes, held.bytes),
+        }
+    }
+
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     pub(crate) fn gate(&self) -> &FunctionGate {

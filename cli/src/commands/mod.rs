@@ -24,6 +24,7 @@ pub(crate) mod secret;
 pub(crate) mod stack;
 pub(crate) mod top;
 mod top_table;
+pub(crate) mod usage;
 pub(crate) mod version;
 mod wait;
 

@@ -20,6 +20,7 @@ mod openapi;
 mod scale;
 mod secrets;
 mod ui;
+mod usage;
 
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ use crate::metrics::Timings;
 use crate::passes::Passes;
 use crate::scaling::events::Events;
 use crate::secrets::Secrets;
-use crate::usage::Sampler;
+use crate::usage::{Ledger, Sampler};
 use crate::users::Users;
 
 /// What the handlers work with.
@@ -68,6 +69,8 @@ pub struct Api {
     pub secrets: Secrets,
     /// What replicas use.
     pub sampler: Sampler,
+    /// What functions have used.
+    pub ledger: Arc<Ledger>,
     /// What is decided about replicas.
     pub events: Events,
     /// The connections that are held here.
@@ -119,6 +122,7 @@ pub fn router(api: Api) -> Router {
         .route("/alert", post(alert::alert))
         .route("/logs", get(logs::logs))
         .route("/events", get(events::events))
+        .route("/usage", get(usage::usage))
         .merge(namespaces::routes())
         .merge(images::routes())
         .merge(secrets::routes())

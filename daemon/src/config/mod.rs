@@ -69,6 +69,8 @@ pub struct Config {
     pub logs: Logs,
     /// Requests and tunnels.
     pub access_log: access_log::Settings,
+    /// For how many days before today it is kept what functions have used.
+    pub usage_days: u16,
     /// Is each request to a function a span in a trace?
     pub spans: bool,
     /// Where these spans are sent; `None` for nowhere.
@@ -314,6 +316,7 @@ impl Config {
             queue: raw.queue.resolve(m),
             logs: raw.logs.resolve(m),
             access_log: raw.access_log.resolve(m),
+            usage_days: raw.usage.resolve(m),
             spans: raw.tracing.spans.unwrap_or(false),
             otlp: m.read("tracing.otlp", raw.tracing.otlp.as_deref(), None, |text| text.parse().map(Some)),
         };
@@ -426,6 +429,16 @@ mod tests {
         ] {
             let told = resolve(&format!("[access_log]\n{text}")).unwrap_err();
             assert!(told.contains(mistake), "{mistake} in {told}");
+        }
+    }
+
+    #[test]
+    fn usage_is_kept_for_a_number_of_days() {
+        assert_eq!(resolve("").unwrap().usage_days, 400);
+        assert_eq!(resolve("[usage]\nkeep_days = 31").unwrap().usage_days, 31);
+        for days in [-1, 0, 3661, 70_000] {
+            let told = resolve(&format!("[usage]\nkeep_days = {days}")).unwrap_err();
+            assert!(told.contains("usage.keep_days = ") && told.contains("from 1 to 3660"), "{told}");
         }
     }
 

@@ -23,6 +23,12 @@ use crate::{access_log, queue, units};
 /// Each is a network namespace that the kernel has to keep.
 const MAX_SLOTS: usize = 64;
 
+/// A year and a month: this month can be compared with the same one of last year.
+const USAGE_DAYS: u16 = 400;
+
+/// Ten years.
+const MAX_USAGE_DAYS: u16 = 3660;
+
 /// The file, as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -41,6 +47,7 @@ pub(super) struct Raw {
     pub(super) queue: RawQueue,
     pub(super) logs: RawLogs,
     pub(super) access_log: RawAccessLog,
+    pub(super) usage: RawUsage,
     pub(super) tracing: RawTracing,
 }
 
@@ -159,6 +166,12 @@ pub(super) struct RawAccessLog {
     pub(super) query: Option<bool>,
     pub(super) referer: Option<bool>,
     pub(super) max_size: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawUsage {
+    pub(super) keep_days: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -324,6 +337,16 @@ impl RawLogs {
             max_size: m.read("logs.max_size", self.max_size.as_deref(), 10 << 20, units::memory),
             level: m.read("logs.level", self.level.as_deref(), "info".to_owned(), level),
         }
+    }
+}
+
+impl RawUsage {
+    pub(super) fn resolve(self, m: &mut Mistakes) -> u16 {
+        let days = self.keep_days.unwrap_or(i64::from(USAGE_DAYS));
+        let kept = u16::try_from(days).ok().filter(|days| (1..=MAX_USAGE_DAYS).contains(days));
+        let mistake = format!("usage.keep_days = {days}: expected a number from 1 to {MAX_USAGE_DAYS}");
+        m.require(kept.is_some(), &mistake);
+        kept.unwrap_or(USAGE_DAYS)
     }
 }
 

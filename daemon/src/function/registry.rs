@@ -122,7 +122,7 @@ impl Trusts {
 impl Registry {
     /// A registry on `store` that publishes to `routes`. It knows nothing before [`Registry::restore`].
     pub fn new(
-        store: Store,
+        store: Arc<Store>,
         routes: Routes,
         limits: UpstreamLimits,
         tools: Tools,
@@ -131,7 +131,7 @@ impl Registry {
         broken: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
-            store: Arc::new(store),
+            store,
             functions: Mutex::default(),
             namespaces: watch::Sender::new(Namespaces::from([(
                 Namespace::default(),

@@ -1,13 +1,14 @@
 //! The embedded database: what should be, kept across restarts and power cuts.
 //!
 //! Owns the file, its tables and its version. A value is one byte of format version and then JSON. Every write is
-//! durable when it returns. All calls block: [`crate::function::registry`], the only user, runs them off the
-//! async workers. Never knows what is running.
+//! durable when it returns. All calls block: its users, [`crate::function::registry`] and
+//! [`crate::usage::ledger`], run them off the async workers. Never knows what is running.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use jiff::civil::Date;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use roost_proxy::function::{FunctionKey, Namespace};
 use serde::Serialize;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::FunctionRecord;
 use crate::usage::UsageRecord;
+use crate::usage::ledger::Row;
 
 /// Records by a text.
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -29,6 +31,9 @@ const NAMESPACES: Table = TableDefinition::new("namespaces");
 /// `namespace/name` → [`UsageRecord`].
 const USAGE: Table = TableDefinition::new("usage");
 
+/// `day/namespace/name` → [`Figures`](crate::usage::figures::Figures). A day is written as 2026-01-31, so that the days are in their order.
+const DAYS: Table = TableDefinition::new("days");
+
 /// Facts about the file itself.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
@@ -38,7 +43,7 @@ const SCHEMA: &str = "schema";
 /// The schema that this build reads and writes.
 const SCHEMA_VERSION: u64 = 1;
 
-/// The format of a value in [`FUNCTIONS`], [`NAMESPACES`] and [`USAGE`].
+/// The format of a value in the other tables.
 const RECORD_FORMAT: u8 = 1;
 
 /// How much of the file redb may keep in memory, in bytes. The store is read once, at start.
@@ -120,6 +125,7 @@ impl Store {
             transaction.open_table(FUNCTIONS)?;
             transaction.open_table(NAMESPACES)?;
             transaction.open_table(USAGE)?;
+            transaction.open_table(DAYS)?;
         }
         transaction.commit()?;
         Ok(database)
@@ -193,12 +199,86 @@ impl Store {
                 }
             })
             .collect();
-        let encoded = encoded?;
+        self.put_all(USAGE, &encoded?)
+    }
+
+    /// What functions have used on the days `from` to `to`, of those that `wanted` says.
+    ///
+    /// # Errors
+    /// When the file or a record in it cannot be read.
+    pub fn days(
+        &self,
+        from: Date,
+        to: Date,
+        wanted: impl Fn(Date, &FunctionKey) -> bool,
+    ) -> Result<Vec<Row>, StoreError> {
+        let (from, to) = (format!("{from}/"), behind(to));
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(DAYS)?;
+            let mut rows = Vec::new();
+            for entry in table.range(from.as_str()..to.as_str())? {
+                let (key, value) = entry?;
+                let bad = |why| StoreError::Record { key: key.value().to_owned(), why };
+                let (day, function) = day_and_function(key.value()).map_err(bad)?;
+                if wanted(day, &function) {
+                    rows.push((day, function, decode(value.value()).map_err(bad)?));
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    /// Writes what functions have used on some days, all of it or nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be written. Then nothing has changed.
+    pub fn put_days(&self, rows: &[Row]) -> Result<(), StoreError> {
+        let encoded = rows.iter().map(|(day, function, figures)| {
+            let key = format!("{day}/{}", path_of(function));
+            match encode(figures) {
+                Ok(value) => Ok((key, value)),
+                Err(why) => Err(StoreError::Record { key, why }),
+            }
+        });
+        self.put_all(DAYS, &encoded.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// Removes what was used before a day, and tells how many records that were.
+    ///
+    /// # Errors
+    /// When the file cannot be written. Then nothing has changed.
+    pub fn remove_days_before(&self, first: Date) -> Result<usize, StoreError> {
+        let first = format!("{first}/");
+        self.with(|database| {
+            let old: Vec<String> = {
+                let table = database.begin_read()?.open_table(DAYS)?;
+                let keys = table.range(..first.as_str())?.map(|entry| Ok(entry?.0.value().to_owned()));
+                keys.collect::<Result<_, StoreError>>()?
+            };
+            if old.is_empty() {
+                return Ok(0);
+            }
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(DAYS)?;
+                for key in &old {
+                    table.remove(key.as_str())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(old.len())
+        })
+    }
+
+    fn put_all(&self, table: Table, encoded: &[(String, Vec<u8>)]) -> Result<(), StoreError> {
         self.with(|database| {
             let transaction = database.begin_write()?;
             {
-                let mut table = transaction.open_table(USAGE)?;
-                for (key, value) in &encoded {
+                let mut table = transaction.open_table(table)?;
+                for (key, value) in encoded {
                     table.insert(key.as_str(), value.as_slice())?;
                 }
             }
@@ -282,6 +362,22 @@ pub(crate) fn path_of(key: &FunctionKey) -> String {
     format!("{}/{}", key.namespace, key.name)
 }
 
+/// What sorts behind all keys of a day, and before those of the next.
+fn behind(day: Date) -> String {
+    format!("{day}0")
+}
+
+fn day_and_function(key: &str) -> Result<(Date, FunctionKey), String> {
+    let mut parts = key.splitn(3, '/');
+    let (Some(day), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err("expected day/namespace/name".to_owned());
+    };
+    let day = day.parse().map_err(|why| format!("{why}"))?;
+    let namespace = namespace.parse().map_err(|why| format!("{why}"))?;
+    let name = name.parse().map_err(|why| format!("{why}"))?;
+    Ok((day, FunctionKey::new(namespace, name)))
+}
+
 fn encode(record: &impl Serialize) -> Result<Vec<u8>, String> {
     let mut value = vec![RECORD_FORMAT];
     serde_json::to_writer(&mut value, record).map_err(|why| why.to_string())?;
@@ -301,6 +397,7 @@ mod tests {
     use super::*;
     use crate::function::record::Revision;
     use crate::function::spec::Deployment;
+    use crate::usage::figures::Figures;
 
     fn record(name: &str) -> (FunctionKey, FunctionRecord) {
         let deployment =
@@ -367,6 +464,36 @@ mod tests {
         );
         store.remove(&a).unwrap();
         assert_eq!(store.usage().unwrap(), HashMap::from([(path_of(&b), counted(3))]));
+    }
+
+    #[test]
+    fn days_are_kept_apart_in_their_order_outlive_their_function_and_go_when_they_are_old() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roost.redb");
+        let ((a, record_a), (b, _)) = (record("a"), record("b"));
+        let day = |text: &str| text.parse::<Date>().unwrap();
+        let row = |date: &str, function: &FunctionKey, invocations| {
+            (day(date), function.clone(), Figures { invocations, ..Figures::default() })
+        };
+        let all = |_: Date, _: &FunctionKey| true;
+        {
+            let store = Store::open(&path).unwrap();
+            store.put(&a, &record_a).unwrap();
+            store
+                .put_days(&[row("2026-02-01", &a, 4), row("2026-01-31", &b, 2), row("2026-01-31", &a, 1)])
+                .unwrap();
+            store.put_days(&[row("2026-01-31", &a, 3), row("2025-12-31", &b, 9)]).unwrap();
+            store.remove(&a).unwrap();
+        }
+        let store = Store::open(&path).unwrap();
+        let january = store.days(day("2026-01-01"), day("2026-01-31"), all).unwrap();
+        assert_eq!(january, [row("2026-01-31", &a, 3), row("2026-01-31", &b, 2)]);
+        let of_a = store.days(day("2025-01-01"), Date::MAX, |_, function| *function == a).unwrap();
+        assert_eq!(of_a, [row("2026-01-31", &a, 3), row("2026-02-01", &a, 4)]);
+        assert_eq!(store.days(day("2026-02-01"), day("2026-01-01"), all).unwrap(), []);
+        assert_eq!(store.remove_days_before(day("2026-01-31")).unwrap(), 1);
+        assert_eq!(store.remove_days_before(day("2026-01-31")).unwrap(), 0);
+        assert_eq!(store.days(Date::MIN, Date::MAX, all).unwrap().len(), 3);
     }
 
     #[test]

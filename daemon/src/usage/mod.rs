@@ -1,8 +1,12 @@
-//! What functions use: processor and memory of their replicas now, and how many requests they answered in their lives.
+//! What functions use: processor and memory of their replicas now, how many requests they answered in their lives, and by
+//! day what their connections took ([`ledger`]).
 //!
 //! Owns the one task that writes counts down, and the samples that rates are made of. Never counts itself: the proxy
 //! counts requests, the kernel counts the rest. A daemon that is killed loses the counts of at most [`WRITE_EVERY`].
 
+mod book;
+pub mod figures;
+pub mod ledger;
 mod sampler;
 
 use std::sync::Arc;
@@ -12,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
+pub use self::ledger::Ledger;
 pub use self::sampler::{Sampler, Use};
 use crate::function::registry::Registry;
 

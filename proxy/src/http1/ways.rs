@@ -106,12 +106,14 @@ pub(crate) fn long_response(
 }
 
 /// A stream of bytes, as it comes: in pieces.
+#[cfg(feature = "fuzzing")]
 #[derive(Debug)]
 pub(crate) struct Stream<'a> {
     input: BytesMut,
     rest: std::slice::Chunks<'a, u8>,
 }
 
+#[cfg(feature = "fuzzing")]
 impl<'a> Stream<'a> {
     pub(crate) fn of(bytes: &'a [u8], piece: usize) -> Self {
         Self { input: BytesMut::new(), rest: bytes.chunks(piece.max(1)) }

@@ -57,11 +57,11 @@ pub(crate) async fn send(
     loop {
         let seat = match lines.seat(timeouts.connect).await {
             Ok(seat) => seat,
-            Err(cause) => return Sent::Back(request, claim, cause),
+            Err(cause) => return Sent::Back(Box::new(request), claim, cause),
         };
         match send_on(seat, claim, request, timeouts.idle).await {
             // The connection was about to end: there is a new one, or none.
-            Sent::Back(unsent, held, _) if first => (request, claim) = (unsent, held),
+            Sent::Back(unsent, held, _) if first => (request, claim) = (*unsent, held),
             sent => return sent,
         }
         first = false;
@@ -78,14 +78,14 @@ async fn send_on(seat: Seat, claim: Claim, request: Request<Payload>, idle: Opti
     let mut sender = seat.sender();
     if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
         seat.is_bad();
-        return Sent::Back(request, claim, io::Error::other(error));
+        return Sent::Back(Box::new(request), claim, io::Error::other(error));
     }
     let head = head(&request, claim.endpoint().host());
     let (stream, sent) = match sender.send_request(head, request.body().is_end_stream()) {
         Ok((answer, stream)) => (stream, answer),
         Err(error) => {
             seat.is_bad();
-            return Sent::Back(request, claim, io::Error::other(error));
+            return Sent::Back(Box::new(request), claim, io::Error::other(error));
         }
     };
     let exchange = Arc::new(Exchange::new(claim));
@@ -113,7 +113,7 @@ async fn send_on(seat: Seat, claim: Claim, request: Request<Payload>, idle: Opti
                 Some(payload) if unseen => {
                     let exchange = Arc::into_inner(exchange).expect("only the body of the request shared it");
                     let cause = io::Error::new(io::ErrorKind::ConnectionRefused, error);
-                    Sent::Back(Request::from_parts(parts, payload), exchange.into_claim(), cause)
+                    Sent::Back(Box::new(Request::from_parts(parts, payload)), exchange.into_claim(), cause)
                 }
                 _ => Sent::Failed(no_answer(exchange.claim(), &error)),
             }

@@ -10,6 +10,8 @@
 //!                              └─ impossible ──► opaque: no boundary any more
 //! ```
 
+use crate::meter::units;
+
 /// The longest header without its masking key: two bytes and a length of eight.
 const MAX_HEADER: usize = 10;
 
@@ -22,8 +24,18 @@ const CLOSE: usize = 6;
 /// The kinds of frames that are counted apart: continuation, text, binary, Close, ping and pong.
 pub(super) const KINDS: usize = 6;
 
-/// How many frames of each kind began.
-pub(super) type Counts = [u64; KINDS];
+/// The place of the number of messages, below what is left of the last one's unit.
+const MESSAGES: u32 = 48;
+
+/// What began: frames of each kind, and what those of messages carry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) frames: [u64; KINDS],
+    /// Payload of text, binary and continuations.
+    pub(super) bytes: u64,
+    /// The units of 32 KiB that messages take, each rounded up.
+    pub(super) units: u64,
+}
 
 /// Which side of a connection sends the frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +51,8 @@ pub(crate) enum Sender {
 pub(crate) struct Frames {
     /// Bytes of the current frame that are still to come behind its header, the masking key's included.
     left: u64,
-    /// Frames of text or binary that began: one for each message.
+    /// Frames of text or binary that began: one for each message. In the highest 16 bits, how much is left of the last unit
+    /// that the message takes which came last.
     messages: u64,
     header: [u8; MAX_HEADER],
     /// How many bytes of `header` have come, 0 outside of one.
@@ -145,13 +158,13 @@ impl Frames {
 
     /// Messages that have begun.
     pub(crate) fn messages(&self) -> u64 {
-        self.messages
+        self.messages & ((1 << MESSAGES) - 1)
     }
 
     /// Goes on by `bytes`. Was there anything of a message among them, other than pings and pongs? All of an opaque
     /// stream is taken for that.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> bool {
-        self.scan(bytes, |_| {}, &mut [0; KINDS])
+        self.scan(bytes, |_| {}, &mut Counts::default())
     }
 
     /// The same, and adds the frames that began to `counts`.
@@ -163,7 +176,7 @@ impl Frames {
     /// one and they hold no other, `None` if there is none.
     pub(crate) fn last_boundary(mut self, bytes: &[u8]) -> Option<usize> {
         let mut last = self.at_boundary().then_some(0);
-        self.scan(bytes, |position| last = Some(position), &mut [0; KINDS]);
+        self.scan(bytes, |position| last = Some(position), &mut Counts::default());
         last
     }
 
@@ -175,12 +188,11 @@ impl Frames {
         let Some(header) = header_length(bytes).filter(|length| *length <= bytes.len()) else {
             return Ahead::Part;
         };
-        self.begin(&bytes[..header], &mut [0; KINDS]);
+        self.begin(&bytes[..header], &mut Counts::default());
         if !self.are_known() {
             return Ahead::Unknown;
         }
-        let key = if self.sender == Sender::Client { KEY } else { 0 };
-        Ahead::Frame { opcode: bytes[0] & 0x0f, payload: self.left - key }
+        Ahead::Frame { opcode: bytes[0] & 0x0f, payload: self.left - self.key() }
     }
 
     /// Goes on by what `bytes` hold of the current frame, and says how much that is.
@@ -255,12 +267,29 @@ impl Frames {
             Some((kind, left)) => {
                 (self.kind, self.left) = (kind, left);
                 let opcode = usize::from(header[0] & 0x0f);
-                counts[if opcode < 3 { opcode } else { opcode - 5 }] += 1;
+                counts.frames[if opcode < 3 { opcode } else { opcode - 5 }] += 1;
+                if kind == Kind::Data {
+                    self.measure(opcode > 0, left - self.key(), counts);
+                }
                 // The header is not needed any more. Behind the place of the key and the code: how long all of it is.
                 self.header[CLOSE] = left.min(u64::from(u8::MAX)) as u8;
             }
             None => self.kind = Kind::Opaque,
         }
+    }
+
+    /// So much of a message comes: the first of it, or more.
+    fn measure(&mut self, first: bool, payload: u64, counts: &mut Counts) {
+        let left = if first { 0 } else { self.messages >> MESSAGES };
+        let (units, left) = units(left, payload);
+        self.messages = self.messages() | left << MESSAGES;
+        counts.bytes += payload;
+        counts.units += units;
+    }
+
+    /// How many bytes of the masking key are counted with a payload.
+    fn key(&self) -> u64 {
+        if self.sender == Sender::Client { KEY } else { 0 }
     }
 
     /// Takes the code out of the bytes of a Close, which are masked if a client sent them.
@@ -333,6 +362,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::meter::UNIT;
 
     /// A frame with its header, and the length of its payload.
     fn frame(sender: Sender, first: u8, length: usize) -> Vec<u8> {
@@ -363,6 +393,18 @@ mod tests {
         ]
     }
 
+    /// The bytes of messages, and their units, each message taken as a whole.
+    fn carried(frames: &[(u8, usize)]) -> (u64, u64) {
+        let mut messages = vec![0_u64];
+        for (first, length) in frames.iter().filter(|(first, _)| first & 0x0f < 3) {
+            if first & 0x0f > 0 {
+                messages.push(0);
+            }
+            *messages.last_mut().unwrap() += *length as u64;
+        }
+        (messages.iter().sum(), messages.iter().map(|message| message.div_ceil(UNIT)).sum())
+    }
+
     fn any_sender() -> impl Strategy<Value = Sender> {
         prop_oneof![Just(Sender::Client), Just(Sender::Function)]
     }
@@ -375,13 +417,14 @@ mod tests {
             cuts in prop::collection::vec(prop_oneof![1_usize..20, 1_usize..40_000], 1..30),
         ) {
             let (mut bytes, mut ends) = (Vec::new(), vec![(0, 0, false)]);
+            let carried = carried(&frames);
             for (first, length) in frames {
                 bytes.extend(frame(sender, first, length));
                 ends.push((bytes.len(), first & 0x0f, true));
             }
             let closes = |at| ends.iter().any(|(end, opcode, _)| *end <= at && *opcode == 8);
             let mut tracked = Frames::of(sender);
-            let mut counts = [0; KINDS];
+            let mut counts = Counts::default();
             let mut at = 0;
             for cut in cuts.into_iter().cycle() {
                 let piece = &bytes[at..bytes.len().min(at + cut)];
@@ -399,7 +442,8 @@ mod tests {
             let messages = ends.iter().filter(|(_, opcode, frame)| *frame && matches!(opcode, 1 | 2)).count();
             prop_assert_eq!(tracked.messages(), messages as u64);
             let of = |opcode| ends.iter().filter(|(_, of, frame)| *frame && *of == opcode).count() as u64;
-            prop_assert_eq!(counts, [0, 1, 2, 8, 9, 10].map(of));
+            prop_assert_eq!(counts.frames, [0, 1, 2, 8, 9, 10].map(of));
+            prop_assert_eq!((counts.bytes, counts.units), carried);
             // All of the filling is the same byte, the masking key included.
             let first = ends.iter().position(|(_, opcode, _)| *opcode == 8);
             let long = first.is_some_and(|first| ends[first].0 - ends[first - 1].0 >= if sender == Sender::Client { 8 } else { 4 });

@@ -27,6 +27,7 @@ use crate::access_log::Record;
 use crate::body::Exchange;
 use crate::claim::Claim;
 use crate::function::ReplicaId;
+use crate::meter::Kind;
 use crate::route::Routes;
 use crate::upstream::Upstream;
 
@@ -85,6 +86,8 @@ async fn resume(orphan: Orphan, routes: Routes, ties: Ties) -> Option<(Open, [Or
     };
     let age = kept.traffic().began().elapsed();
     debug!(function = %key, %replica, ?age, "a tunnel of an earlier process goes on");
+    // Until here it was the earlier process' to meter.
+    claim.meter_as(Kind::Tunnel);
     kept.resumed();
     let replica = claim.endpoint().ends().listen();
     let record = Record::resumed(&upstream);

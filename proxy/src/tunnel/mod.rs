@@ -53,6 +53,7 @@ use crate::client_body::{ClientBodyError, Upgrade, UpgradedClient};
 use crate::error::Error;
 use crate::extended::{Asked, Extended};
 use crate::http1::replica::Connection;
+use crate::meter::Kind;
 use crate::stream::Stream;
 use crate::upstream::WebSocketLimits;
 pub(crate) use ends::Ends;
@@ -200,6 +201,7 @@ impl Tunnels {
 
     /// Runs a tunnel until both sides are done, one fails, nothing moves, or it is told to end.
     pub(crate) fn open(&self, tunnel: Tunnel) {
+        tunnel.exchange.claim().meter_as(Kind::Tunnel);
         let replica = tunnel.exchange.claim().endpoint().ends().listen();
         self.carry(open(tunnel, replica, self.ties()));
     }

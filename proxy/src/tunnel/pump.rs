@@ -130,6 +130,11 @@ impl Activity<'_> {
         self.tally.frames(from, frames);
     }
 
+    /// Bytes went on of which it is not known what they are.
+    pub(super) fn count_opaque(&self, from: Sender, bytes: usize) {
+        self.tally.opaque(from, bytes);
+    }
+
     /// What passes is no framing.
     pub(super) fn lost_track(&self) {
         self.tally.lost_track();

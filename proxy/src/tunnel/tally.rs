@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::frames::{Counts, KINDS, Sender};
+use crate::meter::Carried;
 
 /// The kinds of frames, in the order in which they are counted.
 pub const FRAME_TYPES: [&str; KINDS] = ["continuation", "text", "binary", "close", "ping", "pong"];
@@ -43,6 +44,9 @@ impl By {
 pub(crate) struct Tally {
     /// From clients, and to them.
     frames: [[AtomicU64; KINDS]; 2],
+    /// Of messages; of what is no WebSocket, all.
+    bytes: [AtomicU64; 2],
+    units: [AtomicU64; 2],
     closes: Mutex<Vec<(Option<u16>, By, u64)>>,
     pings: AtomicU64,
     unanswered: AtomicU64,
@@ -68,9 +72,28 @@ pub struct WebSockets {
 impl Tally {
     /// Frames of these kinds began.
     pub(super) fn frames(&self, from: Sender, counts: &Counts) {
-        let frames = &self.frames[usize::from(from == Sender::Function)];
-        for (total, count) in frames.iter().zip(counts).filter(|(_, count)| **count > 0) {
-            total.fetch_add(*count, Relaxed);
+        let way = way(from);
+        let carried = [(&self.bytes[way], counts.bytes), (&self.units[way], counts.units)];
+        let frames = self.frames[way].iter().zip(counts.frames);
+        for (total, count) in frames.chain(carried).filter(|(_, count)| *count > 0) {
+            total.fetch_add(count, Relaxed);
+        }
+    }
+
+    /// Bytes passed that are no frames.
+    pub(super) fn opaque(&self, from: Sender, bytes: usize) {
+        self.bytes[way(from)].fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// What passed in all.
+    pub(crate) fn carried(&self) -> Carried {
+        let pair = |pair: &[AtomicU64; 2]| pair.each_ref().map(|count| count.load(Relaxed));
+        // A message has one frame of text or binary.
+        let messages = |way: &[AtomicU64; KINDS]| way[1].load(Relaxed) + way[2].load(Relaxed);
+        Carried {
+            messages: self.frames.each_ref().map(messages),
+            units: pair(&self.units),
+            bytes: pair(&self.bytes),
         }
     }
 
@@ -112,6 +135,10 @@ impl Tally {
     }
 }
 
+fn way(from: Sender) -> usize {
+    usize::from(from == Sender::Function)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,10 +146,14 @@ mod tests {
     #[test]
     fn frames_are_counted_by_direction_and_kind() {
         let tally = Tally::default();
-        tally.frames(Sender::Client, &[0, 1, 0, 0, 2, 0]);
-        tally.frames(Sender::Client, &[0, 1, 0, 0, 0, 0]);
-        tally.frames(Sender::Function, &[3, 0, 0, 1, 0, 0]);
-        assert_eq!(tally.read().frames, [[0, 2, 0, 0, 2, 0], [3, 0, 0, 1, 0, 0]]);
+        let counts = |frames, bytes, units| Counts { frames, bytes, units };
+        tally.frames(Sender::Client, &counts([0, 1, 0, 0, 2, 0], 40_000, 2));
+        tally.frames(Sender::Client, &counts([0, 0, 1, 0, 0, 0], 1, 1));
+        tally.frames(Sender::Function, &counts([3, 0, 0, 1, 0, 0], 7, 0));
+        tally.opaque(Sender::Function, 5);
+        assert_eq!(tally.read().frames, [[0, 1, 1, 0, 2, 0], [3, 0, 0, 1, 0, 0]]);
+        let carried = Carried { messages: [2, 0], units: [3, 0], bytes: [40_001, 12] };
+        assert_eq!(tally.carried(), carried);
     }
 
     #[test]

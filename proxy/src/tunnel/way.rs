@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::io::poll_read_buf;
 use tracing::debug;
 
-use super::frames::{Frames, KINDS};
+use super::frames::{Counts, Frames};
 use super::keep::{BUFFER, Held, Origin};
 use super::ping::Ping;
 use super::pump::Activity;
@@ -272,10 +272,12 @@ impl<'a> Way<'a> {
         if length == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
-        let (known, closed, mut counts) = (self.frames.are_known(), self.frames.closed(), [0; KINDS]);
+        let (known, closed, mut counts) = (self.frames.are_known(), self.frames.closed(), Counts::default());
         let data = self.frames.count(&self.held[self.written..self.written + length], &mut counts);
         if known {
             activity.count(self.frames.sender(), &counts);
+        } else {
+            activity.count_opaque(self.frames.sender(), length);
         }
         if known && !self.frames.are_known() {
             debug!("what passes through a tunnel are no WebSocket frames");

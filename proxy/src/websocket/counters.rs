@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::ending::Category;
 use super::wire::Closed;
+use crate::meter::{Carried, Lengths, Meter, Place, units};
 use crate::metrics::{Distribution, Histogram};
 use crate::tunnel::By;
 
@@ -26,7 +27,11 @@ pub type End = (Option<u16>, By, Category);
 #[derive(Debug, Default)]
 pub(crate) struct EventCounters {
     open: AtomicUsize,
+    /// For how long they are. They are all at one place: here.
+    held: Meter,
+    here: Place,
     messages: [AtomicU64; 2],
+    units: [AtomicU64; 2],
     bytes: [AtomicU64; 2],
     events: [[AtomicU64; 3]; 4],
     seconds: Histogram,
@@ -65,20 +70,26 @@ pub struct EventTotals {
 impl EventCounters {
     pub(super) fn opened(&self) {
         self.open.fetch_add(1, Relaxed);
+        self.held.begin(&self.here);
     }
 
     /// Another process has one from here on.
     pub(super) fn passed_on(&self) {
-        self.open.fetch_sub(1, Relaxed);
+        self.closed();
     }
 
     /// One that was let in has gone before it had its answer.
     pub(super) fn never_began(&self) {
+        self.closed();
+    }
+
+    fn closed(&self) {
         self.open.fetch_sub(1, Relaxed);
+        self.held.end(&self.here);
     }
 
     pub(super) fn ended(&self, closed: &Closed) {
-        self.open.fetch_sub(1, Relaxed);
+        self.closed();
         let mut ends = self.lock();
         let place = |ends: &[(End, u64)], end: End| ends.iter().position(|(one, _)| *one == end);
         let end = (Some(closed.code), closed.by, closed.category);
@@ -91,13 +102,28 @@ impl EventCounters {
     }
 
     pub(super) fn received(&self, bytes: usize) {
-        self.messages[0].fetch_add(1, Relaxed);
-        self.bytes[0].fetch_add(bytes as u64, Relaxed);
+        self.passed(0, bytes as u64);
     }
 
     pub(super) fn sent(&self, bytes: usize) {
-        self.messages[1].fetch_add(1, Relaxed);
-        self.bytes[1].fetch_add(bytes as u64, Relaxed);
+        self.passed(1, bytes as u64);
+    }
+
+    fn passed(&self, way: usize, bytes: u64) {
+        self.messages[way].fetch_add(1, Relaxed);
+        self.units[way].fetch_add(units(0, bytes).0, Relaxed);
+        self.bytes[way].fetch_add(bytes, Relaxed);
+    }
+
+    /// What messages carried.
+    pub(crate) fn carried(&self) -> Carried {
+        let pair = |pair: &[AtomicU64; 2]| pair.each_ref().map(|count| count.load(Relaxed));
+        Carried { messages: pair(&self.messages), units: pair(&self.units), bytes: pair(&self.bytes) }
+    }
+
+    /// For how long connections were held: all together, and at least one.
+    pub(crate) fn held(&self) -> Lengths {
+        self.held.read()
     }
 
     pub(super) fn event(&self, kind: usize, outcome: usize, took: Duration) {
