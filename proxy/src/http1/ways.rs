@@ -3,15 +3,21 @@
 //!
 //! Owns nothing: it calls what the server, the handler and the express call, in their order, without what is between them.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+#[cfg(feature = "fuzzing")]
+use bytes::BytesMut;
 use http::{HeaderValue, Method, Request, Version};
 use http_body_util::Full;
 
-use super::decoder::{Decoded, Decoder};
+use super::DEFAULT_HEADERS;
+#[cfg(feature = "fuzzing")]
+use super::Malformed;
+#[cfg(feature = "fuzzing")]
+use super::decoder::Decoded;
+use super::decoder::Decoder;
 use super::encode::{self, Encoder, Size, Told};
 use super::head::{self, Bounds};
 use super::relay::{self, Added, Said};
-use super::{DEFAULT_HEADERS, Malformed};
 use crate::call::Call;
 use crate::{headers, strict, trace};
 

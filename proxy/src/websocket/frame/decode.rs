@@ -130,13 +130,13 @@ impl Decoder {
     }
 
     /// Is nothing unfinished here: neither a message nor a frame?
-    #[cfg_attr(not(test), expect(dead_code, reason = "for connections that outlive a process"))]
+    #[cfg_attr(not(any(test, feature = "fuzzing")), expect(dead_code, reason = "for tests"))]
     pub(crate) fn is_between_messages(&self) -> bool {
         self.fragments == 0 && matches!(self.place, Place::Header { have: 0, .. } | Place::Ended)
     }
 
     /// How many bytes of what is not finished are held.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for connections that outlive a process"))]
+    #[cfg_attr(not(any(test, feature = "fuzzing")), expect(dead_code, reason = "for tests"))]
     pub(crate) fn held(&self) -> usize {
         self.data.capacity() + self.control.capacity()
     }
