@@ -130,7 +130,7 @@ impl Decoder {
     }
 
     /// Is nothing unfinished here: neither a message nor a frame?
-    #[cfg_attr(not(any(test, feature = "fuzzing")), expect(dead_code, reason = "for tests"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))]
     pub(crate) fn is_between_messages(&self) -> bool {
         self.fragments == 0 && matches!(self.place, Place::Header { have: 0, .. } | Place::Ended)
     }
