@@ -217,7 +217,12 @@ impl Handler {
         };
         let (outbound, upgrade) = prepare(request, uri, &call, peer);
         let (upgrade, asked) = if held.is_some() { (None, upgrade) } else { (upgrade, None) };
-        if let (Some(settings), Some(asked)) = (held, asked) {
+        if let Some(settings) = held {
+            let Some(asked) = asked else {
+                let error = Error::Malformed { what: "asks for a WebSocket without Connection: upgrade" };
+                record.status = error.status(true).as_u16();
+                return refuse(&error, &call, true);
+            };
             let came = Came { upstream, settings, request: outbound, asked, host, peer };
             return Box::pin(self.hold(came, token, call, record)).await;
         }

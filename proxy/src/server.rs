@@ -300,6 +300,9 @@ impl Server {
         let pace_held = TUNNEL_PACE.saturating_mul(u32::try_from(websockets.len()).unwrap_or(u32::MAX));
         // Where they are left to the next process, that is the last thing that happens.
         let all_held = all || !websockets.keeps();
+        if !all_held {
+            websockets.hand_over();
+        }
         tunnels.end(pace.min(deadline / 2), all);
         // In this order: a request that is finishing may yet become a tunnel.
         let ended = async {

@@ -222,9 +222,18 @@ impl Connection {
         }
     }
 
+    /// Is what waits for the next process to tell?
+    fn is_held_back(&self) -> bool {
+        self.ties.shared.leaving.load(Ordering::Acquire) && self.wire.closed().is_none()
+    }
+
     /// Leaves the connection to the next process, if that is what is wanted, and nothing is under way.
     fn leaves(&mut self) -> bool {
-        if self.in_flight.is_some() || !self.ties.shared.leaving.load(Ordering::Acquire) {
+        let shared = &self.ties.shared;
+        if shared.handing_over.load(Ordering::Acquire) && !self.wire.can_leave() {
+            self.ties.member.end(Ending::shutdown());
+        }
+        if self.in_flight.is_some() || !shared.leaving.load(Ordering::Acquire) || !self.wire.can_leave() {
             return false;
         }
         let outbound = &self.ties.member.outbound;
@@ -264,8 +273,7 @@ impl Connection {
             self.settle(dealt.told);
             return true;
         }
-        if self.ties.shared.leaving.load(Ordering::Acquire) && self.wire.closed().is_none() {
-            // What waits is for the next process to tell.
+        if self.is_held_back() {
             return false;
         }
         let at_once = self.wire.closed().is_some();
@@ -366,8 +374,8 @@ impl Connection {
     fn due(&self) -> Option<Instant> {
         let (ping, pong) = self.ping();
         let settings = &self.ties.settings;
-        let batch =
-            settings.batching.filter(|_| !self.mailbox.messages.is_empty() && self.in_flight.is_none());
+        let waits = !self.mailbox.messages.is_empty() && self.in_flight.is_none() && !self.is_held_back();
+        let batch = settings.batching.filter(|_| waits);
         let batch = batch.map(|batching| self.mailbox.since + batching.window);
         let open = self.wire.closed().is_none();
         let limits = self.ties.member.upstream().limits_now();

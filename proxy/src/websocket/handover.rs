@@ -112,6 +112,12 @@ impl Shared {
         self.store.get().is_some()
     }
 
+    /// Another process is going to have connections: those that it cannot have end now.
+    pub(crate) fn hand_over(&self) {
+        self.handing_over.store(true, Ordering::Release);
+        self.hub.wake_all();
+    }
+
     /// Leaves connections to the next process, and resolves when all that can be is in the store. What cannot be left is
     /// closed. Behind [`close`](Self::close).
     pub(crate) async fn leave(&self) {

@@ -90,6 +90,8 @@ pub(crate) struct Shared {
     tracker: TaskTracker,
     /// No more are let in.
     closing: AtomicBool,
+    /// Those that cannot be left to the next process end.
+    handing_over: AtomicBool,
     /// Those that can are to be left to the next process.
     leaving: AtomicBool,
     left: Mutex<Vec<Left>>,
@@ -106,6 +108,7 @@ impl Shared {
             keeper: Arc::clone(&held.keeper),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),
+            handing_over: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             left: Mutex::default(),
             store: OnceLock::new(),

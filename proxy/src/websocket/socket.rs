@@ -41,6 +41,15 @@ impl Socket {
         })
     }
 
+    /// Is it a socket and nothing else, so that another process can have it?
+    pub(super) fn is_plain(&mut self) -> bool {
+        match self {
+            Self::Connection(socket) => matches!(socket.stream(), Stream::Plain(_)),
+            Self::Http2(..) => false,
+            Self::Resumed(..) => true,
+        }
+    }
+
     /// A copy of the socket, if it is that and nothing else.
     pub(super) fn copy(&mut self) -> Option<io::Result<OwnedFd>> {
         let socket: &TcpStream = match self {

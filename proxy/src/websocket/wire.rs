@@ -126,6 +126,11 @@ impl Wire {
         }
     }
 
+    /// Can another process go on with it?
+    pub(super) fn can_leave(&mut self) -> bool {
+        self.socket.is_plain()
+    }
+
     /// Its socket, and where it stands, for another process; `None` if it is not open, or cannot be given away.
     pub(super) fn leave(&mut self, outbound: &Outbound) -> Option<(OwnedFd, Vec<Bytes>)> {
         if !self.is_open() || outbound.is_ending() {

@@ -42,7 +42,7 @@ pub(crate) struct Asked {
 }
 
 impl Replica {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let function = Function::start().await;
         let (tell, asked) = mpsc::channel(64);
         let endpoint = Arc::clone(&function.endpoint);
@@ -423,4 +423,7 @@ async fn what_is_no_handshake_is_refused() {
             assert_eq!(head.value("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
         }
     }
+    let unasked =
+        "GET /function/f HTTP/1.1\r\nhost: roost\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n";
+    assert_eq!(held.proxy.ask(&format!("{unasked}{key}\r\n")).await.head().await.status(), 400);
 }

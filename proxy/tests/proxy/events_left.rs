@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::SinkExt;
 use roost_proxy::function::Namespace;
 use roost_proxy::websocket::codec::Codec;
@@ -14,6 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::events::*;
 use crate::handover::Shelf;
 use crate::support::*;
+use crate::{extended, secure};
 
 /// What comes behind a process that leaves its connections.
 struct Next {
@@ -140,4 +142,64 @@ async fn a_connection_that_is_being_closed_is_closed_and_one_whose_function_is_g
     assert!(!matches!(end, Some(Ok(Message::Text(_)))), "{end:?}");
     assert_eq!(shelf.len(), 0);
     drop(next);
+}
+
+/// The server of `proxy` ends for another one, which gets no such connection.
+async fn ends(proxy: &Proxy) {
+    let shelf = Arc::<Shelf>::default();
+    proxy.server.keep_held(Arc::<Shelf>::clone(&shelf));
+    let server = proxy.server.clone();
+    within(server.hand_over(DEADLINE)).await;
+    within(server.leave()).await;
+    assert_eq!(shelf.len(), 0);
+}
+
+const RESTART: &[u8] = b"\x88\x11\x03\xf4service restart";
+
+#[tokio::test]
+async fn one_over_http2_is_held_like_any_other_and_closed_when_the_process_leaves() {
+    let proxy = Proxy::on_this_thread().await;
+    let mut function = Replica::start().await;
+    let upstream = proxy.function("f", &[]);
+    upstream.publish(vec![Arc::clone(&function.endpoint)]);
+    upstream.set_event_mode(Some(mode()));
+    let (mut sender, driver) = extended::connect(&proxy).await;
+    let (answer, mut sends) = extended::ask(&mut sender, "/function/f/room", "websocket");
+    let (head, mut reads) = within(answer).await.unwrap().into_parts();
+    assert_eq!(
+        (head.status.as_u16(), &head.headers["sec-websocket-protocol"]),
+        (200, &"chat".parse().unwrap())
+    );
+    sends.send_data(Bytes::from_static(b"\x81\x82\0\0\0\0hi"), false).unwrap();
+    let asked = function.asked().await;
+    assert_eq!((asked.text(), asked.value("ce-subprotocol")), ("hi", Some("chat")));
+    asked.answer(ok("back"));
+    assert_eq!(extended::read(&mut reads, 6).await, b"\x81\x04back");
+    let hears = async {
+        assert_eq!(extended::read(&mut reads, RESTART.len()).await, RESTART);
+        sends.send_data(Bytes::from_static(b"\x88\x82\0\0\0\0\x03\xf4"), true).unwrap();
+    };
+    tokio::join!(ends(&proxy), hears);
+    driver.abort();
+}
+
+#[tokio::test]
+async fn one_in_tls_is_held_like_any_other_and_closed_when_the_process_leaves() {
+    let (proxy, address, config) = secure::start(Settings::default()).await;
+    let mut function = Replica::start().await;
+    let upstream = proxy.function("f", &[]);
+    upstream.publish(vec![Arc::clone(&function.endpoint)]);
+    upstream.set_event_mode(Some(mode()));
+    let mut client = Wire::over(secure::shake(address, &config, "h.example").await.unwrap());
+    client.send([HANDSHAKE.as_bytes(), b"\x81\x82\0\0\0\0hi"].concat()).await;
+    assert_eq!(client.head().await.status(), 101);
+    let asked = function.asked().await;
+    assert_eq!(asked.text(), "hi");
+    asked.answer(ok("back"));
+    assert_eq!(client.bytes(6).await, b"\x81\x04back");
+    let hears = async {
+        assert_eq!(client.bytes(RESTART.len()).await, RESTART);
+        client.send(b"\x88\x82\0\0\0\0\x03\xf4").await;
+    };
+    tokio::join!(ends(&proxy), hears);
 }

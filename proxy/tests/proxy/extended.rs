@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use crate::support::*;
 
 /// A connection that knows that it may ask for WebSockets.
-async fn connect(proxy: &Proxy) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
+pub(crate) async fn connect(proxy: &Proxy) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
     let stream = TcpStream::connect(proxy.address).await.unwrap();
     let (sender, connection) = within(h2::client::handshake(stream)).await.unwrap();
     let driver = tokio::spawn(connection);
@@ -28,7 +28,7 @@ async fn connect(proxy: &Proxy) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2
     (within(sender.ready()).await.unwrap(), driver)
 }
 
-fn ask(
+pub(crate) fn ask(
     sender: &mut SendRequest<Bytes>,
     path: &str,
     protocol: &'static str,
@@ -79,7 +79,7 @@ async fn open(
 }
 
 /// The next `count` bytes that come to the client.
-async fn read(stream: &mut RecvStream, count: usize) -> Vec<u8> {
+pub(crate) async fn read(stream: &mut RecvStream, count: usize) -> Vec<u8> {
     let mut read = Vec::new();
     while read.len() < count {
         let piece = within(stream.data()).await.expect("ended").unwrap();

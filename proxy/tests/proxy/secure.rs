@@ -44,7 +44,7 @@ fn trusting(roots: &[&CertificateDer<'static>], protocols: &[&str]) -> Arc<Clien
     Arc::new(config)
 }
 
-async fn shake(
+pub(crate) async fn shake(
     address: SocketAddr,
     config: &Arc<ClientConfig>,
     name: &'static str,
@@ -64,7 +64,7 @@ async fn speak(proxy: &Proxy, tls: &Tls) -> SocketAddr {
 }
 
 /// A proxy that speaks TLS as `h.example`, and a client that believes it.
-async fn start(settings: Settings) -> (Proxy, SocketAddr, Arc<ClientConfig>) {
+pub(crate) async fn start(settings: Settings) -> (Proxy, SocketAddr, Arc<ClientConfig>) {
     let proxy = Proxy::with(settings).await;
     let (certificate, root) = certificate(&["h.example"]);
     let address = speak(&proxy, &Tls::new(&certificate, &[]).unwrap()).await;
