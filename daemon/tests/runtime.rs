@@ -185,6 +185,35 @@ async fn what_a_killed_daemon_began_runs_and_the_next_one_makes_up_for_it() {
     host.end().await;
 }
 
+/// Is there a `runc start` of this replica?
+fn is_being_started(id: &ReplicaId) -> bool {
+    let of_it = |entry: fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        words.first().is_some_and(|word| word.ends_with(b"runc"))
+            && words.contains(&b"start".as_slice())
+            && words.contains(&id.as_str().as_bytes())
+    };
+    fs::read_dir("/proc").unwrap().flatten().any(of_it)
+}
+
+#[tokio::test]
+async fn a_start_whose_byte_went_with_a_killed_daemon_comes_to_its_end_when_the_next_one_looks() {
+    let (host, runtime) = Host::start().await;
+    let plan = host.plan(1, OBEDIENT);
+    runtime.create(&plan).await.unwrap();
+    begin_and_be_killed(&host, &plan.id).await;
+    host.output_with(&plan, "up").await;
+    let started = host.asks_to_start(&runtime, &plan.id);
+    eventually("a start that waits", || is_being_started(&plan.id).then_some(())).await;
+    let next = host.runtime();
+    assert_eq!(standing(&next).await, [Some(Standing::Running)]);
+    assert!(timeout(PATIENCE, started).await.unwrap().unwrap());
+    host.knows_that_it_runs(&next, &plan.id).await;
+    stop(&next, &plan.id, LONG).await;
+    host.end().await;
+}
+
 #[tokio::test]
 async fn one_that_was_just_begun_can_be_frozen_and_stopped() {
     let (host, runtime) = Host::start().await;

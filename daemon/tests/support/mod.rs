@@ -177,6 +177,19 @@ impl Host {
         got.process.unwrap().status()
     }
 
+    /// Asks containerd itself to start a replica: whether it did, in the end.
+    pub(crate) fn asks_to_start(
+        &self,
+        runtime: &Containerd,
+        id: &ReplicaId,
+    ) -> tokio::task::JoinHandle<bool> {
+        use containerd_client::services::v1::StartRequest;
+        use containerd_client::services::v1::tasks_client::TasksClient;
+        let scope = runtime.client().scope(&Namespace::default());
+        let request = scope.call(StartRequest { container_id: id.to_string(), exec_id: String::new() });
+        tokio::spawn(async move { TasksClient::new(scope.channel()).start(request).await.is_ok() })
+    }
+
     /// Waits until containerd knows that the program of a replica runs.
     pub(crate) async fn knows_that_it_runs(&self, runtime: &Containerd, id: &ReplicaId) {
         let deadline = tokio::time::Instant::now() + PATIENCE;

@@ -29,6 +29,9 @@ use crate::runtime::Standing;
 /// time for it makes it late.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long a start that waits at the pipe may take to see that there is a byte.
+const TAKE_DEADLINE: Duration = Duration::from_millis(500);
+
 impl Containerd {
     /// Lets the program of a created replica run; when this returns, it does.
     ///
@@ -73,6 +76,25 @@ impl Containerd {
         }
         let start = self.starts().begin(namespace, id);
         tokio::spawn(self.clone().catch_up(namespace.clone(), id.clone(), fifo, start));
+    }
+
+    /// Lets a start of containerd's go on that waits at the pipe of this replica. It came behind a daemon that was killed, and
+    /// the byte that it waits for went with that: until it has one, containerd has no word of the replica at all.
+    pub(super) async fn unblock(&self, namespace: &Namespace, id: &ReplicaId) {
+        let dir = exec_fifo::state_dir(namespace, id);
+        if exec_fifo::look(&dir) != First::Runs {
+            return;
+        }
+        let Some(fifo) = open(&dir) else { return };
+        if let Err(error) = fifo.fill() {
+            return tracing::debug!(replica = %id, %error, "nobody can be let go on at the pipe");
+        }
+        match timeout(TAKE_DEADLINE, fifo.taken()).await {
+            Ok(Ok(())) => tracing::info!(replica = %id, "replica {id}: a start that had no end goes on"),
+            Ok(Err(error)) => tracing::debug!(replica = %id, %error, "no word of the byte"),
+            // Then there is none, as a rule. Nothing tells that.
+            Err(_elapsed) => {}
+        }
     }
 
     /// How far a replica is: by containerd's word, but for the one thing that it may not know.

@@ -43,6 +43,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use roost_proxy::function::{Namespace, ReplicaId};
 
 use self::client::{Client, Scope};
@@ -196,6 +197,8 @@ impl Containerd {
         if replicas.is_empty() {
             return Ok(replicas);
         }
+        // Before containerd is asked: it may have no answer until then.
+        join_all(replicas.iter().map(|replica| self.unblock(namespace, &replica.id))).await;
         let processes = Tasks::new(&scope).list().await?;
         let mut processes: HashMap<String, _> =
             processes.into_iter().map(|process| (process.id.clone(), process)).collect();
