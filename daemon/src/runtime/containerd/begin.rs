@@ -19,6 +19,7 @@ use containerd_client::types::v1::Process;
 use roost_proxy::function::{Namespace, ReplicaId};
 use tokio::time::timeout;
 
+use super::error::Kind;
 use super::exec_fifo::{self, ExecFifo, First};
 use super::starts::UnderWay;
 use super::task::{self, Tasks};
@@ -28,6 +29,9 @@ use crate::runtime::Standing;
 /// How long a process that was let go on may take to do so. It has little to do: only a machine without memory or processor
 /// time for it makes it late.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a start may still come of which containerd has no word because it is gone itself: its shim goes on.
+const LATE_START: Duration = Duration::from_secs(2);
 
 /// How long a start that waits at the pipe may take to see that there is a byte.
 const TAKE_DEADLINE: Duration = Duration::from_millis(500);
@@ -120,12 +124,18 @@ impl Containerd {
         _under_way: UnderWay,
     ) {
         let tasks = Tasks::new(&self.client().scope(&namespace));
-        let started = tasks.start(id.as_str());
-        tokio::pin!(started);
+        let (started, taken) = (tasks.start(id.as_str()), fifo.taken());
+        tokio::pin!(started, taken);
         let started = tokio::select! {
-            // Whatever becomes of the byte: the pipe is closed then.
-            started = &mut started => started,
-            taken = fifo.taken() => {
+            // Whatever becomes of the byte: the pipe is closed then, or soon.
+            started = &mut started => {
+                let is_cut_off = matches!(&started, Err(error) if error.kind() == Some(Kind::Unavailable));
+                if is_cut_off && timeout(LATE_START, &mut taken).await.is_err() {
+                    tracing::debug!(replica = %id, "no start came behind a containerd that is gone");
+                }
+                started
+            }
+            taken = &mut taken => {
                 if let Err(error) = taken {
                     tracing::debug!(replica = %id, %error, "no word of the byte");
                 }
