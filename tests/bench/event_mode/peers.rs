@@ -38,13 +38,14 @@ impl Peers {
         let host = Host::with_echo(Config::default()).await;
         let function = json!({
             "service": "echo", "image": ECHO, "envVars": { "QUIET": "1" },
-            "annotations": { "roost.websocket": "events" },
+            // These clients answer no pings.
+            "annotations": { "roost.websocket": "events", "roost.websocket.keepalive": "0" },
         });
         let function = host.deployed(&function).await;
         let replica = function["status"]["replicas"][0]["address"].as_str().unwrap().to_owned();
         let dir = tempfile::Builder::new().prefix("roost-bench-").tempdir().unwrap();
         let ports = [0; 5].map(|_| free_port());
-        fs::write(dir.path().join("routes"), format!("* {replica}\n")).unwrap();
+        fs::write(dir.path().join("routes"), format!("* {replica},over_http\n")).unwrap();
         let conf = dir.path().join("pushpin.conf");
         fs::write(&conf, pushpin_conf(dir.path(), ports)).unwrap();
         let mut pushpin = Command::new("pushpin");
