@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Shared;
-use super::connection::{Connection, Ties};
+use super::connection::{Connection, Ties, tell_loss};
 use super::event::{Acceptance, ConnectionId, Decision, Event, Handshake, Identity, What};
 use super::frame::{Decoder, Limits};
 use super::handshake::Opening;
@@ -186,6 +186,10 @@ impl Shared {
         }
         member.opened();
         member.counters().opened();
+        if ties.settings.events.disconnected {
+            // Before the client has its answer: from here on its end is something to be told of.
+            self.keeper.opened(identity);
+        }
         state.map(String::into_boxed_str)
     }
 }
@@ -205,6 +209,7 @@ async fn live(ties: Ties, asked: Asked, state: Option<Box<str>>, mut record: Rec
             record.closed(None, None);
             ties.shared.hub.leave(&ties.member);
             ties.member.counters().never_began();
+            tell_loss(ties, "never connected").await;
         }
     }
 }

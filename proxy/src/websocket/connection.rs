@@ -187,9 +187,6 @@ impl Connection {
     /// Lives.
     pub(super) async fn run(mut self) {
         let settings = Arc::clone(&self.ties.settings);
-        if settings.events.disconnected {
-            self.ties.shared.keeper.opened(self.ties.member.identity());
-        }
         if settings.events.connected && !self.goes_on {
             self.begin(Happened::Connected);
         }
@@ -440,12 +437,12 @@ impl Connection {
     }
 }
 
-/// Tells the function of the end of a connection that nobody saw: it was lost with an earlier process.
-pub(super) async fn tell_loss(ties: Ties) {
+/// Tells the function of the end of a connection that nobody saw.
+pub(super) async fn tell_loss(ties: Ties, why: &'static str) {
     let (keeper, id) = (Arc::clone(&ties.shared.keeper), ties.member.identity().id);
     if ties.settings.events.disconnected {
         let lasted = ties.member.identity().since.elapsed().unwrap_or_default();
-        let departure = Departure { code: 1006, reason: "host restarted".into(), by: By::Host, lasted };
+        let departure = Departure { code: 1006, reason: why.into(), by: By::Host, lasted };
         deal(ties, Happened::Left(departure), u64::from(u32::MAX), None).await;
     }
     keeper.ended(id);

@@ -242,7 +242,7 @@ impl Shared {
                 let Some(settings) = settings(&upstream).await else { return };
                 let member = Member::new(identity, upstream, 0);
                 let ties = Ties { shared, member, settings, key: None };
-                super::connection::tell_loss(ties).await;
+                super::connection::tell_loss(ties, "host restarted").await;
             };
             self.tracker.spawn(async move { cut.run_until_cancelled_owned(telling).await });
         }
