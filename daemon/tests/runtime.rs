@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use containerd_client::types::v1::Status;
+use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use roost_proxy::function::{Namespace, ReplicaId};
@@ -471,6 +472,39 @@ async fn replicas_of_a_namespace_share_one_shim_and_end_one_by_one() {
     host.end().await;
 }
 
+/// As when all functions of a host that are at zero are removed: each of them holds a process that was never begun.
+#[tokio::test]
+async fn a_hundred_created_replicas_are_removed_at_once() {
+    const MANY: usize = 100;
+    let (host, runtime) = Host::start().await;
+    let plans: Vec<_> = (0..MANY).map(|n| host.plan(n, OBEDIENT)).collect();
+    for plan in &plans {
+        runtime.create(plan).await.unwrap();
+    }
+    // Somebody waits for each, as a controller does.
+    let watching = join_all(plans.iter().map(|plan| exit_of(&runtime, &plan.id)));
+    let stopping = join_all(plans.iter().map(|plan| stop(&runtime, &plan.id, LONG)));
+    tokio::join!(watching, stopping);
+    assert_eq!(standing(&runtime).await, []);
+    host.end().await;
+}
+
+/// As at a start and at the end of a host.
+#[tokio::test]
+async fn a_hundred_replicas_start_and_stop_at_once() {
+    const MANY: usize = 100;
+    let (host, runtime) = Host::start().await;
+    let plans: Vec<_> = (0..MANY).map(|n| host.plan(n, OBEDIENT)).collect();
+    for started in join_all(plans.iter().map(|plan| runtime.start(plan))).await {
+        started.unwrap();
+    }
+    let watching = join_all(plans.iter().map(|plan| exit_of(&runtime, &plan.id)));
+    let stopping = join_all(plans.iter().map(|plan| stop(&runtime, &plan.id, Duration::from_secs(5))));
+    tokio::join!(watching, stopping);
+    assert_eq!(standing(&runtime).await, []);
+    host.end().await;
+}
+
 #[tokio::test]
 async fn without_sharing_each_replica_has_a_shim() {
     let (host, _) = Host::start().await;
@@ -521,6 +555,8 @@ async fn a_restart_of_containerd_is_survived() {
     let mut plan = host.plan(2, "while [ ! -e /go/now ]; do sleep 0.1; done; echo end; exit 6");
     plan.mounts.push(BindMount { source: go.clone(), target: "/go".into(), read_only: true });
     runtime.start(&plan).await.unwrap();
+    // Killed before that it forgets a process that was begun without it, and how it ended.
+    host.knows_that_it_runs(&runtime, &plan.id).await;
     let waiting = tokio::spawn({
         let (runtime, id) = (runtime.clone(), plan.id.clone());
         async move { exit_of(&runtime, &id).await }

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::error::Kind;
 use super::exec_fifo::{self, ExecFifo, First};
 use super::starts::UnderWay;
-use super::task::{self, Tasks};
+use super::task;
 use super::{Containerd, Error};
 use crate::runtime::Standing;
 
@@ -61,7 +61,7 @@ impl Containerd {
         // One that runs already has gone on by the same start: its byte is in the pipe.
         let fifo = if exec_fifo::look(&dir) == First::Unknown { None } else { open(&dir) };
         let Some(fifo) = fifo else {
-            return Tasks::new(&self.client().scope(namespace)).start(id.as_str()).await;
+            return self.tasks(&self.client().scope(namespace), namespace).start(id.as_str()).await;
         };
         passed(&dir, &fifo).await?;
         tokio::spawn(self.clone().catch_up(namespace.clone(), id.clone(), fifo, start));
@@ -123,7 +123,7 @@ impl Containerd {
         fifo: ExecFifo,
         _under_way: UnderWay,
     ) {
-        let tasks = Tasks::new(&self.client().scope(&namespace));
+        let tasks = self.tasks(&self.client().scope(&namespace), &namespace);
         let (started, taken) = (tasks.start(id.as_str()), fifo.taken());
         tokio::pin!(started, taken);
         let started = tokio::select! {

@@ -199,7 +199,7 @@ impl Containerd {
         }
         // Before containerd is asked: it may have no answer until then.
         join_all(replicas.iter().map(|replica| self.unblock(namespace, &replica.id))).await;
-        let processes = Tasks::new(&scope).list().await?;
+        let processes = self.tasks(&scope, namespace).list().await?;
         let mut processes: HashMap<String, _> =
             processes.into_iter().map(|process| (process.id.clone(), process)).collect();
         for replica in &mut replicas {
@@ -262,6 +262,11 @@ impl Containerd {
 
     fn moves(&self) -> &Moves {
         &self.inner.moves
+    }
+
+    /// The tasks of `namespace`, by the calls of `scope`.
+    fn tasks(&self, scope: &Scope, namespace: &Namespace) -> Tasks {
+        Tasks::new(scope, self.gates().turns(namespace))
     }
 
     fn gates(&self) -> &Gates {

@@ -5,12 +5,23 @@
 //! So a deletion that may be the last one has the namespace to itself; creations, and deletions that leave
 //! others behind, run side by side. The same order keeps the control group of a namespace from being removed
 //! under a replica that is just being put there.
+//!
+//! It also lets calls to a shim be made a few at a time. A shim learns of each process that ends, those of runc among them,
+//! through a queue of 32, and reads it when it makes no container; while the queue is full it reaps one process a second.
+//! A hundred replicas that were made or removed at once did that to it (containerd 1.6).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use roost_proxy::function::{Namespace, ReplicaId};
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore, SemaphorePermit};
+
+/// How many calls that begin processes one shim works on at a time. It makes one container after the other all the same.
+const BEGINNINGS_AT_ONCE: usize = 4;
+
+/// How many calls that end processes one shim works on at a time. Each is the end of up to three: runc to kill, runc to
+/// delete, and what was killed. They have turns of their own: one may wait for a process that does not die.
+const ENDS_AT_ONCE: usize = 4;
 
 /// The gates of all namespaces. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -22,9 +33,36 @@ pub(super) struct Gates {
 #[derive(Debug, Default)]
 struct Gate {
     order: Arc<RwLock<()>>,
+    turns: Turns,
     /// Replicas known to be in the shim. One too few costs a little time; one too many (a shim that died with all
     /// its replicas) is taken out when that replica is stopped.
     settled: HashSet<ReplicaId>,
+}
+
+/// The turns of calls to the shim of a namespace. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Turns {
+    beginnings: Arc<Semaphore>,
+    ends: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        let of = |at_once| Arc::new(Semaphore::new(at_once));
+        Self { beginnings: of(BEGINNINGS_AT_ONCE), ends: of(ENDS_AT_ONCE) }
+    }
+}
+
+impl Turns {
+    /// Waits for a turn to begin a process; it lasts as long as the permit.
+    pub(super) async fn begin(&self) -> SemaphorePermit<'_> {
+        self.beginnings.acquire().await.expect("turns are never closed")
+    }
+
+    /// Waits for a turn to end a process; it lasts as long as the permit.
+    pub(super) async fn end(&self) -> SemaphorePermit<'_> {
+        self.ends.acquire().await.expect("turns are never closed")
+    }
 }
 
 /// A deletion under way.
@@ -59,6 +97,11 @@ impl Gates {
         } else {
             Leaving::Last(order.write_owned().await)
         }
+    }
+
+    /// The turns of calls to the shim of `namespace`.
+    pub(super) fn turns(&self, namespace: &Namespace) -> Turns {
+        self.with(namespace, |gate| gate.turns.clone())
     }
 
     fn with<T>(&self, namespace: &Namespace, act: impl FnOnce(&mut Gate) -> T) -> T {

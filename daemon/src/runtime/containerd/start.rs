@@ -24,7 +24,6 @@ use super::exec_fifo::{self, ExecFifo};
 use super::lease::Lease;
 use super::moves::Quick;
 use super::starts::UnderWay;
-use super::task::Tasks;
 use super::user::{self, User};
 use super::{Containerd, Error, begin, container, output, rootfs, spec};
 use crate::runtime::ReplicaPlan;
@@ -146,7 +145,7 @@ impl Containerd {
     async fn make(&self, scope: &Scope, task: Task) -> Result<(), Error> {
         let Task { namespace, id, rootfs, output, quick } = task;
         let entering = self.gates().enter(&namespace).await;
-        Tasks::new(scope).create(id.as_str(), rootfs, output).await?;
+        self.tasks(scope, &namespace).create(id.as_str(), rootfs, output).await?;
         self.gates().settle(&namespace, &id);
         drop((entering, quick));
         Ok(())

@@ -30,7 +30,7 @@ impl Containerd {
     pub async fn stop(&self, namespace: &Namespace, id: &ReplicaId, grace: Duration) -> Result<(), Error> {
         self.starts().over(namespace, id).await;
         let scope = self.client().scope(namespace);
-        let tasks = Tasks::new(&scope);
+        let tasks = self.tasks(&scope, namespace);
         match tasks.get(id.as_str()).await {
             Ok(process) => match self.standing(namespace, id, &process) {
                 Some(standing @ (Standing::Running | Standing::Paused)) => {
@@ -63,7 +63,7 @@ impl Containerd {
         id: &ReplicaId,
     ) -> Result<(), Error> {
         let leaving = self.gates().leave(namespace, id).await;
-        gone_is_fine(Tasks::new(scope).delete(id.as_str()).await)?;
+        gone_is_fine(self.tasks(scope, namespace).delete(id.as_str()).await)?;
         if matches!(leaving, Leaving::Last(_)) {
             self.cgroups().remove_namespace(&self.settings().cgroup_parent, namespace);
         }

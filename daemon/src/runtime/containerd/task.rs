@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::Error;
 use super::client::{Channel, Scope};
 use super::error::Kind;
+use super::shim::Turns;
 use crate::runtime::Standing;
 
 /// How long a task that was killed may take to be deletable.
@@ -41,11 +42,12 @@ pub(super) struct Ended {
 #[derive(Debug, Clone)]
 pub(super) struct Tasks {
     scope: Scope,
+    turns: Turns,
 }
 
 impl Tasks {
-    pub(super) fn new(scope: &Scope) -> Self {
-        Self { scope: scope.clone() }
+    pub(super) fn new(scope: &Scope, turns: Turns) -> Self {
+        Self { scope: scope.clone(), turns }
     }
 
     fn client(&self) -> TasksClient<Channel> {
@@ -61,12 +63,14 @@ impl Tasks {
             stderr: output,
             ..CreateTaskRequest::default()
         };
+        let _turn = self.turns.begin().await;
         let created = self.client().create(self.scope.call(request)).await;
         created.map(drop).map_err(Error::call("create task", id))
     }
 
     /// Lets the program of `id` run.
     pub(super) async fn start(&self, id: &str) -> Result<(), Error> {
+        let _turn = self.turns.begin().await;
         let request = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
         self.client().start(self.scope.call(request)).await.map(drop).map_err(Error::call("start task", id))
     }
@@ -97,6 +101,7 @@ impl Tasks {
     /// Sends `signal` to the first process of `id`, or to all of them.
     pub(super) async fn kill(&self, id: &str, signal: Signal, all: bool) -> Result<(), Error> {
         let signal = signal as i32 as u32;
+        let _turn = self.turns.end().await;
         let request = KillRequest { container_id: id.to_owned(), exec_id: String::new(), signal, all };
         self.client().kill(self.scope.call(request)).await.map(drop).map_err(Error::call("kill task", id))
     }
@@ -112,7 +117,9 @@ impl Tasks {
         let deadline = Instant::now() + DELETE_DEADLINE;
         loop {
             let request = DeleteTaskRequest { container_id: id.to_owned() };
+            let turn = self.turns.end().await;
             let deleted = self.client().delete(self.scope.call(request)).await;
+            drop(turn);
             let Err(error) = deleted.map_err(Error::call("delete task", id)) else { return Ok(()) };
             // The last of these is also what comes when the shim has just died: containerd removes its tasks in a
             // moment, and has no code of its own for it.

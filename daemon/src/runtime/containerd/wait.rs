@@ -9,7 +9,7 @@ use roost_proxy::function::{Namespace, ReplicaId};
 
 use super::cgroup::{self, Memory};
 use super::error::Kind;
-use super::task::{self, Ended, Tasks};
+use super::task::{self, Ended};
 use super::{Containerd, Error};
 use crate::pauses::Pauses;
 use crate::runtime::Exit;
@@ -27,7 +27,7 @@ impl Containerd {
     pub async fn wait(&self, namespace: &Namespace, id: &ReplicaId) -> Result<Exit, Error> {
         // Its program may run before containerd knows that there is one.
         self.starts().over(namespace, id).await;
-        let tasks = Tasks::new(&self.client().scope(namespace));
+        let tasks = self.tasks(&self.client().scope(namespace), namespace);
         let mut pauses = Pauses::new(BACK_OFF);
         loop {
             let error = match tasks.wait(id.as_str()).await {
