@@ -4,7 +4,7 @@
 
 use futures_util::{SinkExt, StreamExt};
 use hyper::StatusCode;
-use roost_tests::{Example, Host, PATIENCE, Runner, Socket, clients};
+use roost_tests::{Example, Host, PATIENCE, Runner, Socket, clients, eventually};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -117,4 +117,40 @@ async fn here(socket: &mut Socket) -> Value {
     socket.says("{}").await;
     let Some(Ok(Message::Text(text))) = socket.next().await else { panic!("no text") };
     serde_json::from_str::<Value>(&text).unwrap()["here"].clone()
+}
+
+#[tokio::test]
+async fn each_customer_has_an_agent_that_streams_its_answers_and_remembers_over_zero() {
+    let archive = Example::Agent.archive().await;
+    let host = Host::start().await;
+    host.log_in().await;
+    host.roost_done(&["image", "import", archive.to_str().unwrap()]).await;
+    let stack = std::fs::read_to_string(Example::Agent.dir().join("stack.yaml")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let sooner = dir.path().join("stack.yaml");
+    std::fs::write(&sooner, stack.replace("zero-duration: 2m", "zero-duration: 2s")).unwrap();
+    host.roost_done(&["deploy", "-f", sooner.to_str().unwrap()]).await;
+
+    let mut ada = Socket::open(&host, "/function/agent/ada").await;
+    let mut grace = Socket::open(&host, "/function/agent/grace").await;
+    assert_eq!(answer(&mut ada, "hello").await, "ada, this is question 1 of yours. You said: hello");
+    assert_eq!(answer(&mut grace, "hi").await, "grace, this is question 1 of yours. You said: hi");
+    eventually("both at zero", || async { host.processes().is_empty().then_some(()) }).await;
+    assert_eq!(answer(&mut ada, "again").await, "ada, this is question 2 of yours. You said: again");
+}
+
+/// What an agent says to `text`, from all the pieces in which it comes.
+async fn answer(socket: &mut Socket, text: &str) -> String {
+    let mut whole = String::new();
+    socket.says(text).await;
+    for pieces in 0.. {
+        let Some(Ok(Message::Text(text))) = socket.next().await else { panic!("no text") };
+        let said: Value = serde_json::from_str(&text).unwrap();
+        if said["done"] == json!(true) {
+            assert!(pieces > 1, "{whole}");
+            return whole;
+        }
+        whole.push_str(said["piece"].as_str().unwrap());
+    }
+    unreachable!("it ends with its answer")
 }
