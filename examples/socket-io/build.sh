@@ -1,29 +1,5 @@
 #!/bin/sh
-# Assembles a root directory (this host's node and its libraries, the packages, the server) and makes an
-# image of it: build.sh [-o FILE]
+# Makes the image socket-io: build.sh [-o FILE]
 set -eu
-umask 022
 cd "$(dirname "$0")"
-: "${ROOST:=roost}"
-for command in node npm; do
-  command -v $command >/dev/null || { echo "$command is missing: apt-get install nodejs npm" >&2; exit 1; }
-done
-node=$(readlink -f "$(command -v node)")
-
-npm ci --omit=dev --no-audit --no-fund
-
-rm -rf rootfs
-mkdir -p rootfs/app rootfs/bin rootfs/etc rootfs/tmp
-chmod 1777 rootfs/tmp
-cp "$node" rootfs/bin/node
-# Every library and the loader, at the path where node looks for it.
-ldd "$node" | awk '$2 == "=>" { print $3 } $1 ~ "^/" { print $1 }' | while read -r library; do
-  mkdir -p "rootfs$(dirname "$library")"
-  cp -L "$library" "rootfs$library"
-done
-cp -R server.js package.json node_modules rootfs/app
-echo 'node:x:1000:1000::/app:/bin/false' >rootfs/etc/passwd
-echo 'node:x:1000:' >rootfs/etc/group
-echo 'hosts: files dns' >rootfs/etc/nsswitch.conf
-exec "$ROOST" image build rootfs -t socket-io --user 1000:1000 --workdir /app --env NODE_ENV=production \
-  --cmd 'node /app/server.js' "$@"
+exec ../node-image socket-io 'server.js' "$@"
