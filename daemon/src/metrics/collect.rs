@@ -20,6 +20,7 @@ use super::cpu::CpuTotals;
 use super::render::render;
 use super::timings::Timings;
 use crate::api::ApiCall;
+use crate::deadletters::{self, DeadLetters};
 use crate::function::registry::Registry;
 use crate::function::rollout::Phase;
 use crate::function::status::Observed;
@@ -48,6 +49,8 @@ pub struct Sources {
     pub events: Events,
     /// WebSockets that are held here.
     pub hub: Arc<Hub>,
+    /// What functions could not be brought to deal with.
+    pub letters: DeadLetters,
     /// How long calls of the API took.
     pub api: Timings<ApiCall>,
     /// How long calls of containerd took.
@@ -85,6 +88,7 @@ pub(super) struct Snapshot {
     pub(super) connections: Connections,
     /// Groups of WebSockets, and memberships.
     pub(super) groups: [usize; 2],
+    pub(super) letters: deadletters::Figures,
 }
 
 /// From an authority.
@@ -155,8 +159,19 @@ impl Collector {
                 None
             }
         };
-        let Sources { server, network, hub, api, containerd, steps, access_log_dropped, spans, acme, .. } =
-            &self.sources;
+        let Sources {
+            server,
+            network,
+            hub,
+            letters,
+            api,
+            containerd,
+            steps,
+            access_log_dropped,
+            spans,
+            acme,
+            ..
+        } = &self.sources;
         render(&Snapshot {
             functions,
             slots: network.ready_slots(),
@@ -174,6 +189,7 @@ impl Collector {
                 kept: server.kept(),
             },
             groups: hub.group_figures(),
+            letters: letters.figures(),
         })
     }
 

@@ -48,6 +48,16 @@ families! {
         "Time until an event was dealt with, all tries together.";
     WS_EVENT_RETRIES: Counter "ws_event_retries_total" ["function_name"]
         "Tries of events behind the first one.";
+    WS_DEAD_LETTERS: Counter "ws_dead_letters_total" ["function_name", "reason"]
+        "Events of WebSockets that are held here and that found no end.";
+    DEAD_LETTERS: Gauge "roost_dead_letters" ["function_name"]
+        "Dead letters that are kept.";
+    DEAD_LETTER_BYTES: Gauge "roost_dead_letter_bytes" ["function_name"]
+        "Bytes that they take.";
+    DEAD_LETTERS_LOST: Counter "roost_dead_letters_lost_total" ["reason"]
+        "Dead letters that were not kept, or no longer, without anybody's having asked for that.";
+    DEAD_LETTERS_REDRIVEN: Counter "roost_dead_letters_redriven_total" ["outcome"]
+        "Dead letters that were sent again.";
     WS_AUTORESPONSES: Counter "ws_autoresponse_total" ["function_name"]
         "Messages that were answered without the function.";
     WS_GROUPS: Gauge "ws_groups" []

@@ -41,6 +41,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
         names.iter().map(String::as_str).zip(&snapshot.functions).collect();
     invocations(page, &functions);
     websockets::write(page, &functions, snapshot.groups);
+    websockets::dead_letters(page, &functions, &snapshot.letters);
     replicas(page, &functions);
     waiting(page, &functions);
     limits(page, &functions, snapshot);
@@ -267,6 +268,7 @@ mod tests {
 
     use super::*;
     use crate::api::ApiCall;
+    use crate::deadletters::{Figures, Kept};
     use crate::procfs::Process;
     use crate::runtime::containerd::client::Call;
     use crate::scaling::events::Decisions;
@@ -300,6 +302,7 @@ mod tests {
             answered_here: 4,
             pings: 5,
             unanswered_pings: 2,
+            dead: [3, 0, 1],
             ends: vec![((Some(1013), By::Host, Category::SlowConsumer), 7)],
         };
         let function = Function {
@@ -338,6 +341,11 @@ mod tests {
                 kept: KeptFigures { kept: 7, resumed: 5, lost: 1, refused: 2 },
             },
             groups: [2, 11],
+            letters: Figures {
+                lost: [0, 4, 0, 0],
+                redriven: [1, 2],
+                kept: vec![(FunctionKey::from_route("gone").unwrap(), Kept { letters: 3, bytes: 99 })],
+            },
         }
     }
 
@@ -386,6 +394,10 @@ mod tests {
             r#"ws_events_total{function_name="echo.staging",event="message",outcome="failed"} 1"#,
             r#"ws_event_seconds_count{function_name="echo.staging"} 1"#,
             "ws_groups 2",
+            r#"ws_dead_letters_total{function_name="echo.staging",reason="unavailable"} 1"#,
+            r#"roost_dead_letter_bytes{function_name="gone.openfaas-fn"} 99"#,
+            r#"roost_dead_letters_lost_total{reason="size"} 4"#,
+            r#"roost_dead_letters_redriven_total{outcome="failed"} 2"#,
             "ws_group_members 11",
             r#"gateway_service_count{function_name="echo.staging"} 2"#,
             r#"roost_function_limited_total{function_name="echo.staging",limit="body"} 6"#,

@@ -2,10 +2,11 @@
 //!
 //! What is zero is left out: most functions have no WebSockets, and none all kinds of frames.
 
-use roost_proxy::websocket::{EVENTS, EventTotals, OUTCOMES};
+use roost_proxy::websocket::{EVENTS, EventTotals, OUTCOMES, Reason};
 use roost_proxy::{FRAME_TYPES, WebSockets};
 
 use super::collect::Function;
+use crate::deadletters::{Figures, Kept, Lost};
 use super::families as f;
 use super::text::{Family, Page};
 
@@ -102,6 +103,33 @@ fn both(
                 samples.add(&[name, mode], count);
             }
         }
+    }
+}
+
+/// What functions could not be brought to deal with.
+pub(super) fn dead_letters(page: &mut Page, functions: &[(&str, &Function)], letters: &Figures) {
+    let mut dead = page.family(&f::WS_DEAD_LETTERS);
+    for (name, function) in functions {
+        let counts = Reason::ALL.iter().zip(function.totals.events.dead);
+        for (reason, count) in counts.filter(|(_, count)| *count > 0) {
+            dead.add(&[name, reason.name()], count);
+        }
+    }
+    let mut kept = |family: &'static Family, number: fn(&Kept) -> u64| {
+        let mut samples = page.family(family);
+        for (function, of) in &letters.kept {
+            samples.add(&[&function.to_string()], number(of));
+        }
+    };
+    kept(&f::DEAD_LETTERS, |of| of.letters as u64);
+    kept(&f::DEAD_LETTER_BYTES, |of| of.bytes);
+    let mut lost = page.family(&f::DEAD_LETTERS_LOST);
+    for (why, count) in Lost::ALL.iter().zip(letters.lost) {
+        lost.add(&[why.name()], count);
+    }
+    let mut redriven = page.family(&f::DEAD_LETTERS_REDRIVEN);
+    for (outcome, count) in ["done", "failed"].iter().zip(letters.redriven) {
+        redriven.add(&[outcome], count);
     }
 }
 

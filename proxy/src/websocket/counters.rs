@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::ending::Category;
+use super::keeper::Reason;
 use super::wire::Closed;
 use crate::meter::{Carried, Lengths, Meter, Place, units};
 use crate::metrics::{Distribution, Histogram};
@@ -39,6 +40,7 @@ pub(crate) struct EventCounters {
     answered_here: AtomicU64,
     pings: AtomicU64,
     unanswered_pings: AtomicU64,
+    dead: [AtomicU64; 3],
     ends: Mutex<Vec<(End, u64)>>,
 }
 
@@ -63,6 +65,8 @@ pub struct EventTotals {
     pub pings: u64,
     /// Clients that did not answer one.
     pub unanswered_pings: u64,
+    /// Events that found no end, by [`Reason::ALL`].
+    pub dead: [u64; 3],
     /// How connections ended.
     pub ends: Vec<(End, u64)>,
 }
@@ -135,6 +139,10 @@ impl EventCounters {
         self.retries.fetch_add(1, Relaxed);
     }
 
+    pub(super) fn died(&self, reason: Reason) {
+        self.dead[reason as usize].fetch_add(1, Relaxed);
+    }
+
     pub(super) fn answered_here(&self) {
         self.answered_here.fetch_add(1, Relaxed);
     }
@@ -159,6 +167,7 @@ impl EventCounters {
             answered_here: self.answered_here.load(Relaxed),
             pings: self.pings.load(Relaxed),
             unanswered_pings: self.unanswered_pings.load(Relaxed),
+            dead: self.dead.each_ref().map(|count| count.load(Relaxed)),
             ends: self.lock().clone(),
         }
     }
