@@ -5,8 +5,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    auth, connections, deadletters, deploy, describe, events, groups, image, invoke, list, login, logs, namespace, ready,
-    remove, scale, secret, stack, top, usage, version,
+    auth, connections, deadletters, deploy, describe, events, groups, image, invoke, list, login, logs,
+    namespace, ready, remove, scale, secret, stack, top, usage, version,
 };
 
 const EXAMPLES: &str = "\

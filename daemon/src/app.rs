@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::api::{self, Api, ApiCall};
 use crate::config::{self, Config};
+use crate::deadletters::DeadLetters;
 use crate::function::binds::Binds;
 use crate::function::controller::Tools;
 use crate::function::grants::Allowed;
@@ -34,10 +35,9 @@ use crate::function::replica::{Adoptable, FUNCTION_PORT, Host, Inherited, Replic
 use crate::gateways::{Gateways, bind};
 use crate::guard::HostGuard;
 use crate::image::Images;
-use crate::deadletters::DeadLetters;
 use crate::journal::{self, Journal};
-use crate::keeper::HostKeeper;
 use crate::jwt::Tokens;
+use crate::keeper::HostKeeper;
 use crate::logs::LogStore;
 use crate::metrics::{self, Collector, Sources, Timings};
 use crate::network::HostNetwork;

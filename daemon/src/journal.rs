@@ -293,11 +293,11 @@ mod tests {
         journal.ended(one.id);
         journal.ended(ConnectionId::random());
         drop(journal);
+        let text = fs::read_to_string(dir.path().join(NAME)).unwrap();
+        assert_eq!(text.lines().count(), 3, "each is written once");
         // Killed in the midst of a line.
         let mut file = OpenOptions::new().append(true).open(dir.path().join(NAME)).unwrap();
         file.write_all(b"{\"open\":{\"id\":\"half").unwrap();
-        let text = fs::read_to_string(dir.path().join(NAME)).unwrap();
-        assert_eq!(text.lines().count(), 3, "each is written once");
         for _ in 0..2 {
             let (_journal, left) = Journal::open(dir.path()).unwrap();
             assert_eq!(ids(&left), [two.id]);

@@ -88,7 +88,8 @@ pub(crate) fn run(args: &DeadLettersArgs, global: &Global, out: &mut Output) -> 
             redrive_all(function, &client, global, out)
         }
         DeadLettersVerb::Redrive(WhichArgs { ids, .. }) => {
-            let sent = ids.iter().map(|id| (id.clone(), json!({ "id": id }), client.redrive(id, &scope(global))));
+            let sent =
+                ids.iter().map(|id| (id.clone(), json!({ "id": id }), client.redrive(id, &scope(global))));
             super::remove::tell_each("Dealt with:", "redriven", sent, out)
         }
         DeadLettersVerb::Remove(WhichArgs { function: Some(function), .. }) => {
@@ -96,8 +97,9 @@ pub(crate) fn run(args: &DeadLettersArgs, global: &Global, out: &mut Output) -> 
             if out.json { out.value(&removed) } else { Ok(out.line(format!("Removed {}", removed.removed))?) }
         }
         DeadLettersVerb::Remove(WhichArgs { ids, .. }) => {
-            let gone =
-                ids.iter().map(|id| (id.clone(), json!({ "id": id }), client.remove_letter(id, &scope(global))));
+            let gone = ids
+                .iter()
+                .map(|id| (id.clone(), json!({ "id": id }), client.remove_letter(id, &scope(global))));
             super::remove::tell_each("Removed", "removed", gone, out)
         }
     }
@@ -211,7 +213,8 @@ mod tests {
         let text = r#"{"id":"01a2b3c4d5e60000","function":"f","event":"message","reason":"failed","status":500,"attempts":4,
             "size":5,"at":"1970-01-01T00:00:00Z","cause":"it answered 500"}"#;
         let rows = rows(&[serde_json::from_str(text).unwrap()], Timestamp::from_second(90).unwrap());
-        let expected = ["01a2b3c4d5e60000", "f", "message", "failed", "500", "4", "5 B", "1m", "it answered 500"];
+        let expected =
+            ["01a2b3c4d5e60000", "f", "message", "failed", "500", "4", "5 B", "1m", "it answered 500"];
         assert_eq!(rows[1], expected);
         assert_eq!(rows[0].len(), rows[1].len());
     }

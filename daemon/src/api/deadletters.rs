@@ -139,7 +139,7 @@ struct Removed {
 
 async fn list(State(api): State<Api>, Query(asked): Query<Asked>) -> Result<Json<Page>, ApiError> {
     let (wanted, limit) = (asked.wanted(&api)?, asked.limit()?);
-    let mut found = api.letters.list(wanted, limit + 1).await.map_err(unreadable)?;
+    let mut found = api.letters.list(wanted, limit + 1).await.map_err(|error| unreadable(&error))?;
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|one| one.id.to_string());
@@ -152,7 +152,7 @@ async fn describe(
     Query(scope): Query<Scope>,
 ) -> Result<Json<Whole>, ApiError> {
     let (namespace, id) = one(&api, &scope, &id)?;
-    let found = api.letters.get(namespace, id).await.map_err(unreadable)?;
+    let found = api.letters.get(namespace, id).await.map_err(|error| unreadable(&error))?;
     let (function, Letter { id, head, body }) = found.ok_or_else(unknown)?;
     let headers = head.request.headers.clone();
     let size = u32::try_from(body.len()).unwrap_or(u32::MAX);
@@ -203,7 +203,7 @@ async fn redrive_all(State(api): State<Api>, Query(asked): Query<Asked>) -> Resu
     wanted.function = Some(function);
     let all = api.letters.redrive_all(&api.redrive, wanted, limit);
     let Redriven { done, failed, next, stopped } = tokio::select! {
-        all = all => all.map_err(unreadable)?,
+        all = all => all.map_err(|error| unreadable(&error))?,
         () = api.ending.cancelled() => {
             let text = "roostd ends: what was not sent again by now is still there";
             return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text));
@@ -222,7 +222,7 @@ fn unknown() -> ApiError {
     CannotRedrive::Unknown.into()
 }
 
-fn unreadable(error: std::io::Error) -> ApiError {
+fn unreadable(error: &std::io::Error) -> ApiError {
     ApiError::internal(&format!("dead letters cannot be read: {error}"))
 }
 

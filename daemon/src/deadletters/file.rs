@@ -126,7 +126,10 @@ impl LetterFile {
         }
         file.read_exact(&mut magic)?;
         if magic != *MAGIC {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file of dead letters of this version"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is no file of dead letters of this version",
+            ));
         }
         this.scan(&mut BufReader::new(&file), length)?;
         this.drop_broken_last()?;
@@ -313,7 +316,8 @@ impl LetterFile {
             return Ok(());
         }
         let new = self.path.with_extension("new");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         let mut fresh = Self {
             path: self.path.clone(),
             file: file.try_clone()?,
@@ -358,8 +362,7 @@ fn encode(record: &Record, body: &[u8]) -> io::Result<(Fixed, Vec<u8>)> {
     let length = |bytes: &[u8]| {
         u32::try_from(bytes.len()).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "it is too long"))
     };
-    let mut fixed =
-        Fixed { head: length(&head)?, body: length(body)?, body_crc: crc(&[body]), head_crc: 0 };
+    let mut fixed = Fixed { head: length(&head)?, body: length(body)?, body_crc: crc(&[body]), head_crc: 0 };
     fixed.head_crc = crc(&[&fixed.checked(), &head]);
     let mut bytes = Vec::with_capacity(FIXED as usize + head.len() + body.len());
     bytes.extend_from_slice(&fixed.checked());

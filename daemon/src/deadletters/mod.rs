@@ -30,8 +30,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use self::letter::{Draft, Letter, LetterId};
-use self::store::Store;
 pub use self::redrive::{CannotRedrive, Redriven};
+use self::store::Store;
 pub use self::store::{Found, Kept};
 pub use self::writer::Writer;
 
@@ -190,11 +190,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When the disk fails.
-    pub async fn get(
-        &self,
-        namespace: Namespace,
-        id: LetterId,
-    ) -> io::Result<Option<(FunctionKey, Letter)>> {
+    pub async fn get(&self, namespace: Namespace, id: LetterId) -> io::Result<Option<(FunctionKey, Letter)>> {
         self.with(move |store| store.get(&namespace, id)).await
     }
 

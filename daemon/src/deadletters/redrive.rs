@@ -83,8 +83,7 @@ impl DeadLetters {
         id: LetterId,
     ) -> Result<bool, CannotRedrive> {
         let _in_hand = InHand::take(&self.0, id).ok_or(CannotRedrive::InHand)?;
-        let (function, letter) =
-            self.get(namespace.clone(), id).await?.ok_or(CannotRedrive::Unknown)?;
+        let (function, letter) = self.get(namespace.clone(), id).await?.ok_or(CannotRedrive::Unknown)?;
         let event = letter.event(function.clone()).ok_or(CannotRedrive::Unreadable)?;
         match by.tell(&event).await {
             Ok(heard) => {

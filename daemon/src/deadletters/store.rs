@@ -131,7 +131,8 @@ impl Store {
         let age = SignedDuration::try_from(self.settings.max_age).unwrap_or(SignedDuration::MAX);
         let Ok(oldest) = now.checked_sub(age) else { return Ok(0) };
         let oldest = LetterId::first_at(oldest);
-        let old = |file: &LetterFile| file.ids(LetterId::NONE).take_while(|id| *id < oldest).collect::<Vec<_>>();
+        let old =
+            |file: &LetterFile| file.ids(LetterId::NONE).take_while(|id| *id < oldest).collect::<Vec<_>>();
         let old: Vec<_> = self.files.iter().map(|(function, file)| (function.clone(), old(file))).collect();
         let mut gone = 0;
         for (function, ids) in old.into_iter().filter(|(_, ids)| !ids.is_empty()) {

@@ -75,8 +75,7 @@ impl Redrive {
             *attempt = HeaderValue::from(dead.attempts.saturating_add(1));
         }
         let key = dead.key.clone().filter(|_| dead.function == dead.of);
-        let answer =
-            self.caller.ask(&dead.function, request, key).await.map_err(|error| failing(&error))?;
+        let answer = self.caller.ask(&dead.function, request, key).await.map_err(|error| failing(&error))?;
         let (head, body) = answer.into_parts();
         let limit = settings.map_or(MAX_MESSAGE, |mode| mode.max_message).saturating_add(ANSWER_ROOM);
         let body = Limited::new(body, limit).collect().await.map_err(|error| Failing {
@@ -125,11 +124,7 @@ fn read(
     answer: Response<Bytes>,
 ) -> Result<Vec<Action>, Failing> {
     let failed = |status: StatusCode| {
-        Err(Failing {
-            reason: Reason::Failed,
-            status,
-            cause: format!("it answered {}", status.as_u16()),
-        })
+        Err(Failing { reason: Reason::Failed, status, cause: format!("it answered {}", status.as_u16()) })
     };
     let status = answer.status();
     let Some(settings) = settings else {
@@ -150,7 +145,9 @@ fn read(
     }
     match decoded.meant {
         Outcome::Done(actions) => Ok(actions),
-        Outcome::Failed { status, .. } => failed(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY)),
+        Outcome::Failed { status, .. } => {
+            failed(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY))
+        }
     }
 }
 
