@@ -169,6 +169,55 @@ pub(crate) struct Closed {
     pub(crate) closed: u64,
 }
 
+/// Something that a function could not be brought to deal with.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct DeadLetter {
+    pub(crate) id: String,
+    pub(crate) function: String,
+    pub(crate) namespace: String,
+    pub(crate) event: String,
+    pub(crate) connection: String,
+    pub(crate) at: String,
+    pub(crate) attempts: u64,
+    pub(crate) last_attempt: String,
+    pub(crate) reason: String,
+    pub(crate) status: u16,
+    pub(crate) cause: String,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) size: u64,
+}
+
+/// The same, with its request.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct WholeDeadLetter {
+    #[serde(flatten)]
+    pub(crate) letter: DeadLetter,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+    pub(crate) is_base64_encoded: bool,
+}
+
+/// What came of those that were sent again.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct AllRedriven {
+    pub(crate) redriven: usize,
+    pub(crate) failed: usize,
+    #[serde(skip_serializing)]
+    pub(crate) next: Option<String>,
+    pub(crate) stopped: Option<String>,
+}
+
+/// How many were removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Removed {
+    pub(crate) removed: u64,
+}
+
 /// An image on the daemon's host.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -5,8 +5,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    auth, connections, deploy, describe, events, groups, image, invoke, list, login, logs, namespace, ready,
-    remove, scale, secret, stack, top, usage, version,
+    auth, connections, deadletters, deploy, describe, events, groups, image, invoke, list, login, logs,
+    namespace, ready, remove, scale, secret, stack, top, usage, version,
 };
 
 const EXAMPLES: &str = "\
@@ -83,6 +83,9 @@ pub(crate) enum Verb {
     /// List the groups of such WebSockets, change who is in them, speak to them
     #[command(alias = "group")]
     Groups(groups::GroupsArgs),
+    /// List, show, send again and remove what functions could not be brought to deal with
+    #[command(name = "deadletters", visible_alias = "dl", aliases = ["deadletter", "dead-letters"])]
+    DeadLetters(deadletters::DeadLettersArgs),
     /// Build, import, list and remove images
     #[command(visible_alias = "images")]
     Image(image::ImageArgs),

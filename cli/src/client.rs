@@ -3,6 +3,7 @@
 //! It never follows redirects, never retries, and sends the admin's password only where it was asked to: a function
 //! is called without it.
 
+mod deadletters;
 mod held;
 
 use std::io::{self, Read};

@@ -15,7 +15,7 @@ use roost_acme::{Keeper, Keeping};
 use roost_cni::{Conflist, Overrides};
 use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::websocket::event::Identity;
-use roost_proxy::websocket::{Held, Hub};
+use roost_proxy::websocket::{Held, Hub, Redrive};
 use roost_proxy::{AccessLog, Caller, Challenges, Routes, Server, UpstreamLimits};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::api::{self, Api, ApiCall};
 use crate::config::{self, Config};
+use crate::deadletters::DeadLetters;
 use crate::function::binds::Binds;
 use crate::function::controller::Tools;
 use crate::function::grants::Allowed;
@@ -36,6 +37,7 @@ use crate::guard::HostGuard;
 use crate::image::Images;
 use crate::journal::{self, Journal};
 use crate::jwt::Tokens;
+use crate::keeper::HostKeeper;
 use crate::logs::LogStore;
 use crate::metrics::{self, Collector, Sources, Timings};
 use crate::network::HostNetwork;
@@ -106,6 +108,7 @@ pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Resu
         // Until here they went on.
         server.leave().await;
     }
+    house.letters.flush().await;
     let spans = std::mem::take(&mut house.spans);
     tokio::join!(house.end_access_log(), spans.end());
     anyhow::ensure!(!house.broken.is_cancelled(), "a controller broke: see above");
@@ -128,6 +131,9 @@ struct House {
     hub: Arc<Hub>,
     /// Which of them functions are to hear the end of.
     journal: Arc<Journal>,
+    /// What functions could not be brought to deal with.
+    letters: DeadLetters,
+    redrive: Redrive,
     /// By what functions are known that speak to them.
     passes: Passes,
     /// How long the steps of replicas' starts took.
@@ -185,6 +191,9 @@ impl House {
         make_directories(config)?;
         let (journal, connections) =
             Journal::open(&config.state).context("cannot open the journal of connections")?;
+        let (letters, letter_writer) =
+            DeadLetters::open(&config.state, &config.deadletters).context("cannot open the dead letters")?;
+        tokio::spawn(letter_writer.run());
         let main = listeners(config, inherited)?;
         let here = main.first().context("no socket to listen on")?.local_addr()?;
         let challenges = Challenges::default();
@@ -235,8 +244,9 @@ impl House {
         let spans = otel::Running::start(config.otlp.as_ref()).context("tracing.otlp")?;
         let log = spans.watch(access_log.log());
         let caller = Caller::new(routes.clone()).watched(log.clone(), config.spans);
-        let queue = Queue::new(config.queue.clone(), caller, here, is_replica, calls.clone());
         let (events, hub) = (Events::default(), Arc::<Hub>::default());
+        let redrive = Redrive::new(caller.clone(), Arc::clone(&hub));
+        let queue = Queue::new(config.queue.clone(), caller, here, is_replica, calls.clone());
         let tools = Tools {
             host,
             images: images.clone(),
@@ -244,6 +254,7 @@ impl House {
             queue: queue.clone(),
             events: events.clone(),
             hub: Arc::clone(&hub),
+            journal: Arc::clone(&journal),
         };
         let registry = Registry::new(
             Arc::clone(&store),
@@ -268,6 +279,8 @@ impl House {
             events,
             hub,
             journal,
+            letters,
+            redrive,
             passes,
             steps,
             calls,
@@ -344,6 +357,8 @@ impl House {
             ledger: Arc::clone(&self.ledger),
             events: self.events.clone(),
             hub: Arc::clone(&self.hub),
+            letters: self.letters.clone(),
+            redrive: self.redrive.clone(),
             passes: self.passes.clone(),
             calls: self.calls.clone(),
             users: self.users.clone(),
@@ -355,9 +370,11 @@ impl House {
             tokens: self.tokens.clone(),
             network: self.network.clone(),
         });
+        let keeper =
+            Arc::new(HostKeeper { journal: Arc::clone(&self.journal), letters: self.letters.clone() });
         let server = Server::new(
             roost_proxy::Settings {
-                held: Held { hub: Arc::clone(&self.hub), keeper: Arc::<Journal>::clone(&self.journal) },
+                held: Held { hub: Arc::clone(&self.hub), keeper },
                 ..server_settings(config, self.log.clone(), sockets.challenges.clone())
             },
             self.routes.clone(),
@@ -414,6 +431,7 @@ impl House {
                 sampler: sampler.clone(),
                 events: self.events.clone(),
                 hub: Arc::clone(&self.hub),
+                letters: self.letters.clone(),
                 api: self.calls.clone(),
                 containerd: containerd_calls,
                 steps: self.steps.clone(),

@@ -4,7 +4,8 @@
 //! Owns a file in the state directory, of one line for each connection that was opened and one for each whose end was told.
 //! A line is with the kernel before the client has its answer, so that it outlives a daemon that is killed; it is on the
 //! disk a second later: of connections that end with the machine, those of its last second may be forgotten. Begins anew
-//! when most of it tells of connections that are gone.
+//! when most of it tells of connections that are gone. A function that begins to ask is told of the ends of those
+//! connections too that were open before: an update notes them here.
 //!
 //! ```text
 //!   open ──► + ID FUNCTION … ──► told of the end ──► - ID
@@ -21,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use roost_proxy::function::FunctionKey;
 use roost_proxy::websocket::event::{ConnectionId, Identity};
-use roost_proxy::websocket::{Hub, Keeper};
+use roost_proxy::websocket::{Filter, Hub, Keeper};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -117,6 +118,20 @@ impl Journal {
         file.sync_data()
     }
 
+    /// The function wants to hear of ends from now on: of its connections that are there, too. Called once what it wants is
+    /// what connections that open see.
+    pub fn note(&self, hub: &Hub, function: &FunctionKey) {
+        let of_this = Filter { function: Some(function.clone()), ..Filter::default() };
+        for member in hub.list(&function.namespace, &of_this, None, usize::MAX) {
+            let id = member.identity().id;
+            self.opened(member.identity());
+            if hub.find(id).is_none() {
+                // It ended under our eyes, and its end may have been told.
+                self.ended(id);
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // What is under the lock is whole after each step.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -155,7 +170,10 @@ impl Journal {
 impl Keeper for Journal {
     fn opened(&self, identity: &Identity) {
         let line = Line::Open(opened(identity));
-        self.add(&mut self.lock(), &line);
+        let mut inner = self.lock();
+        if !inner.open.contains_key(&identity.id) {
+            self.add(&mut inner, &line);
+        }
     }
 
     fn ended(&self, id: ConnectionId) {
@@ -271,9 +289,12 @@ mod tests {
         let (one, two) = (somebody("ada"), somebody("bob"));
         journal.opened(&one);
         journal.opened(&two);
+        journal.opened(&two);
         journal.ended(one.id);
         journal.ended(ConnectionId::random());
         drop(journal);
+        let text = fs::read_to_string(dir.path().join(NAME)).unwrap();
+        assert_eq!(text.lines().count(), 3, "each is written once");
         // Killed in the midst of a line.
         let mut file = OpenOptions::new().append(true).open(dir.path().join(NAME)).unwrap();
         file.write_all(b"{\"open\":{\"id\":\"half").unwrap();

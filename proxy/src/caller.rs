@@ -26,6 +26,7 @@ use crate::placement::ReplicaKey;
 use crate::route::Routes;
 use crate::trace;
 use crate::upstream::Upstream;
+use crate::websocket::EventMode;
 
 /// Calls functions. Clones share what they need.
 #[derive(Debug, Clone)]
@@ -53,6 +54,11 @@ impl Caller {
     #[must_use]
     pub fn knows(&self, function: &FunctionKey) -> bool {
         self.routes.get(function).is_some()
+    }
+
+    /// How the connections of such a function are held, if they are.
+    pub(crate) fn event_mode(&self, function: &FunctionKey) -> Option<Arc<EventMode>> {
+        self.routes.get(function)?.event_mode()
     }
 
     /// Calls a function, and returns once the head of its answer is there. The function sees the path and the query of

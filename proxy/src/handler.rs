@@ -265,6 +265,10 @@ impl Handler {
         mut record: Record,
     ) -> Response<ResponseBody> {
         let Came { upstream, settings, request, asked, host, peer } = came;
+        let (function, began) = (Arc::clone(&upstream), Instant::now());
+        let handshake = |status: StatusCode| {
+            function.counters().events.handshake(status.as_u16(), began.elapsed());
+        };
         let entered = async {
             record.place = upstream.enter(&request, true, &upstream.limits_now().bounds)?;
             let ask = Ask::of_client(&upstream, &request, &token, peer.ip(), &self.cookies, false)?;
@@ -286,7 +290,10 @@ impl Handler {
             Err(error) => Err(Refusal::Host(Box::new(error))),
         };
         let response = match answered {
-            Ok(response) => return response,
+            Ok(response) => {
+                handshake(response.status());
+                return response;
+            }
             Err(Refusal::Host(error)) => refuse(&error, &call, true),
             Err(Refusal::Answer(response)) => {
                 let mut response = response.map(ResponseBody::full);
@@ -294,6 +301,7 @@ impl Handler {
                 response
             }
         };
+        handshake(response.status());
         if let Some(mut record) = record {
             record.status = response.status().as_u16();
         }

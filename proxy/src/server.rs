@@ -381,6 +381,12 @@ impl Server {
         handler.websockets.resume(bequest, &handler.routes, seat).await;
     }
 
+    /// How many connections of earlier processes went on here, and how many did not.
+    #[must_use]
+    pub fn resumed(&self) -> [u64; 2] {
+        self.0.handler.websockets.resumed()
+    }
+
     /// Tells functions of the end of connections that ended with an earlier process, and have not
     /// [gone on](Self::resume_held).
     pub fn lost(&self, connections: Vec<Identity>) {

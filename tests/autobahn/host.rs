@@ -1,6 +1,8 @@
-//! A Roost with a WebSocket server of another make as its function, for `tests/autobahn/run`.
+//! A Roost with a WebSocket server of another make as its function, for `tests/autobahn/run`; or, with the word `events`, with
+//! a plain HTTP function whose WebSockets it holds.
 //!
-//! Prints the URL of the function itself and the one through Roost, and ends, with all of it, at the end of its input.
+//! Prints the URL of the function itself, if that speaks WebSocket, and the one through Roost, and ends, with all of it, at the
+//! end of its input.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 #![allow(clippy::print_stdout, reason = "the URLs are for the script")]
@@ -18,20 +20,33 @@ const NAME: &str = "autobahn";
 async fn main() {
     let modules = clients().await.node_modules();
     let host = Host::start_with(Config::default()).await;
-    host.import(&image(&modules), NAME).await;
-    let function = host.deployed(&json!({ "service": NAME, "image": NAME })).await;
-    let address = function["status"]["replicas"][0]["address"].as_str().unwrap();
-    println!("ws://{address}/ ws://127.0.0.1:{}/function/{NAME}/", host.port());
+    let through = format!("ws://127.0.0.1:{}/function/{NAME}/", host.port());
+    if std::env::args().nth(1).as_deref() == Some("events") {
+        host.import(&image(&modules, "events.js"), NAME).await;
+        let annotations = json!({
+            "roost.websocket": "events",
+            "roost.websocket.compression": "deflate",
+            "roost.websocket.max-message": "32Mi",
+            "roost.websocket.outbound": "64Mi",
+        });
+        host.deployed(&json!({ "service": NAME, "image": NAME, "annotations": annotations })).await;
+        println!("{through}");
+    } else {
+        host.import(&image(&modules, "server.js"), NAME).await;
+        let function = host.deployed(&json!({ "service": NAME, "image": NAME })).await;
+        let address = function["status"]["replicas"][0]["address"].as_str().unwrap();
+        println!("ws://{address}/ {through}");
+    }
     let wait = || std::io::stdin().read_to_end(&mut Vec::new());
     tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
 }
 
-/// This machine's node with its libraries, `ws`, and the server.
-fn image(modules: &Path) -> Image {
+/// This machine's node with its libraries, `ws`, and one of the scripts here.
+fn image(modules: &Path, script: &str) -> Image {
     let node = std::fs::canonicalize(which("node")).unwrap();
     let mut files: Vec<(PathBuf, String)> = libraries(&node);
     files.push((node, "/bin/node".to_owned()));
-    files.push((repository().join("tests/autobahn/server.js"), "/app/server.js".to_owned()));
+    files.push((repository().join("tests/autobahn").join(script), "/app/server.js".to_owned()));
     all_below(&modules.join("ws"), "/app/node_modules/ws", &mut files);
     let files: Vec<(&Path, &str)> = files.iter().map(|(from, to)| (&**from, &**to)).collect();
     Image::new(&files, &["/bin/node", "/app/server.js"])

@@ -434,7 +434,8 @@ async fn what_is_held_is_on_the_page_of_metrics() {
     let [mut socket] = sockets(&host).await;
     socket.echoes("hello").await;
     let expected = [
-        r#"ws_connections{function_name="chat.openfaas-fn",mode="event"} 1"#,
+        r#"ws_connections{function_name="chat.openfaas-fn",mode="event",state="open"} 1"#,
+        r#"ws_handshakes_total{function_name="chat.openfaas-fn",mode="event",code="101"} 1"#,
         r#"ws_messages_total{function_name="chat.openfaas-fn",mode="event",dir="in"} 1"#,
         r#"ws_bytes_total{function_name="chat.openfaas-fn",mode="event",dir="out"} 5"#,
         r#"ws_events_total{function_name="chat.openfaas-fn",event="message",outcome="done"} 1"#,

@@ -1,4 +1,6 @@
-//! Connections outlive the daemon: it is replaced, or killed, and they go on.
+//! Connections outlive the daemon: it is replaced, or killed, and they go on. So they do when functions are deployed.
+//!
+//! With `ROOST_LONG_TESTS` in the environment there are more of them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
@@ -15,6 +17,11 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 const IDLE: usize = 60;
 const BUSY: usize = 60;
+
+/// Is there time for the long form of a test? Such as is wanted now and then.
+fn is_long() -> bool {
+    std::env::var_os("ROOST_LONG_TESTS").is_some()
+}
 
 async fn supervised() -> Host {
     let host = Host::with_echo(Config { supervised: true, ..Config::default() }).await;
@@ -264,28 +271,91 @@ async fn connections_that_the_daemon_holds_go_on_when_one_daemon_follows_another
 async fn the_end_of_each_connection_that_a_killed_daemon_held_is_told_once() {
     let host = supervised().await;
     holds(&host, "disconnected").await;
+    let count = if is_long() { 1000 } else { 200 };
     let mut open = Vec::new();
-    for number in 0..200 {
+    for number in 0..count {
         open.push(Socket::open(&host, &format!("/function/held/of/{number}")).await);
     }
     // Of one, the function has heard already.
     drop(open.pop());
-    let told = async || -> Vec<String> {
-        let lines = host.log_lines("held").await;
-        let paths =
-            lines.iter().filter_map(|line| line.split_whitespace().find(|word| word.starts_with("/of/")));
-        let mut paths: Vec<String> = paths.map(str::to_owned).collect();
-        paths.sort();
-        paths
-    };
+    let told = async || paths_told(&host).await;
     eventually("the end of one", async || (told().await.len() == 1).then_some(())).await;
     host.crash().await;
     let all =
-        eventually("the end of all", async || Some(told().await).filter(|told| told.len() >= 200)).await;
-    let mut expected: Vec<String> = (0..200).map(|number| format!("/of/{number}")).collect();
+        eventually("the end of all", async || Some(told().await).filter(|told| told.len() >= count)).await;
+    let mut expected: Vec<String> = (0..count).map(|number| format!("/of/{number}")).collect();
     expected.sort();
     assert_eq!(all, expected);
     host.crash().await;
     host.assert_echoes("held").await;
-    assert_eq!(told().await.len(), 200, "and not again");
+    assert_eq!(told().await.len(), count, "and not again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_that_begins_to_ask_hears_of_the_end_of_connections_that_were_open_before() {
+    let host = supervised().await;
+    holds(&host, "message").await;
+    let mut open = Vec::new();
+    for number in 0..5 {
+        open.push(Socket::open(&host, &format!("/function/held/of/{number}")).await);
+    }
+    let annotations =
+        json!({ "roost.websocket": "events", "roost.websocket.events": "message,disconnected" });
+    host.put_function(&json!({ "service": "held", "image": ECHO, "annotations": annotations })).await;
+    // It asks once it hears of one.
+    eventually("the end of one", async || {
+        Socket::open(&host, "/function/held/of/gone").await.leave().await;
+        (!paths_told(&host).await.is_empty()).then_some(())
+    })
+    .await;
+    for socket in &mut open {
+        socket.echoes("still here").await;
+    }
+    host.crash().await;
+    let expected: Vec<String> = (0..5).map(|number| format!("/of/{number}")).collect();
+    let told = async || -> Vec<String> {
+        let mut told = paths_told(&host).await;
+        // What they said is in the log as well.
+        told.retain(|path| path != "/of/gone");
+        told
+    };
+    let all = eventually("the end of all", async || Some(told().await).filter(|told| told.len() >= 10)).await;
+    for path in &expected {
+        assert_eq!(all.iter().filter(|told| *told == path).count(), 2, "said once, and ended once: {path}");
+    }
+    host.crash().await;
+    host.assert_echoes("held").await;
+    assert_eq!(told().await.len(), 10, "and not again");
+}
+
+/// The paths below `/of/` of which the function was told something, in their order.
+async fn paths_told(host: &Host) -> Vec<String> {
+    let lines = host.log_lines("held").await;
+    let paths = lines.iter().filter_map(|line| line.split_whitespace().find(|word| word.starts_with("/of/")));
+    let mut paths: Vec<String> = paths.map(str::to_owned).collect();
+    paths.sort();
+    paths
+}
+
+#[allow(clippy::print_stdout, reason = "the figure is for whoever asks for the long form")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deployments_one_after_the_other_close_no_connection_that_is_held_and_lose_no_message() {
+    let (deployments, connections) = if is_long() { (100, 1000) } else { (10, 100) };
+    let host = Host::with_echo(Config::default()).await;
+    holds(&host, "message").await;
+    let traffic = Traffic::through(&host, "held", connections).await;
+    for number in 0..deployments {
+        traffic.go_on(connections as u64).await;
+        let annotations = json!({ "roost.websocket": "events", "roost.websocket.events": "message" });
+        let changed = json!({ "service": "held", "image": ECHO, "annotations": annotations,
+            "envVars": { "QUIET": "yes", "DEPLOYMENT": number.to_string() } });
+        let answer = host.api.send(Method::PUT, "/system/functions?wait=60s", changed.to_string()).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{number}: {}", answer.text());
+    }
+    traffic.go_on(connections as u64).await;
+    let closes = host.api.get("/system/connections?function=held&limit=1000").await.json();
+    assert_eq!(closes["connections"].as_array().unwrap().len(), connections);
+    let messages = traffic.end().await;
+    println!("{messages} messages on {connections} connections over {deployments} deployments");
+    assert_eq!(host.api.get("/system/deadletters").await.json(), json!({ "letters": [] }));
 }

@@ -92,7 +92,7 @@ impl Client {
 }
 
 /// A path of these segments, each of which may be any text.
-fn below_system(segments: &[&str]) -> String {
+pub(super) fn below_system(segments: &[&str]) -> String {
     segments.iter().fold("/system".to_owned(), |path, segment| format!("{path}/{}", encode(segment)))
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod connections;
+pub(crate) mod deadletters;
 pub(crate) mod deploy;
 mod deploy_many;
 pub(crate) mod describe;

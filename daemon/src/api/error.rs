@@ -4,6 +4,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tracing::error;
 
+use crate::deadletters::CannotRedrive;
 use crate::function::registry::{NamespaceError, RegistryError};
 use crate::function::spec::Invalid;
 use crate::image::ImageError;
@@ -85,6 +86,18 @@ impl From<SecretError> for ApiError {
             SecretError::Absent(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
             SecretError::Exists(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             SecretError::File { .. } => Self::internal(&error),
+        }
+    }
+}
+
+impl From<CannotRedrive> for ApiError {
+    fn from(error: CannotRedrive) -> Self {
+        match error {
+            CannotRedrive::Unknown => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            CannotRedrive::InHand => Self::new(StatusCode::CONFLICT, error.to_string()),
+            CannotRedrive::Failed { .. } => Self::new(StatusCode::BAD_GATEWAY, error.to_string()),
+            CannotRedrive::Unreadable => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            CannotRedrive::Disk(_) => Self::internal(&error),
         }
     }
 }

@@ -7,6 +7,7 @@ mod alert;
 mod auth;
 mod calls;
 mod connections;
+mod deadletters;
 mod error;
 mod events;
 mod extract;
@@ -30,7 +31,7 @@ use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use roost_proxy::function::Namespace;
-use roost_proxy::websocket::Hub;
+use roost_proxy::websocket::{Hub, Redrive};
 use roost_proxy::{Fallback, ResponseBody};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,7 @@ pub use calls::ApiCall;
 pub use error::ApiError;
 pub(crate) use info::COMMIT;
 
+use crate::deadletters::DeadLetters;
 use crate::function::registry::Registry;
 use crate::function::spec::parse_namespace;
 use crate::image::Images;
@@ -75,6 +77,10 @@ pub struct Api {
     pub events: Events,
     /// The connections that are held here.
     pub hub: Arc<Hub>,
+    /// What functions could not be brought to deal with.
+    pub letters: DeadLetters,
+    /// The way to tell them once more.
+    pub redrive: Redrive,
     /// By what functions are known that speak to them.
     pub passes: Passes,
     /// What is counted of the calls that are answered here.
@@ -126,6 +132,7 @@ pub fn router(api: Api) -> Router {
         .merge(namespaces::routes())
         .merge(images::routes())
         .merge(secrets::routes())
+        .merge(deadletters::routes())
         .merge(held::routes())
         .fallback(not_found);
     let guarded = Router::new()

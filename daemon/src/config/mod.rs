@@ -15,7 +15,7 @@ use roost_proxy::MAX_KEPT;
 use self::limits::Limits;
 use self::raw::Raw;
 use crate::image::{PullPolicy, RegistrySettings};
-use crate::{access_log, otel, queue, units};
+use crate::{access_log, deadletters, otel, queue, units};
 
 mod jwt;
 pub mod limits;
@@ -71,6 +71,8 @@ pub struct Config {
     pub access_log: access_log::Settings,
     /// For how many days before today it is kept what functions have used.
     pub usage_days: u16,
+    /// How much is kept of what functions could not be brought to deal with.
+    pub deadletters: deadletters::Settings,
     /// Is each request to a function a span in a trace?
     pub spans: bool,
     /// Where these spans are sent; `None` for nowhere.
@@ -317,6 +319,7 @@ impl Config {
             logs: raw.logs.resolve(m),
             access_log: raw.access_log.resolve(m),
             usage_days: raw.usage.resolve(m),
+            deadletters: raw.deadletters.resolve(m),
             spans: raw.tracing.spans.unwrap_or(false),
             otlp: m.read("tracing.otlp", raw.tracing.otlp.as_deref(), None, |text| text.parse().map(Some)),
         };

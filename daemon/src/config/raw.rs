@@ -18,7 +18,7 @@ use super::tls::RawTls;
 use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::network::LONGEST_PREFIX;
-use crate::{access_log, queue, units};
+use crate::{access_log, deadletters, queue, units};
 
 /// Each is a network namespace that the kernel has to keep.
 const MAX_SLOTS: usize = 64;
@@ -48,6 +48,7 @@ pub(super) struct Raw {
     pub(super) logs: RawLogs,
     pub(super) access_log: RawAccessLog,
     pub(super) usage: RawUsage,
+    pub(super) deadletters: RawDeadLetters,
     pub(super) tracing: RawTracing,
 }
 
@@ -172,6 +173,15 @@ pub(super) struct RawAccessLog {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawUsage {
     pub(super) keep_days: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawDeadLetters {
+    pub(super) enabled: Option<bool>,
+    pub(super) max_size: Option<String>,
+    pub(super) max_total: Option<String>,
+    pub(super) max_age: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -347,6 +357,19 @@ impl RawUsage {
         let mistake = format!("usage.keep_days = {days}: expected a number from 1 to {MAX_USAGE_DAYS}");
         m.require(kept.is_some(), &mistake);
         kept.unwrap_or(USAGE_DAYS)
+    }
+}
+
+impl RawDeadLetters {
+    pub(super) fn resolve(self, m: &mut Mistakes) -> deadletters::Settings {
+        let settings = deadletters::Settings {
+            enabled: self.enabled.unwrap_or(true),
+            max_size: m.read("deadletters.max_size", self.max_size.as_deref(), 16 << 20, units::memory),
+            max_total: m.read("deadletters.max_total", self.max_total.as_deref(), 128 << 20, units::memory),
+            max_age: m.duration("deadletters.max_age", self.max_age.as_deref(), 7 * 24 * 3600),
+        };
+        m.require(!settings.max_age.is_zero(), "deadletters.max_age: expected more than zero");
+        settings
     }
 }
 

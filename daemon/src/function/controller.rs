@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, Zoned};
 use roost_proxy::function::{FunctionKey, ReplicaId};
-use roost_proxy::websocket::{Category, Ending, Filter, Hub};
+use roost_proxy::websocket::{Category, Ending, EventMode, Filter, Hub};
 use roost_proxy::{By, CloseFrame, Endpoint, ReplicaKey, Upstream, UpstreamLimits};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -29,6 +29,7 @@ use crate::function::spec::Deployment;
 use crate::function::status::Status;
 use crate::function::timeouts::Times;
 use crate::image::{Images, PullPolicy, ResolvedImage};
+use crate::journal::Journal;
 use crate::memory;
 use crate::queue::Queue;
 use crate::runtime::Standing;
@@ -61,6 +62,8 @@ pub struct Tools {
     pub events: Events,
     /// The connections that are held here.
     pub hub: Arc<Hub>,
+    /// Which of them functions are to hear the end of.
+    pub journal: Arc<Journal>,
 }
 
 /// What can happen to a function, but for a new record.
@@ -345,8 +348,14 @@ impl Controller {
     /// comes again finds the function itself.
     fn hold(&self, deployment: &Deployment, limits: &UpstreamLimits) {
         let mode = event_mode::of(deployment, &limits.websocket);
-        let lets_go = mode.is_none() && self.upstream.event_mode().is_some();
+        let before = self.upstream.event_mode();
+        let lets_go = mode.is_none() && before.is_some();
+        let hears = |mode: &EventMode| mode.events.disconnected;
+        let begins_to_hear = mode.as_ref().is_some_and(hears) && !before.is_some_and(|mode| hears(&mode));
         self.upstream.set_event_mode(mode);
+        if begins_to_hear {
+            self.tools.journal.note(&self.tools.hub, &self.key);
+        }
         if lets_go {
             self.let_go(&CloseFrame::new(1012, "service restart"));
         }

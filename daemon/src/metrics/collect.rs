@@ -11,8 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use roost_acme::Keeping;
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::websocket::Hub;
-use roost_proxy::{Distribution, KeptFigures, Limit, Server, Totals};
+use roost_proxy::websocket::{self, Hub};
+use roost_proxy::{Distribution, KeptFigures, Limit, Metered, Server, Totals};
 use tokio::sync::Mutex;
 use tracing::debug;
 
@@ -20,6 +20,7 @@ use super::cpu::CpuTotals;
 use super::render::render;
 use super::timings::Timings;
 use crate::api::ApiCall;
+use crate::deadletters::{self, DeadLetters};
 use crate::function::registry::Registry;
 use crate::function::rollout::Phase;
 use crate::function::status::Observed;
@@ -48,6 +49,8 @@ pub struct Sources {
     pub events: Events,
     /// WebSockets that are held here.
     pub hub: Arc<Hub>,
+    /// What functions could not be brought to deal with.
+    pub letters: DeadLetters,
     /// How long calls of the API took.
     pub api: Timings<ApiCall>,
     /// How long calls of containerd took.
@@ -85,6 +88,9 @@ pub(super) struct Snapshot {
     pub(super) connections: Connections,
     /// Groups of WebSockets, and memberships.
     pub(super) groups: [usize; 2],
+    /// Connections of an earlier daemon that it held: those that went on, and those that did not.
+    pub(super) resumed: [u64; 2],
+    pub(super) letters: deadletters::Figures,
 }
 
 /// From an authority.
@@ -110,6 +116,9 @@ pub(super) struct Connections {
 pub(super) struct Function {
     pub(super) key: FunctionKey,
     pub(super) totals: Totals,
+    pub(super) metered: Metered,
+    /// Of connections that are held here.
+    pub(super) held: websocket::Figures,
     pub(super) limited: Vec<(Limit, u64)>,
     pub(super) desired: u32,
     pub(super) ready: usize,
@@ -155,8 +164,19 @@ impl Collector {
                 None
             }
         };
-        let Sources { server, network, hub, api, containerd, steps, access_log_dropped, spans, acme, .. } =
-            &self.sources;
+        let Sources {
+            server,
+            network,
+            hub,
+            letters,
+            api,
+            containerd,
+            steps,
+            access_log_dropped,
+            spans,
+            acme,
+            ..
+        } = &self.sources;
         render(&Snapshot {
             functions,
             slots: network.ready_slots(),
@@ -174,6 +194,8 @@ impl Collector {
                 kept: server.kept(),
             },
             groups: hub.group_figures(),
+            resumed: server.resumed(),
+            letters: letters.figures(),
         })
     }
 
@@ -187,6 +209,7 @@ impl Collector {
             .collect();
         let used: BTreeMap<_, _> = self.sources.sampler.read(&replicas).await.into_iter().collect();
         let mut queued: BTreeMap<_, _> = self.sources.queue.loads().into_iter().collect();
+        let held = self.sources.hub.figures();
         let mut at = 0;
         let mut functions = Vec::with_capacity(observed.len());
         for of in observed {
@@ -201,16 +224,26 @@ impl Collector {
             let cpu_usec = cpu.add(&of.key, &cpus);
             let queue = queued.remove(&of.key).unwrap_or_default();
             let decisions = self.sources.events.decisions(&of.key);
-            functions.push(Function::new(of, decisions, cpu_usec, memory_bytes, queue));
+            let held = held.get(&of.key).copied().unwrap_or_default();
+            functions.push(Function::new(of, decisions, cpu_usec, memory_bytes, queue, held));
         }
         functions
     }
 }
 
 impl Function {
-    fn new(of: Observed, decisions: Decisions, cpu_usec: u64, memory_bytes: u64, queue: QueueLoad) -> Self {
+    fn new(
+        of: Observed,
+        decisions: Decisions,
+        cpu_usec: u64,
+        memory_bytes: u64,
+        queue: QueueLoad,
+        held: websocket::Figures,
+    ) -> Self {
         Self {
             totals: of.upstream.totals(),
+            metered: of.upstream.metered(),
+            held,
             limited: of.upstream.limited().into(),
             desired: of.desired,
             ready: of.available,

@@ -33,21 +33,45 @@ families! {
     WS_MESSAGES: Counter "ws_messages_total" ["function_name", "mode", "dir", "type"]
         "Messages of WebSockets.";
     WS_BYTES: Counter "ws_bytes_total" ["function_name", "mode", "dir"]
-        "Bytes of messages of WebSockets that are held here.";
+        "Bytes of messages of WebSockets, and of other upgraded connections.";
     WS_CLOSES: Counter "ws_closes_total" ["function_name", "mode", "code", "by", "category"]
         "WebSockets that were closed, by code, by who closed them and why.";
     WS_PINGS: Counter "ws_pings_sent_total" ["function_name", "mode"]
         "Pings to clients that were not their function's.";
     WS_PONG_TIMEOUTS: Counter "ws_pong_timeouts_total" ["function_name", "mode"]
         "Clients that did not answer one.";
-    WS_CONNECTIONS: Gauge "ws_connections" ["function_name", "mode"]
+    WS_CONNECTIONS: Gauge "ws_connections" ["function_name", "mode", "state"]
         "WebSockets that are held here now.";
+    WS_OUTBOUND: Gauge "ws_outbound_queue_bytes" ["function_name"]
+        "Bytes that wait for clients of WebSockets that are held here to read them.";
+    WS_HANDSHAKES: Counter "ws_handshakes_total" ["function_name", "mode", "code"]
+        "Handshakes of WebSockets that are held here, by how they were answered.";
+    WS_HANDSHAKE_SECONDS: Histogram "ws_handshake_seconds" ["function_name", "mode", "code"]
+        "Time until they were answered.";
+    WS_DROPPED: Counter "ws_dropped_messages_total" ["function_name", "reason"]
+        "Messages to clients of WebSockets that are held here and that did not get them.";
+    WS_CONNECTION_SECONDS: Counter "ws_connection_seconds_total" ["function_name"]
+        "How long connections were open, all together.";
+    WS_ACTIVE_SECONDS: Counter "ws_active_seconds_total" ["function_name"]
+        "How long replicas had connections, of each the union of them.";
+    WS_RESUMES: Counter "ws_resumes_total" ["outcome"]
+        "WebSockets that an earlier roostd held.";
     WS_EVENTS: Counter "ws_events_total" ["function_name", "event", "outcome"]
         "Events of WebSockets that are held here, by what came of them.";
-    WS_EVENT_SECONDS: Histogram "ws_event_seconds" ["function_name"]
+    WS_EVENT_SECONDS: Histogram "ws_event_seconds" ["function_name", "event"]
         "Time until an event was dealt with, all tries together.";
     WS_EVENT_RETRIES: Counter "ws_event_retries_total" ["function_name"]
         "Tries of events behind the first one.";
+    WS_DEAD_LETTERS: Counter "ws_dead_letters_total" ["function_name", "reason"]
+        "Events of WebSockets that are held here and that found no end.";
+    DEAD_LETTERS: Gauge "roost_dead_letters" ["function_name"]
+        "Dead letters that are kept.";
+    DEAD_LETTER_BYTES: Gauge "roost_dead_letter_bytes" ["function_name"]
+        "Bytes that they take.";
+    DEAD_LETTERS_LOST: Counter "roost_dead_letters_lost_total" ["reason"]
+        "Dead letters that were not kept, or no longer, without anybody's having asked for that.";
+    DEAD_LETTERS_REDRIVEN: Counter "roost_dead_letters_redriven_total" ["outcome"]
+        "Dead letters that were sent again.";
     WS_AUTORESPONSES: Counter "ws_autoresponse_total" ["function_name"]
         "Messages that were answered without the function.";
     WS_GROUPS: Gauge "ws_groups" []

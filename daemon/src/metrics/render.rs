@@ -40,7 +40,8 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     let functions: Vec<(&str, &Function)> =
         names.iter().map(String::as_str).zip(&snapshot.functions).collect();
     invocations(page, &functions);
-    websockets::write(page, &functions, snapshot.groups);
+    websockets::write(page, &functions, snapshot.groups, snapshot.resumed);
+    websockets::dead_letters(page, &functions, &snapshot.letters);
     replicas(page, &functions);
     waiting(page, &functions);
     limits(page, &functions, snapshot);
@@ -260,13 +261,14 @@ mod tests {
 
     use crate::otel::Counts;
     use roost_proxy::function::{FunctionKey, Namespace};
-    use roost_proxy::websocket::{Category, EventTotals};
-    use roost_proxy::{By, Histogram, KeptFigures, Limit, Upstream, UpstreamLimits, WebSockets};
+    use roost_proxy::websocket::{Category, EventTotals, Figures};
+    use roost_proxy::{By, Histogram, KeptFigures, Limit, Metered, Upstream, UpstreamLimits, WebSockets};
 
     use super::super::collect::{Certificates, Connections};
 
     use super::*;
     use crate::api::ApiCall;
+    use crate::deadletters::{self, Kept};
     use crate::procfs::Process;
     use crate::runtime::containerd::client::Call;
     use crate::scaling::events::Decisions;
@@ -295,16 +297,26 @@ mod tests {
             messages: [8, 9],
             bytes: [80, 90],
             events: [[0; 3], [0; 3], [5, 1, 0], [0; 3]],
-            seconds: took(1),
+            seconds: [Distribution::default(), Distribution::default(), took(1), Distribution::default()],
+            handshakes: vec![(Some(101), took(2)), (None, took(1))],
+            dropped: [0, 2],
             retries: 3,
             answered_here: 4,
             pings: 5,
             unanswered_pings: 2,
+            dead: [3, 0, 1],
             ends: vec![((Some(1013), By::Host, Category::SlowConsumer), 7)],
         };
         let function = Function {
             key,
             totals,
+            metered: Metered {
+                connection: Duration::from_millis(2500),
+                active: Duration::from_secs(1),
+                bytes: [81, 97],
+                ..Metered::default()
+            },
+            held: Figures { opening: 1, unsent: 12 },
             desired: 2,
             ready: 1,
             phases: vec![Phase::Ready, Phase::Draining, Phase::Draining],
@@ -338,6 +350,12 @@ mod tests {
                 kept: KeptFigures { kept: 7, resumed: 5, lost: 1, refused: 2 },
             },
             groups: [2, 11],
+            resumed: [4, 1],
+            letters: deadletters::Figures {
+                lost: [0, 4, 0, 0],
+                redriven: [1, 2],
+                kept: vec![(FunctionKey::from_route("gone").unwrap(), Kept { letters: 3, bytes: 99 })],
+            },
         }
     }
 
@@ -382,10 +400,23 @@ mod tests {
             r#"ws_closes_total{function_name="echo.staging",mode="event",code="1013",by="host",category="slow_consumer"} 7"#,
             r#"ws_pings_sent_total{function_name="echo.staging",mode="pass"} 2"#,
             r#"ws_pings_sent_total{function_name="echo.staging",mode="event"} 5"#,
-            r#"ws_connections{function_name="echo.staging",mode="event"} 6"#,
+            r#"ws_connections{function_name="echo.staging",mode="event",state="open"} 6"#,
+            r#"ws_connections{function_name="echo.staging",mode="event",state="opening"} 1"#,
+            r#"ws_outbound_queue_bytes{function_name="echo.staging"} 12"#,
+            r#"ws_handshakes_total{function_name="echo.staging",mode="event",code="101"} 1"#,
+            r#"ws_handshake_seconds_count{function_name="echo.staging",mode="event",code="other"} 1"#,
+            r#"ws_bytes_total{function_name="echo.staging",mode="pass",dir="out"} 7"#,
+            r#"ws_dropped_messages_total{function_name="echo.staging",reason="closed"} 2"#,
+            r#"ws_connection_seconds_total{function_name="echo.staging"} 2.5"#,
+            r#"ws_active_seconds_total{function_name="echo.staging"} 1"#,
+            r#"ws_resumes_total{outcome="lost"} 1"#,
             r#"ws_events_total{function_name="echo.staging",event="message",outcome="failed"} 1"#,
-            r#"ws_event_seconds_count{function_name="echo.staging"} 1"#,
+            r#"ws_event_seconds_count{function_name="echo.staging",event="message"} 1"#,
             "ws_groups 2",
+            r#"ws_dead_letters_total{function_name="echo.staging",reason="unavailable"} 1"#,
+            r#"roost_dead_letter_bytes{function_name="gone.openfaas-fn"} 99"#,
+            r#"roost_dead_letters_lost_total{reason="size"} 4"#,
+            r#"roost_dead_letters_redriven_total{outcome="failed"} 2"#,
             "ws_group_members 11",
             r#"gateway_service_count{function_name="echo.staging"} 2"#,
             r#"roost_function_limited_total{function_name="echo.staging",limit="body"} 6"#,

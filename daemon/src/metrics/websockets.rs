@@ -2,12 +2,15 @@
 //!
 //! What is zero is left out: most functions have no WebSockets, and none all kinds of frames.
 
-use roost_proxy::websocket::{EVENTS, EventTotals, OUTCOMES};
+use std::time::Duration;
+
+use roost_proxy::websocket::{DROPS, EVENTS, EventTotals, OUTCOMES, Reason};
 use roost_proxy::{FRAME_TYPES, WebSockets};
 
 use super::collect::Function;
 use super::families as f;
 use super::text::{Family, Page};
+use crate::deadletters::{Figures, Kept, Lost};
 
 /// The ways in which a WebSocket is dealt with.
 const PASS: &str = "pass";
@@ -15,18 +18,25 @@ const EVENT: &str = "event";
 
 const DIRECTIONS: [&str; 2] = ["in", "out"];
 
-/// Writes it. `groups` is how many groups there are, and how many memberships.
-pub(super) fn write(page: &mut Page, functions: &[(&str, &Function)], groups: [usize; 2]) {
+/// Writes it. `groups` is how many groups there are, and how many memberships; `resumed` how many connections of an earlier
+/// daemon went on, and how many did not.
+pub(super) fn write(page: &mut Page, functions: &[(&str, &Function)], groups: [usize; 2], resumed: [u64; 2]) {
     frames(page, functions);
     closes(page, functions);
     both(page, &f::WS_PINGS, functions, |of| of.pings, |of| of.pings);
     both(page, &f::WS_PONG_TIMEOUTS, functions, |of| of.unanswered, |of| of.unanswered_pings);
-    both(page, &f::WS_CONNECTIONS, functions, |_| 0, |of| of.open as u64);
+    open(page, functions);
+    handshakes(page, functions);
+    lengths(page, functions);
     events(page, functions);
     let mut untracked = page.family(&f::WS_UNTRACKED);
     for (name, function) in functions.iter().filter(|(_, function)| function.totals.websockets.untracked > 0)
     {
         untracked.add(&[name], function.totals.websockets.untracked);
+    }
+    let mut resumes = page.family(&f::WS_RESUMES);
+    for (outcome, count) in ["resumed", "lost"].iter().zip(resumed) {
+        resumes.add(&[outcome], count);
     }
     page.number(&f::WS_GROUPS, groups[0]);
     page.number(&f::WS_GROUP_MEMBERS, groups[1]);
@@ -56,9 +66,63 @@ fn frames(page: &mut Page, functions: &[(&str, &Function)]) {
         messages.add(&[name, EVENT, dir, ""], count);
     }
     let mut bytes = page.family(&f::WS_BYTES);
-    for (name, dir, count) in held(functions, |of| of.bytes) {
-        bytes.add(&[name, EVENT, dir], count);
+    for (name, function) in functions {
+        let (all, held) = (function.metered.bytes, function.totals.events.bytes);
+        for ((dir, all), held) in DIRECTIONS.iter().zip(all).zip(held) {
+            // The two were not read at one instant.
+            let ways = [(PASS, all.saturating_sub(held)), (EVENT, held)];
+            for (mode, count) in ways.into_iter().filter(|(_, count)| *count > 0) {
+                bytes.add(&[name, mode, dir], count);
+            }
+        }
     }
+}
+
+fn open(page: &mut Page, functions: &[(&str, &Function)]) {
+    let mut open = page.family(&f::WS_CONNECTIONS);
+    for (name, function) in functions {
+        let states = [("opening", function.held.opening), ("open", function.totals.events.open)];
+        for (state, count) in states.into_iter().filter(|(_, count)| *count > 0) {
+            open.add(&[name, EVENT, state], count as u64);
+        }
+    }
+    let mut unsent = page.family(&f::WS_OUTBOUND);
+    for (name, function) in functions.iter().filter(|(_, function)| function.held.unsent > 0) {
+        unsent.add(&[name], function.held.unsent as u64);
+    }
+}
+
+fn handshakes(page: &mut Page, functions: &[(&str, &Function)]) {
+    let all = || {
+        functions.iter().flat_map(|(name, function)| {
+            let handshakes = &function.totals.events.handshakes;
+            handshakes.iter().map(move |(status, took)| (*name, shown(*status), took))
+        })
+    };
+    let mut total = page.family(&f::WS_HANDSHAKES);
+    for (name, status, took) in all() {
+        total.add(&[name, EVENT, &status], took.count());
+    }
+    let mut seconds = page.family(&f::WS_HANDSHAKE_SECONDS);
+    for (name, status, took) in all() {
+        seconds.distribution(&[name, EVENT, &status], took);
+    }
+}
+
+fn lengths(page: &mut Page, functions: &[(&str, &Function)]) {
+    let mut some = |family: &'static Family, length: fn(&Function) -> Duration| {
+        let mut samples = page.family(family);
+        for (name, function) in functions.iter().filter(|(_, function)| !length(function).is_zero()) {
+            samples.add(&[name], length(function).as_secs_f64());
+        }
+    };
+    some(&f::WS_CONNECTION_SECONDS, |function| function.metered.connection);
+    some(&f::WS_ACTIVE_SECONDS, |function| function.metered.active);
+}
+
+/// A number that is counted apart, or the word for all that are not.
+fn shown(number: Option<u16>) -> String {
+    number.map_or_else(|| "other".to_owned(), |number| number.to_string())
 }
 
 /// What of a pair of numbers is not zero, in each direction.
@@ -74,7 +138,6 @@ fn held<'a>(
 }
 
 fn closes(page: &mut Page, functions: &[(&str, &Function)]) {
-    let shown = |code: Option<u16>| code.map_or_else(|| "other".to_owned(), |code| code.to_string());
     let mut closes = page.family(&f::WS_CLOSES);
     for (name, function) in functions {
         for (code, by, count) in &function.totals.websockets.closes {
@@ -105,6 +168,33 @@ fn both(
     }
 }
 
+/// What functions could not be brought to deal with.
+pub(super) fn dead_letters(page: &mut Page, functions: &[(&str, &Function)], letters: &Figures) {
+    let mut dead = page.family(&f::WS_DEAD_LETTERS);
+    for (name, function) in functions {
+        let counts = Reason::ALL.iter().zip(function.totals.events.dead);
+        for (reason, count) in counts.filter(|(_, count)| *count > 0) {
+            dead.add(&[name, reason.name()], count);
+        }
+    }
+    let mut kept = |family: &'static Family, number: fn(&Kept) -> u64| {
+        let mut samples = page.family(family);
+        for (function, of) in &letters.kept {
+            samples.add(&[&function.to_string()], number(of));
+        }
+    };
+    kept(&f::DEAD_LETTERS, |of| of.letters as u64);
+    kept(&f::DEAD_LETTER_BYTES, |of| of.bytes);
+    let mut lost = page.family(&f::DEAD_LETTERS_LOST);
+    for (why, count) in Lost::ALL.iter().zip(letters.lost) {
+        lost.add(&[why.name()], count);
+    }
+    let mut redriven = page.family(&f::DEAD_LETTERS_REDRIVEN);
+    for (outcome, count) in ["done", "failed"].iter().zip(letters.redriven) {
+        redriven.add(&[outcome], count);
+    }
+}
+
 fn events(page: &mut Page, functions: &[(&str, &Function)]) {
     let mut events = page.family(&f::WS_EVENTS);
     for (name, function) in functions {
@@ -114,10 +204,19 @@ fn events(page: &mut Page, functions: &[(&str, &Function)]) {
             }
         }
     }
-    let told = |function: &Function| function.totals.events.seconds.count() > 0;
     let mut seconds = page.family(&f::WS_EVENT_SECONDS);
-    for (name, function) in functions.iter().filter(|(_, function)| told(function)) {
-        seconds.distribution(&[name], &function.totals.events.seconds);
+    for (name, function) in functions {
+        let took = EVENTS.iter().zip(&function.totals.events.seconds);
+        for (event, took) in took.filter(|(_, took)| took.count() > 0) {
+            seconds.distribution(&[name, event], took);
+        }
+    }
+    let mut dropped = page.family(&f::WS_DROPPED);
+    for (name, function) in functions {
+        let counts = DROPS.iter().zip(function.totals.events.dropped);
+        for (reason, count) in counts.filter(|(_, count)| *count > 0) {
+            dropped.add(&[name, reason], count);
+        }
     }
     let mut some = |family: &'static Family, number: fn(&EventTotals) -> u64| {
         let mut samples = page.family(family);

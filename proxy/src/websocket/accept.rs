@@ -66,6 +66,8 @@ impl Drop for Candidate<'_> {
     fn drop(&mut self) {
         if !self.accepted {
             self.shared.hub.leave(&self.member);
+            // An update may have had it noted meanwhile.
+            self.shared.keeper.ended(self.member.identity().id);
         }
     }
 }
@@ -186,7 +188,8 @@ impl Shared {
         }
         member.opened();
         member.counters().opened();
-        if ties.settings.events.disconnected {
+        // As it is now: an update that did not find it in the hub has come before this look.
+        if ties.now().events.disconnected {
             // Before the client has its answer: from here on its end is something to be told of.
             self.keeper.opened(identity);
         }

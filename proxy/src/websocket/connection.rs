@@ -200,6 +200,8 @@ impl Connection {
         poll_fn(|cx| self.poll_rest(cx)).await;
         if self.ties.now().events.disconnected {
             self.tell_end(&closed).await;
+        } else {
+            self.ties.shared.keeper.ended(self.ties.member.identity().id);
         }
     }
 
@@ -450,7 +452,7 @@ pub(super) async fn tell_loss(ties: Ties, why: &'static str) {
 
 impl Ties {
     /// What the function asks of events now: it may have been changed since the connection was opened.
-    fn now(&self) -> Arc<EventMode> {
+    pub(super) fn now(&self) -> Arc<EventMode> {
         self.member.upstream().event_mode().unwrap_or_else(|| Arc::clone(&self.settings))
     }
 }

@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::ending::Category;
+use super::keeper::Reason;
+use super::outbound::Said;
 use super::wire::Closed;
 use crate::meter::{Carried, Lengths, Meter, Place, units};
 use crate::metrics::{Distribution, Histogram};
@@ -21,6 +23,15 @@ pub const OUTCOMES: [&str; 3] = ["done", "failed", "unanswered"];
 /// Whoever ends a connection chooses the code: of one function so many ends are counted apart, and all others together.
 const MAX_ENDS: usize = 64;
 
+/// Why a client did not get what was said to it: it did not keep up, or its connection was ending.
+pub const DROPS: [&str; 2] = ["slow_consumer", "closed"];
+
+/// A function may refuse clients with any status: of one function so many are counted apart.
+const MAX_STATUSES: usize = 32;
+
+/// Stands for all others.
+const OTHERS: u16 = 0;
+
 /// How connections ended: with which code (none stands for all that are not counted apart), by whom and why.
 pub type End = (Option<u16>, By, Category);
 
@@ -34,11 +45,16 @@ pub(crate) struct EventCounters {
     units: [AtomicU64; 2],
     bytes: [AtomicU64; 2],
     events: [[AtomicU64; 3]; 4],
-    seconds: Histogram,
+    seconds: [Histogram; 4],
+    /// Handshakes by the status that they were answered with.
+    handshakes: Mutex<Vec<(u16, Histogram)>>,
+    /// What was said to clients that did not get it.
+    dropped: [AtomicU64; 2],
     retries: AtomicU64,
     answered_here: AtomicU64,
     pings: AtomicU64,
     unanswered_pings: AtomicU64,
+    dead: [AtomicU64; 3],
     ends: Mutex<Vec<(End, u64)>>,
 }
 
@@ -53,8 +69,12 @@ pub struct EventTotals {
     pub bytes: [u64; 2],
     /// Events by [`EVENTS`], and what came of them by [`OUTCOMES`].
     pub events: [[u64; 3]; 4],
-    /// How long they took, all tries together.
-    pub seconds: Distribution,
+    /// How long they took, by [`EVENTS`], all tries together.
+    pub seconds: [Distribution; 4],
+    /// Handshakes by the status that they were answered with, and how long they took; what is not counted apart has none.
+    pub handshakes: Vec<(Option<u16>, Distribution)>,
+    /// Messages to clients that did not get them, by [`DROPS`].
+    pub dropped: [u64; 2],
     /// Tries behind the first one.
     pub retries: u64,
     /// Messages that were answered here.
@@ -63,6 +83,8 @@ pub struct EventTotals {
     pub pings: u64,
     /// Clients that did not answer one.
     pub unanswered_pings: u64,
+    /// Events that found no end, by [`Reason::ALL`].
+    pub dead: [u64; 3],
     /// How connections ended.
     pub ends: Vec<(End, u64)>,
 }
@@ -128,11 +150,42 @@ impl EventCounters {
 
     pub(super) fn event(&self, kind: usize, outcome: usize, took: Duration) {
         self.events[kind][outcome].fetch_add(1, Relaxed);
-        self.seconds.observe(took);
+        self.seconds[kind].observe(took);
+    }
+
+    /// A handshake was answered with `status`.
+    pub(crate) fn handshake(&self, status: u16, took: Duration) {
+        let mut handshakes = self.handshakes();
+        let place = |all: &[(u16, Histogram)], of| all.iter().position(|(one, _)| *one == of);
+        let apart = place(&handshakes, status).is_some() || handshakes.len() < MAX_STATUSES;
+        let status = if apart { status } else { OTHERS };
+        let at = place(&handshakes, status).unwrap_or_else(|| {
+            handshakes.push((status, Histogram::default()));
+            handshakes.len() - 1
+        });
+        handshakes[at].1.observe(took);
+    }
+
+    /// A client did not get what was said to it.
+    pub(super) fn dropped(&self, said: Said) {
+        match said {
+            Said::Queued => {}
+            Said::TooSlow => drop(self.dropped[0].fetch_add(1, Relaxed)),
+            Said::Gone => drop(self.dropped[1].fetch_add(1, Relaxed)),
+        }
+    }
+
+    fn handshakes(&self) -> MutexGuard<'_, Vec<(u16, Histogram)>> {
+        // Nothing happens under the lock that could leave it half done.
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn retried(&self) {
         self.retries.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn died(&self, reason: Reason) {
+        self.dead[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(super) fn answered_here(&self) {
@@ -154,11 +207,18 @@ impl EventCounters {
             messages: pair(&self.messages),
             bytes: pair(&self.bytes),
             events: self.events.each_ref().map(|kind| kind.each_ref().map(|count| count.load(Relaxed))),
-            seconds: self.seconds.read(),
+            seconds: self.seconds.each_ref().map(Histogram::read),
+            handshakes: self
+                .handshakes()
+                .iter()
+                .map(|(status, took)| (known(*status), took.read()))
+                .collect(),
+            dropped: self.dropped.each_ref().map(|count| count.load(Relaxed)),
             retries: self.retries.load(Relaxed),
             answered_here: self.answered_here.load(Relaxed),
             pings: self.pings.load(Relaxed),
             unanswered_pings: self.unanswered_pings.load(Relaxed),
+            dead: self.dead.each_ref().map(|count| count.load(Relaxed)),
             ends: self.lock().clone(),
         }
     }
@@ -167,6 +227,10 @@ impl EventCounters {
         // Nothing happens under the lock that could leave it half done.
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn known(status: u16) -> Option<u16> {
+    Some(status).filter(|status| *status != OTHERS)
 }
 
 #[cfg(test)]
@@ -185,5 +249,16 @@ mod tests {
         assert_eq!((totals.open, totals.ends.len()), (0, MAX_ENDS + 1));
         assert!(totals.ends.contains(&((Some(4000), By::Client, Category::Normal), 2)));
         assert!(totals.ends.contains(&((None, By::Client, Category::Normal), 36)));
+    }
+
+    #[test]
+    fn whatever_statuses_a_function_refuses_clients_with_so_many_are_counted_apart_and_the_others_together() {
+        let counters = EventCounters::default();
+        for status in (400..440).chain([400]) {
+            counters.handshake(status, Duration::ZERO);
+        }
+        let handshakes = counters.read().handshakes;
+        let count = |of| handshakes.iter().find(|(status, _)| *status == of).map(|(_, took)| took.count());
+        assert_eq!((handshakes.len(), count(Some(400)), count(None)), (MAX_STATUSES + 1, Some(2), Some(8)));
     }
 }

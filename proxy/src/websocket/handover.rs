@@ -58,6 +58,10 @@ const LAST_EVENTS: Duration = Duration::from_secs(10);
 /// How many functions are told at once of connections that are lost.
 const AT_ONCE: usize = 32;
 
+/// Where it is counted that a connection went on, or did not.
+const RESUMED: usize = 0;
+const LOST: usize = 1;
+
 /// What one connection leaves.
 #[derive(Debug)]
 pub(super) struct Left {
@@ -153,6 +157,7 @@ impl Shared {
                 info!("{} connections of an earlier process go on", all.connections.len());
                 for (number, passed) in all.connections.into_iter().enumerate() {
                     let Some(socket) = sockets.remove(&name(number)) else {
+                        self.count(LOST, 1);
                         warn!("a connection of an earlier process is lost: its socket is not there");
                         continue;
                     };
@@ -179,11 +184,13 @@ impl Shared {
         seat: Option<(tokio::runtime::Handle, Seat)>,
     ) {
         let Some((identity, key)) = identify(&passed) else {
+            self.count(LOST, 1);
             warn!("a connection of an earlier process ends: it is not known what it was");
             return;
         };
         let Some(upstream) = routes.get(&identity.function) else {
             info!(function = %identity.function, "a connection of an earlier process ends: its function is gone");
+            self.count(LOST, 1);
             self.keeper.ended(identity.id);
             return;
         };
@@ -214,6 +221,7 @@ impl Shared {
                 return;
             };
             let ties = Ties { shared: Arc::clone(&shared), member, settings, key };
+            shared.count(RESUMED, 1);
             go_on(ties, socket, passed, seat).await;
         };
         self.tracker.spawn_on(async move { cut.run_until_cancelled_owned(life).await }, &lane);
@@ -221,15 +229,26 @@ impl Shared {
 
     fn give_up(&self, member: &Arc<Member>, why: &str) {
         info!(function = %member.identity().function, "a connection of an earlier process ends: {why}");
+        self.count(LOST, 1);
         self.hub.leave(member);
         member.counters().never_began();
         self.keeper.ended(member.identity().id);
+    }
+
+    fn count(&self, outcome: usize, count: usize) {
+        self.resumed[outcome].fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Connections of earlier processes that went on here, and those that did not.
+    pub(crate) fn resumed(&self) -> [u64; 2] {
+        self.resumed.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 }
 
 impl Shared {
     /// Tells functions of the end of connections that ended with an earlier process.
     pub(crate) fn lost(self: &Arc<Self>, identities: Vec<Identity>, routes: &Routes) {
+        self.count(LOST, identities.len());
         let places = Arc::new(Semaphore::new(AT_ONCE));
         for identity in identities {
             let Some(upstream) = routes.get(&identity.function) else {

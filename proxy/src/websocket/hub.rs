@@ -68,6 +68,15 @@ pub struct Filter {
     pub user: Option<String>,
 }
 
+/// What there is of a function's connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// So many have not had their answer.
+    pub opening: usize,
+    /// So many bytes wait for clients to read them.
+    pub unsent: usize,
+}
+
 /// To how many something was said.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reach {
@@ -233,6 +242,24 @@ impl Hub {
         found.sort_unstable();
         found.truncate(limit);
         found
+    }
+
+    /// What there is of each function. A look at each connection: for whoever asks now and then.
+    #[must_use]
+    pub fn figures(&self) -> HashMap<FunctionKey, Figures> {
+        let mut all = HashMap::<FunctionKey, Figures>::new();
+        for shard in &self.shards {
+            for member in lock(shard).values() {
+                let function = &member.identity().function;
+                if !all.contains_key(function) {
+                    all.insert(function.clone(), Figures::default());
+                }
+                let Some(of) = all.get_mut(function) else { continue };
+                of.opening += usize::from(!member.is_open());
+                of.unsent += member.unsent();
+            }
+        }
+        all
     }
 
     /// How many groups there are, and how many memberships.

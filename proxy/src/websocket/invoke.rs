@@ -14,9 +14,9 @@ use tracing::{debug, warn};
 
 use super::Shared;
 use super::codec::{Call, Encoded, Terms};
-use super::counters::EventCounters;
-use super::event::{Action, Decision, Event, Outcome};
-use super::keeper::DeadEvent;
+use super::counters::{EVENTS, EventCounters};
+use super::event::{Action, Decision, Event, Outcome, What};
+use super::keeper::{DeadEvent, Failing, Reason};
 use super::settings::{Delivery, EventMode};
 use crate::error::Error;
 use crate::placement::ReplicaKey;
@@ -28,7 +28,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How much longer than the longest message an answer may be.
-const ANSWER_ROOM: usize = 64 << 10;
+pub(super) const ANSWER_ROOM: usize = 64 << 10;
 
 /// What came of telling a function.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Teller<'_> {
         };
         let nobody = |_| Decision::Accept(super::event::Acceptance::default());
         // It is asked once: the client waits, and can ask again.
-        self.tell(event, 0, decode, nobody).await
+        self.tell(event, 0, decode, |_| None, nobody).await
     }
 
     /// Tells what happened.
@@ -84,7 +84,11 @@ impl Teller<'_> {
             let decoded = self.settings.codec.outcome(event, terms, answer);
             (decoded.meant, decoded.complaints)
         };
-        self.tell(event, self.settings.retries, decode, Outcome::Done).await
+        let failed = |outcome: &Outcome| match outcome {
+            Outcome::Failed { status, .. } => Some(*status),
+            Outcome::Done(_) => None,
+        };
+        self.tell(event, self.settings.retries, decode, failed, Outcome::Done).await
     }
 
     async fn tell<T>(
@@ -92,6 +96,7 @@ impl Teller<'_> {
         mut event: Event<'_>,
         retries: u32,
         decode: impl Fn(&Event<'_>, Terms, Response<Bytes>) -> (T, Vec<String>),
+        failed: impl FnOnce(&T) -> Option<u16>,
         instead: impl FnOnce(Vec<Action>) -> T,
     ) -> Told<T> {
         loop {
@@ -112,6 +117,11 @@ impl Teller<'_> {
                     let (meant, complaints) = decode(&event, terms, answer);
                     for complaint in complaints {
                         warn!(function = %call.function, "function {}: {complaint}", call.function);
+                    }
+                    if let Some(status) = failed(&meant) {
+                        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+                        let cause = format!("it answered {}", status.as_u16());
+                        self.bury(&event, *call, Failing { reason: Reason::Failed, status, cause });
                     }
                     return Told::Answered(meant);
                 }
@@ -142,16 +152,34 @@ impl Teller<'_> {
             call.function, event.of.id, event.attempt
         );
         let outcome = self.settings.codec.failed(event, status);
-        let Call { function, request, .. } = call;
-        let attempts = event.attempt;
-        self.shared.keeper.dead(DeadEvent {
-            function,
-            connection: event.of.id,
-            request,
-            attempts,
-            cause: why,
-        });
+        let reason = if unsent { Reason::Unavailable } else { Reason::Unanswered };
+        self.bury(event, call, Failing { reason, status, cause: why });
         Told::Unanswered { outcome, overload: unsent, status }
+    }
+
+    /// Has an event kept that found no end.
+    fn bury(&self, event: &Event<'_>, call: Call, failing: Failing) {
+        let kind = match event.what {
+            // Its client has an answer, and may come again.
+            What::Connect(_) => return,
+            What::Connected => EVENTS[1],
+            What::Messages(_) => EVENTS[2],
+            What::Disconnected(_) => EVENTS[3],
+        };
+        self.counters.died(failing.reason);
+        let Call { function, request, terms } = call;
+        let of = event.of.function.clone();
+        self.shared.keeper.dead(DeadEvent {
+            key: self.key.filter(|_| function == of).cloned(),
+            function,
+            of,
+            connection: event.of.id,
+            event: kind,
+            two_way: terms.is_two_way(),
+            request,
+            attempts: event.attempt,
+            failing,
+        });
     }
 
     /// One try.
@@ -181,7 +209,7 @@ fn failure(error: &Error) -> Failure {
     Failure { why: error.to_string(), status: error.status(false), unsent, passing }
 }
 
-fn copy(request: &Request<Bytes>) -> Request<Bytes> {
+pub(super) fn copy(request: &Request<Bytes>) -> Request<Bytes> {
     let mut copy = Request::new(request.body().clone());
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());

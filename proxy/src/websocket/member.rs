@@ -190,6 +190,8 @@ impl Member {
             let bytes = spoken.message.data.len();
             self.carried(1, bytes);
             self.counters().sent(bytes);
+        } else {
+            self.counters().dropped(said);
         }
         said
     }

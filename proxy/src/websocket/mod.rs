@@ -33,13 +33,14 @@ mod keeper;
 mod member;
 mod outbound;
 mod passed;
+mod redrive;
 mod settings;
 mod socket;
 mod spoken;
 mod wire;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -48,14 +49,15 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use accept::{Arrival, Refusal};
 pub(crate) use counters::EventCounters;
-pub use counters::{EVENTS, End, EventTotals, OUTCOMES};
+pub use counters::{DROPS, EVENTS, End, EventTotals, OUTCOMES};
 pub use ending::{Category, Ending};
 use handover::Left;
 pub use handover::{Bequest, LETTER_NAME, MAX_LEFT};
-pub use hub::{CannotJoin, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_name};
-pub use keeper::{DeadEvent, Forgetful, Keeper};
+pub use hub::{CannotJoin, Figures, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_name};
+pub use keeper::{DeadEvent, Failing, Forgetful, Keeper, Reason};
 pub use member::{Carried, Member};
 pub use outbound::Said;
+pub use redrive::Redrive;
 pub use settings::{Batching, Delivery, EventMode, OnError, Subscriptions};
 
 use crate::caller::Caller;
@@ -95,6 +97,8 @@ pub(crate) struct Shared {
     /// Those that can are to be left to the next process.
     leaving: AtomicBool,
     left: Mutex<Vec<Left>>,
+    /// Connections of earlier processes: those that went on, and those that did not.
+    resumed: [AtomicU64; 2],
     store: OnceLock<Arc<dyn DescriptorStore>>,
     /// End now.
     cut: CancellationToken,
@@ -111,6 +115,7 @@ impl Shared {
             handing_over: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             left: Mutex::default(),
+            resumed: Default::default(),
             store: OnceLock::new(),
             cut: CancellationToken::new(),
         })

@@ -11,6 +11,9 @@ use super::codec::Codec;
 /// How many tries an event has behind the first one.
 pub(super) const RETRIES: u32 = 3;
 
+/// The longest message, in bytes, where nothing is said of that.
+pub(super) const MAX_MESSAGE: usize = 1 << 20;
+
 /// How many bytes may wait for one client, where nothing is said of that.
 pub(super) const OUTBOUND: usize = 1 << 20;
 
@@ -110,7 +113,7 @@ impl EventMode {
             on_error: OnError::default(),
             delivery: Delivery::default(),
             retries: RETRIES,
-            max_message: 1 << 20,
+            max_message: MAX_MESSAGE,
             mailbox: 64,
             outbound: OUTBOUND,
             max_groups: GROUPS,

@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use roost_proxy::function::Namespace;
 use roost_proxy::websocket::codec::Codec;
 use roost_proxy::websocket::codec::cloudevents::CloudEvents;
-use roost_proxy::websocket::{Delivery, EventMode, Hub, OnError, Subscriptions};
+use roost_proxy::websocket::{Delivery, EventMode, Forgetful, Hub, Keeper, OnError, Subscriptions};
 use roost_proxy::{Endpoint, Server, Settings, Upstream};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -96,7 +96,11 @@ pub(crate) fn with(headers: &str, body: &str) -> String {
 
 impl Held {
     pub(crate) async fn start(change: impl FnOnce(&mut EventMode)) -> Self {
-        let held = roost_proxy::websocket::Held::default();
+        Self::kept_by(Arc::new(Forgetful), change).await
+    }
+
+    pub(crate) async fn kept_by(keeper: Arc<dyn Keeper>, change: impl FnOnce(&mut EventMode)) -> Self {
+        let held = roost_proxy::websocket::Held { keeper, ..Default::default() };
         let hub = Arc::clone(&held.hub);
         let proxy = Proxy::on_this_thread_with(Settings { held, ..Settings::default() }).await;
         let function = Replica::start().await;

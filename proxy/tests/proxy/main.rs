@@ -13,6 +13,7 @@ mod capacity;
 mod closing;
 mod compression;
 mod connections;
+mod dead;
 mod deferred;
 mod domains;
 mod endings;

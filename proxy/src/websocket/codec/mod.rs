@@ -66,6 +66,18 @@ pub struct Terms {
     two_way: bool,
 }
 
+impl Terms {
+    /// Those of a call whose answer is for the client, or is not.
+    pub(super) fn of(two_way: bool) -> Self {
+        Self { two_way }
+    }
+
+    /// Is the body of the answer for the client?
+    pub(super) fn is_two_way(self) -> bool {
+        self.two_way
+    }
+}
+
 /// What an answer means.
 #[derive(Debug)]
 pub struct Decoded<T> {

@@ -1,0 +1,131 @@
+//! The one task that adds letters.
+//!
+//! Owns the other end of the queue. Takes what waits together, and has it on the disk with one sync for each file. What the disk does
+//! not take is lost, and counted; that is told once, not for each letter.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use roost_proxy::function::FunctionKey;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, warn};
+
+use super::letter::Draft;
+use super::{DeadLetters, Lost, Order, Shared};
+
+/// How many letters are written at once.
+const BATCH: usize = 256;
+
+/// How often it is looked for letters that are too old.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Adds letters, as long as it runs.
+#[derive(Debug)]
+pub struct Writer {
+    letters: DeadLetters,
+    orders: mpsc::Receiver<Order>,
+    /// How many had been lost by overflow when that was last told.
+    told: u64,
+    /// The disk does not take them: that was told.
+    failing: bool,
+}
+
+impl Writer {
+    pub(super) fn new(letters: DeadLetters, orders: mpsc::Receiver<Order>) -> Self {
+        Self { letters, orders, told: 0, failing: false }
+    }
+
+    /// Adds what comes, and removes what is too old.
+    pub async fn run(mut self) {
+        let mut sweeps = interval(SWEEP);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                count = self.orders.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.write(batch.drain(..)).await;
+                }
+                _ = sweeps.tick() => self.sweep().await,
+            }
+        }
+    }
+
+    async fn write(&mut self, orders: impl Iterator<Item = Order>) {
+        let (mut letters, mut waiters) = (Vec::new(), Vec::new());
+        for order in orders {
+            match order {
+                Order::Keep(function, draft) => letters.push((function, draft)),
+                Order::Flush(done) => waiters.push(done),
+            }
+        }
+        if !letters.is_empty() {
+            let shared = Arc::clone(&self.letters.0);
+            let written = spawn_blocking(move || shared.write(letters)).await;
+            self.tell(written.unwrap_or_else(|error| Err(std::io::Error::other(error))));
+        }
+        for done in waiters {
+            if done.send(()).is_err() {
+                tracing::debug!("nobody waits for the dead letters any more");
+            }
+        }
+    }
+
+    async fn sweep(&mut self) {
+        let shared = Arc::clone(&self.letters.0);
+        let swept = spawn_blocking(move || {
+            let mut store = shared.store();
+            let gone = store.expire(Timestamp::now())?;
+            shared.lose(Lost::Age, gone);
+            store.sync()
+        });
+        match swept.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!("dead letters that are too old stay: {error}"),
+            Err(error) => error!("the task that removes dead letters broke: {error}"),
+        }
+    }
+
+    /// Says what has changed since it was last said.
+    fn tell(&mut self, written: std::io::Result<()>) {
+        let lost = self.letters.0.lost[Lost::Overflow as usize].load(Relaxed);
+        if lost > self.told {
+            warn!("{} dead letters are lost: they came faster than the disk takes them", lost - self.told);
+            self.told = lost;
+        }
+        match written {
+            Ok(()) => self.failing = false,
+            Err(error) if !self.failing => {
+                self.failing = true;
+                warn!("dead letters are lost: {error}");
+            }
+            Err(_told) => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Writes letters. Each is tried, whatever became of those before it.
+    fn write(&self, letters: Vec<(FunctionKey, Box<Draft>)>) -> std::io::Result<()> {
+        let mut store = self.store();
+        let mut result = Ok(());
+        for (function, draft) in letters {
+            let size = draft.size();
+            match store.add(&function, *draft) {
+                Ok(gone) => self.lose(Lost::Size, gone),
+                Err(error) => {
+                    self.lose(Lost::Disk, 1);
+                    result = Err(error);
+                }
+            }
+            self.waiting.fetch_sub(size, Relaxed);
+        }
+        result.and(store.sync())
+    }
+}
