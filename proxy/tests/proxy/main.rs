@@ -25,6 +25,7 @@ mod grpc;
 mod handover;
 mod headers;
 mod keys;
+mod leases;
 mod limits;
 mod multiplexed;
 mod over_http2;
