@@ -421,6 +421,7 @@ impl House {
                 access_log_dropped: self.access_log.dropped(),
                 spans: self.spans.figures(),
                 acme,
+                tokens: self.tokens.clone(),
             }));
             tokio::spawn(async move { server.serve(listener).await });
         }

@@ -141,10 +141,9 @@ impl Tokens {
                     // Another issuer may have the same key, and other terms.
                     Err(judged) => why = judged,
                 },
-                Err(BadToken::Untrusted) => {}
                 // Worse reasons than this one are certain.
                 Err(BadToken::NoKeys) if why == BadToken::Untrusted => why = BadToken::NoKeys,
-                Err(BadToken::NoKeys) => {}
+                Err(BadToken::NoKeys | BadToken::Untrusted) => {}
                 Err(malformed) => return Err(malformed),
             }
         }

@@ -204,12 +204,9 @@ impl Remote {
         self.fetched_at.store(seconds, Relaxed);
         // Also where nothing has changed: its age is that of the keys.
         let copy = self.copy.clone();
-        match tokio::task::spawn_blocking(move || keep(&copy, &text)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => {
-                warn!("{}: a restart without this issuer has no keys: {why}", self.copy.display())
-            }
-            Err(why) => warn!("{}: a restart without this issuer has no keys: {why}", self.copy.display()),
+        let kept = tokio::task::spawn_blocking(move || keep(&copy, &text)).await;
+        if let Err(why) = kept.map_err(io::Error::other).flatten() {
+            warn!("{}: a restart without this issuer has no keys: {why}", self.copy.display());
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ use crate::api::ApiCall;
 use crate::function::registry::Registry;
 use crate::function::rollout::Phase;
 use crate::function::status::Observed;
+use crate::jwt::{RemoteFigures, Tokens};
 use crate::network::HostNetwork;
 use crate::otel;
 use crate::procfs::{self, Process};
@@ -60,6 +61,8 @@ pub struct Sources {
     pub spans: Option<otel::Figures>,
     /// Certificates from an authority, if it is asked for any.
     pub acme: Option<Keeping>,
+    /// Keys of tokens, if any are verified.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 /// Gathers, one page at a time.
@@ -81,6 +84,7 @@ pub(super) struct Snapshot {
     pub(super) access_log_dropped: u64,
     pub(super) spans: Option<otel::Counts>,
     pub(super) certificates: Option<Certificates>,
+    pub(super) keys: Vec<RemoteFigures>,
     pub(super) process: Option<(Process, f64)>,
     pub(super) connections: Connections,
     /// Groups of WebSockets, and memberships.
@@ -155,8 +159,19 @@ impl Collector {
                 None
             }
         };
-        let Sources { server, network, hub, api, containerd, steps, access_log_dropped, spans, acme, .. } =
-            &self.sources;
+        let Sources {
+            server,
+            network,
+            hub,
+            api,
+            containerd,
+            steps,
+            access_log_dropped,
+            spans,
+            acme,
+            tokens,
+            ..
+        } = &self.sources;
         render(&Snapshot {
             functions,
             slots: network.ready_slots(),
@@ -166,6 +181,7 @@ impl Collector {
             access_log_dropped: access_log_dropped.load(Relaxed),
             spans: spans.as_ref().map(otel::Figures::read),
             certificates: acme.as_ref().map(certificates),
+            keys: tokens.as_ref().map(|tokens| tokens.figures()).unwrap_or_default(),
             process,
             connections: Connections {
                 open: server.open(),

@@ -67,7 +67,7 @@ impl Issuer {
     }
 }
 
-fn ok(body: impl ToString) -> String {
+fn ok(body: &impl ToString) -> String {
     let body = body.to_string();
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
@@ -86,7 +86,7 @@ async fn done(remote: &Remote, count: u64) {
 
 #[tokio::test]
 async fn however_many_ask_for_a_new_key_it_is_one_fetch_and_then_none_for_a_while() {
-    let (state, issuer) = (tempfile::tempdir().unwrap(), Issuer::start(ok(keys(&["a"]))).await);
+    let (state, issuer) = (tempfile::tempdir().unwrap(), Issuer::start(ok(&keys(&["a"]))).await);
     let remote = open(issuer.url(), state.path());
     assert!(remote.keys().is_none() && remote.lacks(None) && remote.lacks(Some("a")));
     let running = tokio::spawn(Arc::clone(&remote).run());
@@ -105,7 +105,7 @@ async fn however_many_ask_for_a_new_key_it_is_one_fetch_and_then_none_for_a_whil
         assert!(one.await.unwrap());
     }
     assert!(!remote.lacks(Some("a")) && remote.lacks(Some("b")) && !remote.lacks(None));
-    issuer.says(ok(keys(&["a", "b"])));
+    issuer.says(ok(&keys(&["a", "b"])));
     issuer.lets(100);
     assert!(!remote.refreshed().await, "only just now");
     assert_eq!(issuer.asked(), 1);
@@ -118,7 +118,7 @@ async fn however_many_ask_for_a_new_key_it_is_one_fetch_and_then_none_for_a_whil
 
 #[tokio::test(start_paused = true)]
 async fn keys_are_fetched_again_when_they_are_old_and_an_issuer_that_is_down_is_tried_again() {
-    let (state, issuer) = (tempfile::tempdir().unwrap(), Issuer::start(ok(keys(&["a"]))).await);
+    let (state, issuer) = (tempfile::tempdir().unwrap(), Issuer::start(ok(&keys(&["a"]))).await);
     let remote = open(issuer.url(), state.path());
     issuer.lets(100);
     let running = tokio::spawn(Arc::clone(&remote).run());
@@ -128,7 +128,7 @@ async fn keys_are_fetched_again_when_they_are_old_and_an_issuer_that_is_down_is_
     done(&remote, 2).await;
     assert!(began.elapsed() >= HOUR, "{:?}", began.elapsed());
     assert_eq!((remote.figures().keys, remote.figures().failed), (1, 1), "old keys stay");
-    issuer.says(ok(keys(&["b"])));
+    issuer.says(ok(&keys(&["b"])));
     let began = Instant::now();
     done(&remote, 3).await;
     assert!((COOLDOWN..COOLDOWN * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
@@ -138,15 +138,15 @@ async fn keys_are_fetched_again_when_they_are_old_and_an_issuer_that_is_down_is_
 
 #[tokio::test]
 async fn what_is_no_set_of_keys_is_not_taken_for_one() {
-    let (state, issuer) = (tempfile::tempdir().unwrap(), Issuer::start(ok(keys(&["a"]))).await);
+    let (state, issuer) = (tempfile::tempdir().unwrap(), Issuer::start(ok(&keys(&["a"]))).await);
     let remote = open(issuer.url(), state.path());
     issuer.lets(100);
     remote.fetch().await.unwrap();
     let long = MAX_KEYS_TEXT + 1;
     for (answer, why) in [
-        (ok("<html>"), "expected a JSON Web Key Set"),
-        (ok(json!({ "keys": [] })), "none of its keys is of use"),
-        (ok(json!({ "keys": [{ "kty": "oct", "k": "A".repeat(64) }] })), "none of its keys is of use"),
+        (ok(&"<html>"), "expected a JSON Web Key Set"),
+        (ok(&json!({ "keys": [] })), "none of its keys is of use"),
+        (ok(&json!({ "keys": [{ "kty": "oct", "k": "A".repeat(64) }] })), "none of its keys is of use"),
         ("HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n".into(), "it answered 404, expected 200"),
         ("HTTP/1.1 302 Go\r\nlocation: /other\r\ncontent-length: 0\r\n\r\n".into(), "it answered 302"),
         (
@@ -164,14 +164,14 @@ async fn what_is_no_set_of_keys_is_not_taken_for_one() {
     let mut mixed = keys(&["b"]);
     let secret = json!({ "kty": "oct", "kid": "s", "k": "A".repeat(64) });
     mixed["keys"].as_array_mut().unwrap().extend([json!({ "kty": "RSA", "n": "?", "e": "AQAB" }), secret]);
-    issuer.says(ok(mixed));
+    issuer.says(ok(&mixed));
     remote.fetch().await.unwrap();
     assert!(!remote.lacks(Some("b")) && remote.lacks(Some("s")));
 }
 
 #[tokio::test]
 async fn a_restart_without_the_issuer_has_the_keys_of_before() {
-    let (state, issuer) = (tempfile::tempdir().unwrap(), Issuer::start(ok(keys(&["a"]))).await);
+    let (state, issuer) = (tempfile::tempdir().unwrap(), Issuer::start(ok(&keys(&["a"]))).await);
     issuer.lets(1);
     open(issuer.url(), state.path()).fetch().await.unwrap();
     let again = open(issuer.url(), state.path());
