@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     auth, connections, deadletters, deploy, describe, events, groups, image, invoke, list, login, logs,
-    namespace, ready, remove, scale, secret, stack, top, usage, version,
+    namespace, ready, remove, scale, secret, stack, token, top, usage, version,
 };
 
 const EXAMPLES: &str = "\
@@ -105,6 +105,8 @@ pub(crate) enum Verb {
     Logout,
     /// List and change the users of the daemon on this host
     Auth(auth::AuthArgs),
+    /// Make a bearer token for tests
+    Token(token::TokenArgs),
     /// Print the version of this program and of the daemon
     Version(version::VersionArgs),
 }

@@ -18,6 +18,7 @@ mod output;
 mod screen;
 mod stack_file;
 mod terminal;
+mod token;
 mod users;
 
 use std::process::ExitCode;
@@ -63,6 +64,7 @@ fn run(cli: &Cli, out: &mut Output) -> anyhow::Result<()> {
         Verb::Secret(args) => verb::secret::run(args, global, out),
         Verb::Login(args) => verb::login::run(args, global, out),
         Verb::Auth(args) => verb::auth::run(args, global, out),
+        Verb::Token(args) => verb::token::run(args, global, out),
         Verb::Logout => verb::logout::run(global, out),
         Verb::Version(args) => verb::version::run(args, global, out),
     }

@@ -184,7 +184,8 @@ impl House {
         inherited: Vec<std::net::TcpListener>,
     ) -> anyhow::Result<(Self, Stored, Sockets)> {
         let users = config.auth.as_ref().map(Users::load).transpose()?;
-        let tokens = config.jwt.as_ref().map(Tokens::load).transpose().context("jwt.keys")?;
+        let tokens = config.jwt.as_ref().map(|jwt| Tokens::load(jwt, &config.state));
+        let tokens = tokens.transpose().context("jwt")?;
         // First of all: it can be open once only, so from here on this daemon is alone with its files.
         make_directory(&config.state, 0o700)?;
         let store = Arc::new(Store::open(&config.state.join("roost.redb"))?);
@@ -438,6 +439,7 @@ impl House {
                 access_log_dropped: self.access_log.dropped(),
                 spans: self.spans.figures(),
                 acme,
+                tokens: self.tokens.clone(),
             }));
             tokio::spawn(async move { server.serve(listener).await });
         }
@@ -615,6 +617,7 @@ fn limits(config: &Config) -> UpstreamLimits {
             idle: limit(timeouts.idle),
             tunnel_idle: limit(timeouts.tunnel_idle),
             lifetime: limit(timeouts.lifetime),
+            token_grace: config.jwt.as_ref().map_or(Some(Duration::ZERO), |jwt| jwt.grace),
             connect: timeouts.connect,
             waiting: timeouts.waiting,
             ..roost_proxy::Timeouts::default()
@@ -637,6 +640,7 @@ fn server_settings(config: &Config, access_log: AccessLog, challenges: Challenge
         max_header_bytes: config.limits.header_size,
         max_headers: config.limits.headers,
         clients: config.limits.clients,
+        token_places: config.jwt.as_ref().map(|jwt| jwt.places.clone()).unwrap_or_default(),
         affinity_key: host_keys::affinity(&config.state),
         lanes: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         access_log,

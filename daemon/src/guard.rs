@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use roost_proxy::{BadToken, Claims, Denied, Guard, Judgement};
+use roost_proxy::{BadToken, Denied, Guard, Judgement, Verification};
 
 use crate::jwt::Tokens;
 use crate::network::HostNetwork;
@@ -40,7 +40,7 @@ impl Guard for HostGuard {
         Users::name(headers)
     }
 
-    fn claims(&self, headers: &HeaderMap) -> Result<Claims, BadToken> {
-        self.tokens.as_ref().ok_or(BadToken::Nobody)?.verify(headers)
+    fn claims<'a>(&'a self, token: &'a str) -> Verification<'a> {
+        Box::pin(async move { self.tokens.as_ref().ok_or(BadToken::Nobody)?.verify(token).await })
     }
 }

@@ -52,6 +52,15 @@ impl Access {
     }
 }
 
+/// What a token has to say for its bearer to be let in: a claim, and a text that it is or has among others.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequiredClaim {
+    /// The name of the claim.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
 /// Why a caller that has to say who it is was not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
@@ -62,6 +71,9 @@ pub enum Denied {
     /// This host knows nobody.
     Nobody,
 }
+
+/// What a token says, once that is found out: keys may have to be fetched for it.
+pub type Verification<'a> = Pin<Box<dyn Future<Output = Result<Claims, BadToken>> + Send + 'a>>;
 
 /// A judgement that is still being made.
 pub type Judgement<'a> = Pin<Box<dyn Future<Output = Result<(), Denied>> + Send + 'a>>;
@@ -80,17 +92,36 @@ pub trait Guard: Send + Sync {
         None
     }
 
-    /// What the bearer token in these headers says, once it is verified. Asked only where a function asks for a token,
-    /// or has keys that are in one.
-    ///
-    /// # Errors
-    /// When there is no token that counts.
-    fn claims(&self, _headers: &HeaderMap) -> Result<Claims, BadToken> {
-        Err(BadToken::Nobody)
+    /// What this bearer token says, once it is verified; an error if it does not count. Asked only where a function asks
+    /// for a token, or has keys that are in one.
+    fn claims<'a>(&'a self, _token: &'a str) -> Verification<'a> {
+        Box::pin(std::future::ready(Err(BadToken::Nobody)))
     }
 }
 
 impl Upstream {
+    /// Does it ask for a token, be it for what is in it?
+    pub(crate) fn asks_for_token(&self) -> bool {
+        let keyed = || self.placement.load().as_ref().is_some_and(|placement| placement.is_keyed_by_token());
+        self.access().token || keyed()
+    }
+
+    /// May who bears a token that says this be let in?
+    ///
+    /// # Errors
+    /// With what it does not say and has to.
+    pub(crate) fn permit(&self, claims: &Claims) -> Result<(), Error> {
+        let required = self.required_claims();
+        let lacks = |one: &&RequiredClaim| !claims.all(&one.name).contains(&one.text);
+        match required.iter().find(lacks) {
+            Some(RequiredClaim { name, text }) => Err(Error::InsufficientToken {
+                function: self.key().clone(),
+                lacks: format!("{name}={text}").into(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// May `peer` call this function with these headers, of which `token` is? For calls from outside; what the host itself
     /// calls is not asked. Says whether the headers had to name a user: then their password is the host's, and not the function's.
     ///
@@ -108,8 +139,9 @@ impl Upstream {
         if access.internal && !guard.is_replica(peer.ip().to_canonical()) {
             return Err(Error::UnknownFunction { name: self.key().to_string() });
         }
-        if access.token {
-            token.claims(headers).map_err(|why| why.of(self.key()))?;
+        if self.asks_for_token() {
+            let claims = token.verify().await.map_err(|why| why.of(self.key()))?;
+            self.permit(claims)?;
         }
         if !access.login {
             return Ok(false);
@@ -131,6 +163,7 @@ impl Upstream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bearer::TokenPlaces;
     use crate::function::FunctionKey;
     use crate::upstream::UpstreamLimits;
 
@@ -145,8 +178,8 @@ mod tests {
             Box::pin(std::future::ready(self.0))
         }
 
-        fn claims(&self, _: &HeaderMap) -> Result<Claims, BadToken> {
-            self.1.map(|()| Claims::default())
+        fn claims<'a>(&'a self, _: &'a str) -> Verification<'a> {
+            Box::pin(std::future::ready(self.1.map(|()| Claims::default())))
         }
     }
 
@@ -196,13 +229,40 @@ mod tests {
             let upstream = Upstream::new(FunctionKey::from_route("f").unwrap(), UpstreamLimits::default());
             upstream.set_access(access);
             let guard: Arc<dyn Guard> = Arc::new(Answers(answer, claims));
-            let token = Token::new(&*guard);
-            let mut headers = HeaderMap::new();
-            headers.insert("x-forwarded-for", "10.63.0.9".parse().unwrap());
-            let admitted = upstream.admit(&guard, &headers, &token, peer.parse().unwrap()).await;
+            let request = http::Request::get("/").header("x-forwarded-for", "10.63.0.9");
+            let mut request = request.header("authorization", "Bearer t").body(()).unwrap();
+            let token = Token::take(&*guard, &TokenPlaces::default(), &mut request);
+            let admitted = upstream.admit(&guard, request.headers(), &token, peer.parse().unwrap()).await;
             assert!(admitted.as_ref().is_ok_and(|judged| *judged == access.login) || status.is_some());
             let told = admitted.err().map(|error| error.status(false).as_u16());
             assert_eq!(told, status, "{access:?} {peer} {answer:?} {claims:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_counts_may_still_not_say_enough() {
+        let upstream = Upstream::new(FunctionKey::from_route("f").unwrap(), UpstreamLimits::default());
+        let claims: Claims = [("role", "reader"), ("role", "editor"), ("tenant", "acme")]
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .into_iter()
+            .collect();
+        for (required, lacks) in [
+            (&[][..], None),
+            (&[("role", "editor")][..], None),
+            (&[("role", "editor"), ("tenant", "acme")], None),
+            (&[("role", "editor"), ("tenant", "other")], Some("tenant=other")),
+            (&[("role", "admin")], Some("role=admin")),
+            (&[("none", "x")], Some("none=x")),
+        ] {
+            let required = required
+                .iter()
+                .map(|(name, text)| RequiredClaim { name: (*name).into(), text: (*text).into() });
+            upstream.set_required_claims(required.collect());
+            match (upstream.permit(&claims), lacks) {
+                (Ok(()), None) => {}
+                (Err(Error::InsufficientToken { lacks: told, .. }), Some(lacks)) => assert_eq!(&*told, lacks),
+                other => panic!("{other:?}"),
+            }
         }
     }
 }

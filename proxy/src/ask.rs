@@ -71,7 +71,7 @@ impl Ask {
         cookies: &Cookies,
         tunnel: bool,
     ) -> Result<Self, Error> {
-        let claim = |claim: &str| claimed(upstream, request.headers(), token, claim);
+        let claim = |claim: &str| claimed(upstream, token, claim);
         let ask = Self::read(upstream, request, claim, |affinity| match affinity {
             Affinity::Cookie => Wish::Again(cookies.recall(upstream, request.headers())),
             Affinity::Ip => match peer.to_canonical() {
@@ -110,7 +110,7 @@ impl Ask {
         let mut asked = None;
         let claim = |claim: &str| {
             asked = Some(claim.into());
-            claimed(upstream, request.headers(), token, claim)
+            claimed(upstream, token, claim)
         };
         let ask = Self::read(upstream, request, claim, |_| Wish::None)?;
         if let Some((claim, key)) = asked.zip(ask.key) {
@@ -162,14 +162,13 @@ fn wish_of(value: &[u8]) -> Wish {
     Wish::Hash(hasher.finish())
 }
 
-/// The text of a claim of `token`, which is in these headers.
+/// The text of a claim of `token`, which was verified when its bearer was let in.
 fn claimed<'a>(
     upstream: &Upstream,
-    headers: &HeaderMap,
     token: &'a Token<'_>,
     claim: &str,
 ) -> Result<Option<Cow<'a, [u8]>>, Error> {
-    let claims = token.claims(headers).map_err(|why| why.of(upstream.key()))?;
+    let claims = token.claims().map_err(|why| why.of(upstream.key()))?;
     Ok(claims.get(claim).filter(|text| !text.is_empty()).map(|text| text.as_bytes().into()))
 }
 
@@ -307,14 +306,16 @@ mod tests {
             Box::pin(std::future::ready(Ok(())))
         }
 
-        fn claims(&self, _: &HeaderMap) -> Result<crate::token::Claims, crate::token::BadToken> {
-            let subject = self.0.ok_or(crate::token::BadToken::Expired)?;
-            Ok([("sub".to_owned(), subject.to_owned())].into_iter().collect())
+        fn claims<'a>(&'a self, _: &'a str) -> crate::access::Verification<'a> {
+            let subject = self.0.ok_or(crate::token::BadToken::Expired);
+            let claims =
+                subject.map(|subject| [("sub".to_owned(), subject.to_owned())].into_iter().collect());
+            Box::pin(std::future::ready(claims))
         }
     }
 
-    #[test]
-    fn a_call_keeps_the_key_that_its_token_said_and_it_counts_for_that_claim_alone() {
+    #[tokio::test]
+    async fn a_call_keeps_the_key_that_its_token_said_and_it_counts_for_that_claim_alone() {
         let function = crate::function::FunctionKey::from_route("f").unwrap();
         let upstream = Upstream::new(function, crate::upstream::UpstreamLimits::default());
         let key_in = |source: &str| {
@@ -323,11 +324,18 @@ mod tests {
         };
         key_in("jwt:sub");
         let (ada, expired) = (Says(Some("ada")), Says(None));
-        let mut call = request("/room", &[]);
-        let refused = Ask::prove(&upstream, &mut call, &Token::new(&expired)).unwrap_err();
+        let mut call = request("/room", &[("authorization", "Bearer t")]);
+        let places = crate::bearer::TokenPlaces::default();
+        let token = Token::take(&expired, &places, &mut call);
+        let unread = Ask::prove(&upstream, &mut call, &token).unwrap_err();
+        assert_eq!(unread.status(false), 503, "nobody has verified it");
+        token.verify().await.unwrap_err();
+        let refused = Ask::prove(&upstream, &mut call, &token).unwrap_err();
         assert_eq!(refused.status(false), 401);
         assert!(matches!(Ask::of_own(&upstream, &call), Err(Error::MissingKey { .. })), "nothing was proven");
-        Ask::prove(&upstream, &mut call, &Token::new(&ada)).unwrap();
+        let token = Token::take(&ada, &places, &mut call);
+        token.verify().await.unwrap();
+        Ask::prove(&upstream, &mut call, &token).unwrap();
         // Nobody verifies it again.
         let asked = |call: &Request<()>| Ask::of_own(&upstream, call).map(|ask| ask.key.unwrap().to_string());
         assert_eq!(asked(&call).unwrap(), "ada");

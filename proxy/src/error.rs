@@ -45,6 +45,10 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"roost\"")
 const TOKEN_CHALLENGE: HeaderValue =
     HeaderValue::from_static("Bearer realm=\"roost\", error=\"invalid_token\"");
 
+/// The same for a token that does not say enough.
+const SCOPE_CHALLENGE: HeaderValue =
+    HeaderValue::from_static("Bearer realm=\"roost\", error=\"insufficient_scope\"");
+
 /// Why a request got no answer from a function.
 ///
 /// The text is for the client: one line, no addresses, nothing of the request but the name it asked for.
@@ -69,6 +73,14 @@ pub enum Error {
         function: FunctionKey,
         /// What is wrong with the token.
         why: BadToken,
+    },
+    /// The token of the client counts, and does not say what the function asks for.
+    #[error("function {function} asks for a token that says {lacks}")]
+    InsufficientToken {
+        /// The function.
+        function: FunctionKey,
+        /// What it has to say.
+        lacks: Arc<str>,
     },
     /// The caller is known, and may not do this.
     #[error("{what} is not let in by function {function}")]
@@ -225,6 +237,7 @@ impl Error {
         match self {
             Self::Unauthorized { .. }
             | Self::InvalidToken { .. }
+            | Self::InsufficientToken { .. }
             | Self::Forbidden { .. }
             | Self::MissingKey { .. }
             | Self::InvalidKey { .. }
@@ -257,7 +270,7 @@ impl Error {
         match self {
             Self::UnknownFunction { .. } | Self::UnknownCall { .. } => StatusCode::NOT_FOUND,
             Self::Unauthorized { .. } | Self::InvalidToken { .. } => StatusCode::UNAUTHORIZED,
-            Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Self::Forbidden { .. } | Self::InsufficientToken { .. } => StatusCode::FORBIDDEN,
             Self::Connect { .. } | Self::NoAnswer { .. } if tunnel => StatusCode::BAD_GATEWAY,
             Self::Connect { .. } | Self::NoAnswer { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::RequestTimeout { .. } | Self::HeaderTimeout { .. } | Self::WaitingTimeout { .. }
@@ -327,6 +340,7 @@ impl Error {
         let challenge = match self {
             Self::Unauthorized { .. } => Some(CHALLENGE),
             Self::InvalidToken { .. } => Some(TOKEN_CHALLENGE),
+            Self::InsufficientToken { .. } => Some(SCOPE_CHALLENGE),
             _ => None,
         };
         if let Some(challenge) = challenge {
@@ -351,6 +365,7 @@ mod tests {
             (Error::Unauthorized { function: function.clone() }, 401, 401),
             (Error::InvalidToken { function: function.clone(), why: BadToken::Expired }, 401, 401),
             (Error::Forbidden { function: function.clone(), what: "nobody" }, 403, 403),
+            (Error::InsufficientToken { function: function.clone(), lacks: "a=b".into() }, 403, 403),
             (Error::UnknownCall { id: "x".into() }, 404, 404),
             (
                 Error::Connect { function: function.clone(), replica: replica.clone(), cause: refused },
@@ -380,7 +395,8 @@ mod tests {
             assert_eq!(response.headers()[X_OPENFAAS_INTERNAL], "proxy");
             let later = matches!(call, 429 | 503);
             assert_eq!(response.headers().contains_key(RETRY_AFTER), later, "{error}");
-            assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), call == 401, "{error}");
+            let challenged = call == 401 || matches!(error, Error::InsufficientToken { .. });
+            assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), challenged, "{error}");
         }
     }
 

@@ -7,10 +7,11 @@ use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, SET_COOKIE, TE, TRAILER,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, Entry, HeaderValue, LOCATION, SEC_WEBSOCKET_PROTOCOL,
+    SET_COOKIE, TE, TRAILER,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -20,6 +21,7 @@ use crate::access::Guard;
 use crate::access_log::{AccessLog, Note, Record};
 use crate::affinity::Cookies;
 use crate::ask::Ask;
+use crate::bearer::TokenPlaces;
 use crate::body::{FunctionBody, IdleTimer, Payload, ResponseBody, Source};
 use crate::call::{Call, CallIds};
 use crate::challenges::Challenges;
@@ -31,11 +33,11 @@ use crate::extended::{Asked, Extended};
 use crate::forward::{self, Answer};
 use crate::headers;
 use crate::intake::{Deferred, Intake};
-use crate::limits::{self, Gate};
+use crate::limits::{self, Bounds, Gate, TunnelPlace};
 use crate::path::{self, FunctionPath, Target};
 use crate::route::{Routes, split};
 use crate::sent::Sent;
-use crate::token::Token;
+use crate::token::{Claims, Token};
 use crate::trace;
 use crate::tunnel::{Tunnel, Tunnels};
 use crate::upstream::{Timeouts, Upstream};
@@ -54,6 +56,7 @@ pub(crate) struct Handler {
     pub(crate) routes: Routes,
     pub(crate) fallback: Fallback,
     pub(crate) guard: Arc<dyn Guard>,
+    pub(crate) token_places: TokenPlaces,
     pub(crate) intake: Arc<dyn Intake>,
     pub(crate) cookies: Cookies,
     pub(crate) tunnels: Tunnels,
@@ -83,6 +86,9 @@ impl Handler {
         let deferred = deferred.then(|| (request.method().clone(), Instant::now()));
         let extended = Extended::of(&request);
         let mut note = self.log.begin(&request, Some(peer));
+        if let Some(name) = &self.token_places.query {
+            note.hide_parameter(name);
+        }
         let response = match (self.gate.admit(&request, peer.ip()), at_domain) {
             (Err(error), _) => self.turn_back(&request, &error),
             (Ok(()), None) => self.respond(request, peer, &mut note).await,
@@ -136,13 +142,11 @@ impl Handler {
         match path::read(uri.path()) {
             _ if request.method() == Method::CONNECT => status(StatusCode::METHOD_NOT_ALLOWED),
             Target::Redirect(path) => redirect(&path, request.uri().query()),
-            Target::Call(id) if request.method() == Method::DELETE => {
-                self.cancel(&id, request.headers(), peer).await
-            }
+            Target::Call(id) if request.method() == Method::DELETE => self.cancel(&id, request, peer).await,
             Target::Call(_) | Target::Other => (self.fallback)(request, peer).await,
             Target::Function(_) if !is_admitted(request.method()) => status(StatusCode::METHOD_NOT_ALLOWED),
             Target::Function(path) if path.names_call() && request.method() == Method::DELETE => {
-                self.cancel(path.segment(), request.headers(), peer).await
+                self.cancel(path.segment(), request, peer).await
             }
             Target::Function(path) => {
                 let call = self.identify(&mut request, note);
@@ -172,15 +176,18 @@ impl Handler {
         peer: SocketAddr,
         note: &mut Note,
     ) -> Response<ResponseBody> {
-        let token = Token::new(&*self.guard);
-        if !upstream.access().is_open() {
+        let token = match upstream.asks_for_token() {
+            true => Token::take(&*self.guard, &self.token_places, &mut request),
+            false => Token::unread(&*self.guard),
+        };
+        if !upstream.access().is_open() || upstream.asks_for_token() {
             match upstream.admit(&self.guard, request.headers(), &token, peer).await {
                 // The password of a user of this host is not for a function to know.
                 Ok(true) => {
                     note.user(|| self.guard.user(request.headers()));
                     request.headers_mut().remove(AUTHORIZATION);
                 }
-                Ok(false) => {}
+                Ok(false) => note.user(|| token.claims().ok()?.subject().map(str::to_owned)),
                 Err(error) => return turn_away(&upstream, &error, &call, note),
             }
         }
@@ -228,11 +235,14 @@ impl Handler {
         }
         let limits = upstream.limits();
         let timeouts = limits.timeouts;
+        let (mut marker, mut until) = (None, None);
         let reached = async {
-            record.place = upstream.enter(&outbound, upgrade.is_some(), &limits.bounds)?;
+            record.place = self.place(&upstream, &outbound, upgrade.is_some(), &limits.bounds, &token)?;
             let outbound = limits::bound(outbound, &upstream, &limits.bounds);
             let cookies = &self.cookies;
             let ask = Ask::of_client(&upstream, &outbound, &token, peer.ip(), cookies, upgrade.is_some())?;
+            marker = token.marker().cloned();
+            until = token.claims().ok().and_then(Claims::until);
             drop(token);
             let waits = record.waits();
             let claim = self.tunnels.admit(upgrade.is_some(), upstream.acquire_for(&ask)).await;
@@ -246,6 +256,7 @@ impl Handler {
                 if let Some(cookie) = self.cookies.issue(answer.exchange.claim(), path) {
                     answer.response.headers_mut().append(SET_COOKIE, cookie);
                 }
+                let upgrade = upgrade.map(|asked| Handshake { asked, marker, until });
                 let response = self.finish(answer, timer, &call, asked_with, upgrade, &timeouts, record);
                 self.compressor.apply(offer, response)
             }
@@ -254,6 +265,24 @@ impl Handler {
                 refuse(&error, &call, upgrade.is_some())
             }
         }
+    }
+
+    /// Lets a request in as far as limits go. One that asks for an upgrade gets its place, among those of its user as well.
+    fn place(
+        &self,
+        upstream: &Arc<Upstream>,
+        request: &Request<Payload>,
+        tunnel: bool,
+        bounds: &Bounds,
+        token: &Token<'_>,
+    ) -> Result<Option<TunnelPlace>, Error> {
+        let mut place = upstream.enter(request, tunnel, bounds)?;
+        if let Some(place) = &mut place
+            && let Some(subject) = token.claims().ok().and_then(Claims::subject)
+        {
+            self.gate.enter_user(place, subject)?;
+        }
+        Ok(place)
     }
 
     /// Takes a connection that stays here: the function is told what happens on it.
@@ -270,16 +299,12 @@ impl Handler {
             function.counters().events.handshake(status.as_u16(), began.elapsed());
         };
         let entered = async {
-            record.place = upstream.enter(&request, true, &upstream.limits_now().bounds)?;
+            record.place = self.place(&upstream, &request, true, &upstream.limits_now().bounds, &token)?;
             let ask = Ask::of_client(&upstream, &request, &token, peer.ip(), &self.cookies, false)?;
-            let mut claims = Vec::new();
-            if upstream.access().token {
-                let said = token.claims(request.headers()).map_err(|why| why.of(upstream.key()))?;
-                claims.extend(said.iter().map(|(name, text)| (name.to_owned(), text.to_owned())));
-            }
-            Ok((ask.key, claims))
+            Ok((ask.key, token.claims().ok().cloned()))
         };
         let entered = entered.await;
+        let marker = token.marker().cloned();
         drop(token);
         let mut record = Some(record);
         let answered = match entered {
@@ -290,8 +315,9 @@ impl Handler {
             Err(error) => Err(Refusal::Host(Box::new(error))),
         };
         let response = match answered {
-            Ok(response) => {
+            Ok(mut response) => {
                 handshake(response.status());
+                offer_marker(&mut response, marker);
                 return response;
             }
             Err(Refusal::Host(error)) => refuse(&error, &call, true),
@@ -316,14 +342,14 @@ impl Handler {
         timer: Option<Pin<Box<Sleep>>>,
         call: &Call,
         asked_with: Option<HeaderValue>,
-        upgrade: Option<Asked>,
+        upgrade: Option<Handshake>,
         timeouts: &Timeouts,
         mut record: Record,
     ) -> Response<ResponseBody> {
         if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return pass_on(answer, timer, call, asked_with, timeouts, record);
         }
-        let Some(client) = upgrade else {
+        let Some(Handshake { asked: client, marker, until }) = upgrade else {
             let error = unasked_switch(&answer);
             record.status = error.status(false).as_u16();
             return refuse(&error, call, false);
@@ -342,9 +368,12 @@ impl Handler {
         record.answered_by(exchange.claim().endpoint().id());
         headers::to_client(response.status(), response.headers_mut(), call, asked_with, false);
         *response.version_mut() = Version::HTTP_11;
-        record.upgraded(response.headers());
         let websocket = headers::is_websocket(response.headers());
-        self.tunnels.open(Tunnel { client, connection, exchange, websocket, record });
+        if websocket {
+            offer_marker(&mut response, marker);
+        }
+        record.upgraded(response.headers());
+        self.tunnels.open(Tunnel { client, connection, exchange, websocket, until, record });
         response.map(|()| ResponseBody::empty())
     }
 
@@ -390,8 +419,14 @@ impl Handler {
     }
 
     /// Ends the deferred calls of an id, as far as `peer` might have made them. Of others it does not hear.
-    async fn cancel(&self, id: &str, headers: &HeaderMap, peer: SocketAddr) -> Response<ResponseBody> {
-        let (mut admitted, token) = (Vec::new(), Token::new(&*self.guard));
+    async fn cancel(
+        &self,
+        id: &str,
+        mut request: Request<ClientBody>,
+        peer: SocketAddr,
+    ) -> Response<ResponseBody> {
+        let token = Token::take(&*self.guard, &self.token_places, &mut request);
+        let (headers, mut admitted) = (request.headers(), Vec::new());
         for function in self.intake.functions_of(id) {
             let Some(upstream) = self.routes.get(&function) else { continue };
             if upstream.admit(&self.guard, headers, &token, peer).await.is_ok() {
@@ -405,6 +440,15 @@ impl Handler {
     }
 }
 
+/// A request for a connection that goes through to the function.
+struct Handshake {
+    asked: Asked,
+    /// The subprotocol that stood for the client's token.
+    marker: Option<HeaderValue>,
+    /// Until when that token counts.
+    until: Option<SystemTime>,
+}
+
 /// A request for a connection that stays here.
 struct Came {
     upstream: Arc<Upstream>,
@@ -413,6 +457,16 @@ struct Came {
     asked: Asked,
     host: Option<HeaderValue>,
     peer: SocketAddr,
+}
+
+/// Agrees upon the subprotocol that stood for the client's token, where no other is agreed upon: browsers close what
+/// answers none of those that they offered.
+fn offer_marker<B>(response: &mut Response<B>, marker: Option<HeaderValue>) {
+    if let Some(marker) = marker
+        && let Entry::Vacant(entry) = response.headers_mut().entry(SEC_WEBSOCKET_PROTOCOL)
+    {
+        entry.insert(marker);
+    }
 }
 
 /// The answer as it goes on, its body with all that ends when it ends.

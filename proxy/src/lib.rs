@@ -49,6 +49,7 @@ mod access_log;
 mod affinity;
 mod ask;
 mod balance;
+mod bearer;
 mod body;
 mod call;
 mod caller;
@@ -80,6 +81,7 @@ mod metrics;
 mod path;
 mod placement;
 mod pool;
+mod roles;
 mod route;
 mod sent;
 mod server;
@@ -94,12 +96,13 @@ mod upstream;
 mod waiting;
 pub mod websocket;
 
-pub use access::{Access, Denied, Guard, Judgement};
+pub use access::{Access, Denied, Guard, Judgement, RequiredClaim, Verification};
 pub use access_log::{
     AccessEntry, AccessLog, AccessLogOptions, AccessSink, EntryKind, TunnelClose, TunnelEntry,
 };
 pub use affinity::AffinityKey;
 pub use ask::Ask;
+pub use bearer::{Borne, TokenPlaces, take as take_token};
 pub use body::{BoxError, ResponseBody};
 pub use caller::Caller;
 pub use challenges::{Challenges, Pending};
@@ -114,6 +117,7 @@ pub use limits::{Bounds, ClientLimits, InvalidRate, Limit, Rate};
 pub use meter::Metered;
 pub use metrics::{BOUNDS, CLIENT_LEFT, Distribution, Histogram, Load, Totals};
 pub use placement::{Affinity, InvalidPlacement, KeySource, MAX_KEY, Placement, ReplicaKey};
+pub use roles::{may_read, may_send};
 pub use route::{RouteTable, Routes};
 pub use server::{Drained, Server, Settings};
 pub use token::{BadToken, Claims};

@@ -22,6 +22,13 @@ pub struct Placement {
     pub max_keys: usize,
 }
 
+impl Placement {
+    /// Is the key in a token?
+    pub(crate) fn is_keyed_by_token(&self) -> bool {
+        matches!(self.key, Some(KeySource::Jwt(_)))
+    }
+}
+
 /// How a client is known again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Affinity {

@@ -36,6 +36,7 @@ use tracing::{debug, warn};
 use crate::access::Guard;
 use crate::access_log::AccessLog;
 use crate::affinity::{AffinityKey, Cookies};
+use crate::bearer::TokenPlaces;
 use crate::body::ResponseBody;
 use crate::call::CallIds;
 use crate::caller::Caller;
@@ -105,6 +106,8 @@ pub struct Settings {
     pub challenges: Challenges,
     /// Where the connections are that this host holds for functions.
     pub held: Held,
+    /// Where requests may bear their tokens.
+    pub token_places: TokenPlaces,
 }
 
 impl Default for Settings {
@@ -124,6 +127,7 @@ impl Default for Settings {
             spans: false,
             challenges: Challenges::default(),
             held: Held::default(),
+            token_places: TokenPlaces::default(),
         }
     }
 }
@@ -172,13 +176,16 @@ impl Server {
         let cookies = Cookies::new(settings.affinity_key.clone());
         let challenges = settings.challenges.clone();
         let caller = Caller::new(routes.clone()).watched(log.clone(), spans);
-        let websockets = websocket::Shared::new(&settings.held, caller);
+        let websockets =
+            websocket::Shared::new(&settings.held, caller, Arc::clone(&guard), Arc::clone(gate.users()));
+        let token_places = settings.token_places.clone();
         Self(Arc::new(Shared {
             handler: Arc::new(Handler {
                 ids,
                 routes,
                 fallback,
                 guard,
+                token_places,
                 intake,
                 cookies,
                 tunnels,

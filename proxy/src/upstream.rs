@@ -23,7 +23,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use crate::access::Access;
+use crate::access::{Access, RequiredClaim};
 use crate::ask::{Ask, Lack};
 use crate::claim::Claim;
 use crate::endpoint::{Endpoint, Vacancy};
@@ -50,6 +50,8 @@ pub struct Timeouts {
     pub tunnel_idle: Option<Duration>,
     /// How old a tunnel may become.
     pub lifetime: Option<Duration>,
+    /// For how long a WebSocket goes on behind the end of its client's token. `None`: whatever becomes of that.
+    pub token_grace: Option<Duration>,
     /// From the end of the request, as far as it was sent to the replica, to the head of the answer.
     pub header: Option<Duration>,
     /// Is `request` also the limit of the answer's body, even of one that keeps flowing?
@@ -67,6 +69,7 @@ impl Default for Timeouts {
             idle: Some(Duration::from_secs(300)),
             tunnel_idle: Some(Duration::from_secs(3600)),
             lifetime: None,
+            token_grace: Some(Duration::ZERO),
             header: None,
             request_body: false,
             connect: Duration::from_secs(5),
@@ -131,6 +134,8 @@ pub struct Upstream {
     pub(crate) cap: AtomicUsize,
     /// The bits of an [`Access`].
     access: AtomicU8,
+    /// What tokens have to say, where one is asked for.
+    required_claims: ArcSwapOption<Vec<RequiredClaim>>,
     compress: AtomicBool,
     /// `None` where any replica will do for each request.
     pub(crate) placement: ArcSwapOption<Placement>,
@@ -165,6 +170,7 @@ impl Upstream {
             limits: ArcSwap::from_pointee(limits),
             cap: AtomicUsize::new(limits.most_claims()),
             access: AtomicU8::new(Access::default().bits()),
+            required_claims: ArcSwapOption::empty(),
             compress: AtomicBool::new(false),
             placement: ArcSwapOption::empty(),
             event_mode: ArcSwapOption::empty(),
@@ -221,6 +227,16 @@ impl Upstream {
     /// Asks this of callers from now on. Requests that were admitted go on.
     pub fn set_access(&self, access: Access) {
         self.access.store(access.bits(), Ordering::Relaxed);
+    }
+
+    /// What tokens have to say to be let in, each of them, where one is asked for.
+    pub(crate) fn required_claims(&self) -> Arc<Vec<RequiredClaim>> {
+        self.required_claims.load_full().unwrap_or_default()
+    }
+
+    /// Asks for this from now on.
+    pub fn set_required_claims(&self, required: Vec<RequiredClaim>) {
+        self.required_claims.store((!required.is_empty()).then(|| Arc::new(required)));
     }
 
     /// Are answers that are text compressed for clients that take that?

@@ -23,6 +23,7 @@ pub(crate) mod remove;
 pub(crate) mod scale;
 pub(crate) mod secret;
 pub(crate) mod stack;
+pub(crate) mod token;
 pub(crate) mod top;
 mod top_table;
 pub(crate) mod usage;

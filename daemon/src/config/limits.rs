@@ -40,6 +40,8 @@ pub(super) struct RawLimits {
     requests_per_client: Option<String>,
     handshakes_per_client: Option<String>,
     remembered_clients: Option<usize>,
+    connections_per_user: Option<Amount>,
+    handshakes_per_user: Option<String>,
     headers: Option<usize>,
     header_size: Option<String>,
     body: Option<String>,
@@ -123,6 +125,7 @@ impl RawLimits {
             m.read(key, text.as_deref(), None, count)
         };
         let per_client = amount("limits.connections_per_client", self.connections_per_client);
+        let per_user = amount("limits.connections_per_user", self.connections_per_user);
         let tunnels = amount("limits.function_connections", self.function_connections);
         let header_size = |text: &str| {
             let size = units::memory(text).ok().filter(|size| HEADER_SIZES.contains(size));
@@ -134,6 +137,8 @@ impl RawLimits {
             requests: pace("limits.requests_per_client", self.requests_per_client),
             handshakes: pace("limits.handshakes_per_client", self.handshakes_per_client),
             remembered,
+            user_connections: per_user,
+            user_handshakes: pace("limits.handshakes_per_user", self.handshakes_per_user),
         };
         let bounds = Bounds {
             requests: pace("limits.function_requests", self.function_requests),

@@ -22,7 +22,8 @@ pub mod limits;
 mod raw;
 mod tls;
 
-pub use self::jwt::Jwt;
+pub(crate) use self::jwt::grace;
+pub use self::jwt::{Issuer, Jwt, KeysAt};
 pub use self::tls::{CertificateFiles, Tls};
 
 /// Where the settings are, unless the command line says otherwise.

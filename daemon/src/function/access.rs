@@ -1,16 +1,21 @@
 //! What a function asks of its callers, as a deployment says it.
 //!
-//! Owns the annotations `roost.auth` and `roost.internal`, and that keys that are in tokens (`roost.scale.key`) ask for
+//! Owns the annotations `roost.auth`, `roost.auth.claims` and `roost.internal`, and that keys that are in tokens (`roost.scale.key`) ask for
 //! one. Labels of these names count the same; an annotation goes before a label.
 
-use roost_proxy::{Access, KeySource};
+use roost_proxy::{Access, KeySource, RequiredClaim};
 
 use crate::function::record::FunctionRecord;
 use crate::function::spec::Deployment;
 use crate::scaling::labels::KEY;
 
 pub(crate) const AUTH: &str = "roost.auth";
+pub(super) const CLAIMS: &str = "roost.auth.claims";
 pub(super) const INTERNAL: &str = "roost.internal";
+
+/// How many claims a token may have to have, and the longest of them, in bytes.
+const MAX_CLAIMS: usize = 16;
+const MAX_CLAIM: usize = 256;
 
 /// What a deployment asks of callers.
 ///
@@ -36,10 +41,45 @@ pub fn parse(deployment: &Deployment) -> Result<Access, Vec<String>> {
         "false" => Ok(Access::default()),
         other => Err(format!("{other:?}: expected \"true\" or \"false\"")),
     });
-    match (auth, keyed, internal) {
+    let access = match (auth, keyed, internal) {
         (Ok(auth), Ok(keyed), Ok(internal)) => Ok(auth.and(keyed).and(internal)),
         (auth, keyed, internal) => Err([auth, keyed, internal].into_iter().filter_map(Result::err).collect()),
+    };
+    match (access, parse_claims(deployment)) {
+        (Ok(access), Ok(claims)) if access.token || claims.is_empty() => Ok(access),
+        (Ok(_), Ok(_)) => Err(vec![format!("{}.{CLAIMS}: only with {AUTH}: jwt", place(deployment, CLAIMS))]),
+        (access, claims) => {
+            let mistakes: [Vec<String>; 2] =
+                [access.err().unwrap_or_default(), claims.err().into_iter().collect()];
+            Err(mistakes.concat())
+        }
     }
+}
+
+/// What tokens have to say, as a deployment says it: `role=editor, tenant=acme`, each of them.
+fn parse_claims(deployment: &Deployment) -> Result<Vec<RequiredClaim>, String> {
+    let Some(value) = deployment.settings().remove(CLAIMS) else { return Ok(Vec::new()) };
+    let claim = |one: &str| {
+        let (name, text) = one.trim().split_once('=')?;
+        let fits = |part: &str| (1..=MAX_CLAIM).contains(&part.len());
+        (fits(name) && fits(text)).then(|| RequiredClaim { name: name.to_owned(), text: text.to_owned() })
+    };
+    let claims: Option<Vec<_>> = value.split(',').map(claim).collect();
+    claims.filter(|claims| claims.len() <= MAX_CLAIMS).ok_or_else(|| {
+        let place = place(deployment, CLAIMS);
+        format!("{place}.{CLAIMS}: expected claims such as role=editor, tenant=acme, at most {MAX_CLAIMS}")
+    })
+}
+
+/// What tokens have to say now: whatever any revision asks that may serve. What cannot be read, nobody says.
+#[must_use]
+pub fn claims_of(record: &FunctionRecord) -> Vec<RequiredClaim> {
+    let unreadable = || vec![RequiredClaim { name: String::new(), text: String::new() }];
+    let of_each = record.revisions().map(|of| parse_claims(&of.deployment).unwrap_or_else(|_| unreadable()));
+    let mut claims: Vec<RequiredClaim> = of_each.flatten().collect();
+    claims.sort();
+    claims.dedup();
+    claims
 }
 
 /// What a function asks of callers now: whatever its newest revision asks, from the moment it is accepted, and until that
@@ -60,8 +100,12 @@ fn read(
     meaning: impl FnOnce(&str) -> Result<Access, String>,
 ) -> Result<Access, String> {
     let Some(value) = deployment.settings().remove(name) else { return Ok(Access::default()) };
-    let kind = if deployment.annotations.contains_key(name) { "annotations" } else { "labels" };
-    meaning(value.trim()).map_err(|why| format!("{kind}.{name}: {why}"))
+    meaning(value.trim()).map_err(|why| format!("{}.{name}: {why}", place(deployment, name)))
+}
+
+/// Where a setting stands.
+fn place(deployment: &Deployment, name: &str) -> &'static str {
+    if deployment.annotations.contains_key(name) { "annotations" } else { "labels" }
 }
 
 #[cfg(test)]
@@ -126,6 +170,33 @@ mod tests {
                 assert!(mistake.starts_with(expected), "{mistake}");
             }
         }
+    }
+
+    #[test]
+    fn tokens_have_to_say_what_any_revision_asks_that_may_serve() {
+        let claim = |name: &str, text: &str| RequiredClaim { name: name.into(), text: text.into() };
+        let asking = |claims| Revision::new(deployment(&[(AUTH, "jwt"), (CLAIMS, claims)], &[]));
+        let first = FunctionRecord::new(asking("role=editor, tenant=acme")).completed();
+        assert_eq!(claims_of(&first), [claim("role", "editor"), claim("tenant", "acme")]);
+        let second = first.updated(asking("tenant=acme,a=b=c"));
+        let all = [claim("a", "b=c"), claim("role", "editor"), claim("tenant", "acme")];
+        assert_eq!(claims_of(&second), all);
+        assert_eq!(claims_of(&second.completed()), [claim("a", "b=c"), claim("tenant", "acme")]);
+        assert_eq!(claims_of(&FunctionRecord::new(asking("of a later version"))), [claim("", "")]);
+        for (settings, expected) in [
+            (
+                &[(AUTH, "jwt"), (CLAIMS, "role")][..],
+                "annotations.roost.auth.claims: expected claims such as",
+            ),
+            (&[(AUTH, "jwt"), (CLAIMS, "")], "annotations.roost.auth.claims: expected claims such as"),
+            (&[(AUTH, "jwt"), (CLAIMS, "=x")], "annotations.roost.auth.claims: expected claims such as"),
+            (&[(CLAIMS, "role=x")], "annotations.roost.auth.claims: only with roost.auth: jwt"),
+            (&[(AUTH, "basic"), (CLAIMS, "role=x")], "annotations.roost.auth.claims: only with"),
+        ] {
+            let mistakes = parse(&deployment(settings, &[])).unwrap_err();
+            assert!(mistakes.len() == 1 && mistakes[0].starts_with(expected), "{mistakes:?}");
+        }
+        assert!(parse(&deployment(&[(KEY, "jwt:sub"), (CLAIMS, "role=x")], &[])).unwrap().token);
     }
 
     #[test]

@@ -33,10 +33,11 @@ const TEXT_ONLY: &str = "roost.websocket.text-only";
 const COMPRESSION: &str = "roost.websocket.compression";
 const AUTO_RESPONSE: &str = "roost.websocket.auto-response";
 const BATCH: &str = "roost.websocket.batch";
+const RENEWAL: &str = "roost.websocket.renewal";
 const ORIGINS: &str = "roost.websocket.origins";
 
 /// All of them, but those of the dialect of AWS.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     MODE,
     CODEC,
     PATH,
@@ -51,6 +52,7 @@ const NAMES: [&str; 15] = [
     COMPRESSION,
     AUTO_RESPONSE,
     BATCH,
+    RENEWAL,
     ORIGINS,
 ];
 
@@ -189,6 +191,13 @@ pub fn parse(deployment: &Deployment) -> Result<Option<EventMode>, Vec<String>> 
         auto_response: reader
             .read(AUTO_RESPONSE, "pairs such as ping=pong, at most 16 of them", pairs)
             .unwrap_or_default(),
+        renewal: reader
+            .read(RENEWAL, "message or off", |value| match value {
+                "message" => Some(true),
+                "off" => Some(false),
+                _ => None,
+            })
+            .unwrap_or(default.renewal),
         origins: reader
             .read(ORIGINS, "origins such as https://example.org, or *", origins)
             .unwrap_or_default(),
@@ -348,6 +357,7 @@ mod tests {
             (COMPRESSION, "deflate"),
             (AUTO_RESPONSE, "ping=pong, hb = ok"),
             (BATCH, "100/50ms"),
+            (RENEWAL, "off"),
             (ORIGINS, "https://a.example, http://b:8080"),
             (PATH, "/api/webpubsub/hubs/chat/"),
         ]);
@@ -355,7 +365,7 @@ mod tests {
         assert_eq!(all.events, events);
         assert_eq!((all.on_error, all.delivery, all.retries), (OnError::Ignore, Delivery::AtLeastOnce, 0));
         assert_eq!((all.mailbox, all.outbound, all.max_groups), (7, 2 << 20, 3));
-        assert!(all.text_only && all.compression);
+        assert!(all.text_only && all.compression && !all.renewal);
         assert_eq!(all.auto_response, [("ping".into(), "pong".into()), ("hb".into(), "ok".into())]);
         assert_eq!(all.batching, Some(Batching { count: 100, window: Duration::from_millis(50) }));
         let Codec::CloudEvents(codec) = &all.codec else { panic!("{:?}", all.codec) };

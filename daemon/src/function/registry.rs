@@ -98,6 +98,13 @@ pub struct Trusts {
     pub tokens: bool,
 }
 
+/// Has the proxy ask callers for what the function asks for now. What tokens have to say comes first: there is no moment in
+/// which they are looked at without.
+fn ask(upstream: &Upstream, record: &FunctionRecord) {
+    upstream.set_required_claims(access::claims_of(record));
+    upstream.set_access(access::of(record));
+}
+
 impl Trusts {
     /// Can callers be what the function asks for?
     fn admit(self, spec: &FunctionSpec) -> Result<(), String> {
@@ -112,7 +119,7 @@ impl Trusts {
                 _ => format!("{}: jwt", access::AUTH),
             };
             return Err(format!(
-                "{asked}: this host verifies no tokens: name a file of keys in the section [jwt] of its settings"
+                "{asked}: this host verifies no tokens: name keys in the section [jwt] of its settings"
             ));
         }
         Ok(())
@@ -418,7 +425,7 @@ impl Registry {
             error!(function = %key, "{key}: its progress cannot be noted: {error}");
         }
         if let Some(entry) = self.lock().get(key) {
-            entry.upstream.set_access(access::of(&record));
+            ask(&entry.upstream, &record);
             entry.wanted.send_replace(Some(record));
         }
     }
@@ -427,7 +434,7 @@ impl Registry {
     fn set(self: &Arc<Self>, key: &FunctionKey, record: FunctionRecord) {
         let domains = domains::of(&record.newest.deployment);
         let upstream = self.lock().get(key).map(|entry| {
-            entry.upstream.set_access(access::of(&record));
+            ask(&entry.upstream, &record);
             entry.wanted.send_replace(Some(record.clone()));
             Arc::clone(&entry.upstream)
         });
@@ -441,7 +448,7 @@ impl Registry {
     fn begin(self: &Arc<Self>, key: &FunctionKey, record: Option<FunctionRecord>, inherited: Vec<Inherited>) {
         let upstream = Upstream::new(key.clone(), self.limits);
         if let Some(record) = &record {
-            upstream.set_access(access::of(record));
+            ask(&upstream, record);
             self.routes.insert(Arc::clone(&upstream));
         }
         let (wanted, watched) = watch::channel(record);

@@ -1,13 +1,14 @@
 //! How long the requests and the connections of a function may take, and what else its WebSockets are held to, as a
 //! deployment says it.
 //!
-//! Owns the annotations `roost.timeout.…` and `roost.websocket.…` that mean this, and what the timeouts of a watchdog, in
+//! Owns the annotations `roost.timeout.…`, `roost.auth.grace` and `roost.websocket.…` that mean this, and what the timeouts of a watchdog, in
 //! the environment, mean here. Labels of these names count the same; an annotation goes before a label. Pure.
 
 use std::time::Duration;
 
 use roost_proxy::UpstreamLimits;
 
+use crate::config;
 use crate::function::spec::Deployment;
 use crate::units;
 
@@ -17,11 +18,13 @@ const IDLE: &str = "roost.timeout.idle";
 const CONNECT: &str = "roost.timeout.connect";
 const HEADER: &str = "roost.timeout.header";
 const LIFETIME: &str = "roost.timeout.lifetime";
+const GRACE: &str = "roost.auth.grace";
 pub(super) const KEEPALIVE: &str = "roost.websocket.keepalive";
 const MAX_MESSAGE: &str = "roost.websocket.max-message";
 
 /// All of them.
-const NAMES: [&str; 8] = [REQUEST, REQUEST_BODY, IDLE, CONNECT, HEADER, LIFETIME, KEEPALIVE, MAX_MESSAGE];
+const NAMES: [&str; 9] =
+    [REQUEST, REQUEST_BODY, IDLE, CONNECT, HEADER, LIFETIME, GRACE, KEEPALIVE, MAX_MESSAGE];
 
 /// What a watchdog is told: how long the function may take, and how long reading a request and writing an answer may.
 const EXEC: &str = "exec_timeout";
@@ -51,6 +54,7 @@ pub struct Times {
     connect: Given,
     header: Given,
     lifetime: Given,
+    token_grace: Given,
     keepalive: Given,
     max_message: Option<Option<u64>>,
     /// At least so long a request, and so long a silence of a body, because a watchdog allows for it.
@@ -75,6 +79,7 @@ impl Times {
             connect: reader.limit(CONNECT),
             header: reader.limit(HEADER),
             lifetime: reader.limit(LIFETIME),
+            token_grace: reader.read(GRACE, "a duration such as 30s, or never", config::grace),
             keepalive: reader.read(KEEPALIVE, "a duration from 1s to 1h, or 0 for no pings", |value| {
                 let every = units::duration(value).ok()?;
                 let [least, most] = PINGS;
@@ -106,6 +111,7 @@ impl Times {
         times.connect = self.connect.map_or(times.connect, |limit| limit.unwrap_or(LONGEST));
         times.header = self.header.unwrap_or(times.header);
         times.lifetime = self.lifetime.unwrap_or(times.lifetime);
+        times.token_grace = self.token_grace.unwrap_or(times.token_grace);
         let websocket = &mut limits.websocket;
         websocket.keepalive = self.keepalive.unwrap_or(websocket.keepalive);
         websocket.max_message = self.max_message.unwrap_or(websocket.max_message);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::de::IgnoredAny;
 
-use crate::function::access::{AUTH, INTERNAL};
+use crate::function::access::{AUTH, CLAIMS, INTERNAL};
 use crate::function::bounds;
 use crate::function::compression::COMPRESSION;
 use crate::function::domains::DOMAIN;
@@ -88,7 +88,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
     warnings.extend(event_mode::without_effect(&revision.deployment));
     warnings.extend(timeouts::unreadable(&revision.deployment));
     let known = |name: &str| {
-        [AUTH, DOMAIN, INTERNAL].contains(&name)
+        [AUTH, CLAIMS, DOMAIN, INTERNAL].contains(&name)
             || [MOUNT, DEVICE].iter().any(|p| name.starts_with(p))
             || bounds::NAMES.contains(&name)
             || Policy::is_setting_name(name)

@@ -70,6 +70,10 @@ impl Key {
         }
     }
 
+    fn is_secret(&self) -> bool {
+        matches!(self.material, Material::Secret(_))
+    }
+
     /// Is `signature` this key's, of `message`?
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let verified = match &self.material {
@@ -86,7 +90,7 @@ impl Key {
     }
 }
 
-/// All keys of a file.
+/// All keys of a file, or of an answer.
 pub(super) struct KeySet {
     keys: Vec<Key>,
     /// Is there one that nobody else may know?
@@ -160,14 +164,32 @@ enum Flaw {
 }
 
 impl KeySet {
+    /// Those of a file of this host: what is broken in it is a mistake.
     pub(super) fn parse(text: &[u8]) -> Result<Self, InvalidKeys> {
+        Self::read(text, false)
+    }
+
+    /// Those that somebody else has written, for everybody to read: what is broken is passed over, and so is what would be a
+    /// secret if everybody could not read it.
+    pub(super) fn parse_public(text: &[u8]) -> Result<Self, InvalidKeys> {
+        Self::read(text, true)
+    }
+
+    fn read(text: &[u8], public: bool) -> Result<Self, InvalidKeys> {
         let raw: RawKeySet = serde_json::from_slice(text)
             .map_err(|why| InvalidKeys::Form { line: why.line(), column: why.column() })?;
         let is_secret = raw.keys.iter().any(|key| key.kty == "oct" || key.d.is_some());
         let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
         for (index, raw) in raw.keys.into_iter().enumerate() {
             match raw.resolve() {
+                Ok(key) if public && key.is_secret() => {
+                    passed_over.push(format!("keys[{index}] is passed over: everybody can read this secret"));
+                }
                 Ok(key) => keys.push(key),
+                Err(Flaw::Broken(member, expected)) if public => {
+                    let why = InvalidKeys::Key { index, member, expected };
+                    passed_over.push(format!("passed over: {why}"));
+                }
                 Err(Flaw::Foreign(why)) => passed_over.push(format!("keys[{index}] is passed over: {why}")),
                 Err(Flaw::Broken(member, expected)) => {
                     return Err(InvalidKeys::Key { index, member, expected });
@@ -179,6 +201,11 @@ impl KeySet {
             1..=MAX_KEYS => Ok(Self { keys, is_secret, passed_over, digest: Sha256::digest(text).into() }),
             _ => Err(InvalidKeys::TooMany),
         }
+    }
+
+    /// Is there a key of this id?
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.keys.iter().any(|key| key.id.as_deref() == Some(id))
     }
 
     pub(super) fn len(&self) -> usize {

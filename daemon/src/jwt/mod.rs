@@ -1,16 +1,19 @@
 //! Bearer tokens (JSON Web Tokens): whose tokens count on this host, and what they say.
 //!
-//! Owns the file of keys and what is known from it, as a snapshot that is swapped whole when the file changes. Never
-//! issues a token, asks nobody for keys, and never logs what a token or a secret key says.
+//! Owns the issuers and what is known of their keys, as snapshots that are swapped whole. Never issues a token, and never
+//! logs what a token or a secret key says. How keys are fetched is in [`remote`].
 //!
 //! ```text
 //! file ──follow──▶ read ──all is well──▶ new keys
 //!                    └──anything wrong──▶ those of before stay, the log says why
+//! URL ──run──▶ fetched by age, or for a key that is not known ──▶ the same, and kept on disk
 //!
-//! request ──▶ header Authorization ──▶ signed by one of the keys? ──▶ time, issuer, audience ──▶ claims
+//! token ──▶ signed by a key of an issuer? ──▶ time, issuer, audience ──▶ claims
+//!              └── it names a key that nobody has: fetched, and once more
 //! ```
 
 mod keys;
+mod remote;
 mod verify;
 
 use std::fs::File;
@@ -18,25 +21,27 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use axum::http::{HeaderMap, HeaderValue, header};
+use futures_util::future::join_all;
 use roost_proxy::{BadToken, Claims};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::changes::Changes;
-use crate::config::Jwt;
+use crate::config::{Issuer, Jwt, KeysAt};
 use keys::{InvalidKeys, KeySet};
+use remote::Remote;
+pub use remote::RemoteFigures;
 
-/// The largest file that is read, in bytes.
-const MAX_FILE: u64 = 1 << 20;
+/// The largest file that is read, and the largest answer of an issuer, in bytes.
+const MAX_KEYS_TEXT: u64 = 1 << 20;
 
-/// Why a file of keys does not count. Nothing of what it says is in the text.
+/// Why keys do not count. Nothing of what they say is in the text.
 #[derive(Debug, thiserror::Error)]
 pub enum JwtError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
         /// Which file.
@@ -62,66 +67,155 @@ pub enum JwtError {
         /// What is wrong.
         why: InvalidKeys,
     },
+    /// Nothing can be fetched on these terms.
+    #[error("{url}: {why}")]
+    Client {
+        /// From where.
+        url: String,
+        /// Why.
+        why: String,
+    },
 }
 
 /// Verifies tokens.
 pub struct Tokens {
-    settings: Jwt,
-    keys: ArcSwap<KeySet>,
+    trusted: Vec<Trusted>,
+    leeway: Duration,
+}
+
+/// An issuer, and its keys.
+struct Trusted {
+    issuer: Issuer,
+    keys: Keys,
+}
+
+enum Keys {
+    Here(PathBuf, ArcSwap<KeySet>),
+    There(Arc<Remote>),
 }
 
 impl Tokens {
-    /// Reads the file of keys.
+    /// Reads the files of keys, and what was kept in `state` of those that are fetched. Asks nobody yet.
     ///
     /// # Errors
-    /// When anything is wrong with it.
-    pub fn load(settings: &Jwt) -> Result<Arc<Self>, JwtError> {
-        let keys = ArcSwap::from_pointee(read(&settings.keys)?);
-        Ok(Arc::new(Self { settings: settings.clone(), keys }))
+    /// When anything is wrong with a file.
+    pub fn load(settings: &Jwt, state: &Path) -> Result<Arc<Self>, JwtError> {
+        let trusted = settings.issuers.iter().map(|issuer| {
+            let keys = match &issuer.keys {
+                KeysAt::File(path) => Keys::Here(path.clone(), ArcSwap::from_pointee(read(path)?)),
+                KeysAt::Url { url, refresh, ca } => {
+                    Keys::There(Remote::open(url.clone(), *refresh, ca.as_deref(), state)?)
+                }
+            };
+            Ok(Trusted { issuer: issuer.clone(), keys })
+        });
+        Ok(Arc::new(Self { trusted: trusted.collect::<Result<_, JwtError>>()?, leeway: settings.leeway }))
     }
 
-    /// What the token in these headers says, if it counts now.
+    /// What a token says, if it counts now. Where it names a key that no issuer is known to have, they are asked first.
     ///
     /// # Errors
-    /// When there is none that does.
-    pub fn verify(&self, headers: &HeaderMap) -> Result<Claims, BadToken> {
-        let token = bearer(headers).ok_or(BadToken::Missing)?;
-        let claims = verify::signed(token.as_bytes(), &self.keys.load())?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        verify::judge(&claims, &self.settings, now)?;
-        Ok(verify::texts(claims))
-    }
-
-    /// Reads the file again. When anything is wrong, the keys stay what they were. Says whether they have changed.
-    ///
-    /// # Errors
-    /// As at [`load`](Self::load).
-    pub fn reload(&self) -> Result<bool, JwtError> {
-        let keys = read(&self.settings.keys)?;
-        let changed = keys.digest != self.keys.load().digest;
-        if changed {
-            self.keys.store(Arc::new(keys));
+    /// When it does not.
+    pub async fn verify(&self, token: &str) -> Result<Claims, BadToken> {
+        let verified = self.verify_by_known(token);
+        if !matches!(verified, Err(BadToken::Untrusted | BadToken::NoKeys)) {
+            return verified;
         }
-        Ok(changed)
+        let key = verify::key_id(token.as_bytes())?;
+        let may_have_it = self.remotes().filter(|remote| remote.lacks(key.as_deref()));
+        let asked = join_all(may_have_it.map(|remote| remote.refreshed())).await;
+        if asked.contains(&true) { self.verify_by_known(token) } else { verified }
+    }
+
+    fn verify_by_known(&self, token: &str) -> Result<Claims, BadToken> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut why = BadToken::Untrusted;
+        for trusted in &self.trusted {
+            let signed = trusted.keys.with(|keys| match keys {
+                Some(keys) => verify::signed(token.as_bytes(), keys),
+                None => Err(BadToken::NoKeys),
+            });
+            match signed {
+                Ok(claims) => match verify::judge(&claims, &trusted.issuer, self.leeway, now) {
+                    Ok(until) => return Ok(verify::said(claims, until)),
+                    // Another issuer may have the same key, and other terms.
+                    Err(judged) => why = judged,
+                },
+                // Worse reasons than this one are certain.
+                Err(BadToken::NoKeys) if why == BadToken::Untrusted => why = BadToken::NoKeys,
+                Err(BadToken::NoKeys | BadToken::Untrusted) => {}
+                Err(malformed) => return Err(malformed),
+            }
+        }
+        Err(why)
+    }
+
+    fn remotes(&self) -> impl Iterator<Item = &Arc<Remote>> {
+        self.trusted.iter().filter_map(|trusted| match &trusted.keys {
+            Keys::There(remote) => Some(remote),
+            Keys::Here(..) => None,
+        })
+    }
+
+    /// How it is with the keys that are fetched.
+    #[must_use]
+    pub fn figures(&self) -> Vec<RemoteFigures> {
+        self.remotes().map(|remote| remote.figures()).collect()
+    }
+
+    fn files(&self) -> impl Iterator<Item = (&Path, &ArcSwap<KeySet>)> {
+        self.trusted.iter().filter_map(|trusted| match &trusted.keys {
+            Keys::Here(path, keys) => Some((&**path, keys)),
+            Keys::There(_) => None,
+        })
+    }
+
+    /// Reads the files again. When anything is wrong with one, its keys stay what they were. Says whether any have changed.
+    ///
+    /// # Errors
+    /// As at [`load`](Self::load): the first one.
+    pub fn reload(&self) -> Result<bool, JwtError> {
+        let (mut changed, mut failed) = (false, Ok(()));
+        for (path, known) in self.files() {
+            match read(path) {
+                Ok(keys) if keys.digest != known.load().digest => {
+                    known.store(Arc::new(keys));
+                    changed = true;
+                }
+                Ok(_) => {}
+                Err(why) => failed = failed.and(Err(why)),
+            }
+        }
+        failed.map(|()| changed)
     }
 
     fn reload_and_tell(&self) {
         match self.reload() {
-            Ok(true) => info!("the keys of tokens have changed: {} from now on", self.keys.load().len()),
+            Ok(true) => {
+                let count: usize = self.files().map(|(_, keys)| keys.load().len()).sum();
+                info!("the keys of tokens have changed: {count} from now on");
+            }
             Ok(false) => {}
             Err(why) => error!("the keys of tokens stay as they were, until this is put right: {why}"),
         }
     }
 
-    /// Reads the file again whenever it changes and whenever the daemon gets SIGHUP, until it ends.
+    /// Reads files again whenever they change and whenever the daemon gets SIGHUP, and fetches keys, until the daemon ends.
     pub async fn follow(self: Arc<Self>) {
+        for remote in self.remotes() {
+            tokio::spawn(Arc::clone(remote).run());
+        }
+        let paths: Vec<&Path> = self.files().map(|(path, _)| path).collect();
+        if paths.is_empty() {
+            return;
+        }
         let mut hangups = match signal(SignalKind::hangup()) {
             Ok(hangups) => hangups,
             Err(error) => {
                 return warn!("the keys of tokens are not followed: no SIGHUP can be received: {error}");
             }
         };
-        let mut changes = Changes::new("the keys of tokens", &[&self.settings.keys]);
+        let mut changes = Changes::new("the keys of tokens", &paths);
         // What changed between the start and the watch.
         self.reload_and_tell();
         loop {
@@ -134,15 +228,25 @@ impl Tokens {
     }
 }
 
+impl Keys {
+    /// Gives the keys as they are now; none where they have never been fetched.
+    fn with<T>(&self, look: impl FnOnce(Option<&KeySet>) -> T) -> T {
+        match self {
+            Self::Here(_, keys) => look(Some(&keys.load())),
+            Self::There(remote) => look(remote.keys().as_deref()),
+        }
+    }
+}
+
 /// The keys in a file. One with a secret among them is for its owner alone; judged by the open file, not by its name.
 fn read(path: &Path) -> Result<KeySet, JwtError> {
     let failed = |source| JwtError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
     let mut bytes = Vec::new();
-    let read = file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if read as u64 > MAX_FILE {
-        return Err(failed(io::Error::other(format!("it has more than {MAX_FILE} bytes"))));
+    let read = file.take(MAX_KEYS_TEXT + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if read as u64 > MAX_KEYS_TEXT {
+        return Err(failed(io::Error::other(format!("it has more than {MAX_KEYS_TEXT} bytes"))));
     }
     let invalid = |why| JwtError::Invalid { path: path.to_owned(), why };
     let keys = KeySet::parse(&bytes).map_err(invalid)?;
@@ -153,15 +257,6 @@ fn read(path: &Path) -> Result<KeySet, JwtError> {
         warn!("{}: {why}", path.display());
     }
     Ok(keys)
-}
-
-/// The token in the one header that there has to be: a function that gets two could heed the other one.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let (scheme, token) = HeaderValue::to_str(value).ok()?.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
 #[cfg(test)]

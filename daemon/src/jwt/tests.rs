@@ -7,6 +7,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
+use roost_proxy::TokenPlaces;
 use serde_json::{Map, Value, json};
 
 use super::*;
@@ -175,8 +176,9 @@ fn what_is_no_token_or_too_long_a_one_is_refused() {
 
 #[test]
 fn claims_hold_from_then_to_then_of_this_issuer_for_this_audience() {
-    let any = Jwt { keys: "/k".into(), issuer: None, audience: None, leeway: Duration::from_secs(60) };
-    let ours = Jwt { issuer: Some("i".into()), audience: Some("roost".into()), ..any.clone() };
+    let leeway = Duration::from_secs(60);
+    let any = Issuer { keys: KeysAt::File("/k".into()), name: None, audience: None };
+    let ours = Issuer { name: Some("i".into()), audience: Some("roost".into()), ..any.clone() };
     let good = json!({ "exp": 2000, "iss": "i", "aud": ["x", "roost"] });
     for (settings, claims, now, expected) in [
         (&any, json!({ "exp": 2000 }), 2059, None),
@@ -200,15 +202,22 @@ fn claims_hold_from_then_to_then_of_this_issuer_for_this_audience() {
         (&ours, json!({ "exp": 2000, "iss": "i", "aud": ["x"] }), 0, Some(BadToken::Audience)),
     ] {
         let now = Duration::from_secs(now);
-        let judged = verify::judge(claims.as_object().unwrap(), settings, now);
+        let judged = verify::judge(claims.as_object().unwrap(), settings, leeway, now);
         assert_eq!(judged.err(), expected, "{claims} at {now:?}");
     }
-    let Value::Object(claims) = json!({ "sub": "a", "n": 1, "list": ["b"], "t": "c" }) else { panic!() };
-    let said = verify::texts(claims);
+    let until = |exp: Value| verify::judge(json!({ "exp": exp }).as_object().unwrap(), &any, leeway, leeway);
+    assert_eq!(until(json!(2000.5)), Ok(Duration::from_millis(2_060_500)));
+    assert_eq!(until(json!(1e300)), until(json!(1e200)), "no end that could not be told");
+    let claims =
+        json!({ "sub": "a", "n": 1, "list": ["b", 2, {}], "t": true, "o": { "x": 1 }, "none": null });
+    let Value::Object(claims) = claims else { panic!() };
+    let said = verify::said(claims, leeway);
     assert_eq!(
-        ["sub", "t", "n", "list", "x"].map(|name| said.get(name)),
-        [Some("a"), Some("c"), None, None, None]
+        ["sub", "t", "n", "list", "o", "none", "x"].map(|name| said.get(name)),
+        [Some("a"), Some("true"), Some("1"), None, None, None, None]
     );
+    assert_eq!(said.all("list"), ["b", "2"]);
+    assert_eq!(said.until(), Some(SystemTime::UNIX_EPOCH + leeway));
 }
 
 #[test]
@@ -247,39 +256,73 @@ fn keys_for_something_else_are_passed_over_and_broken_ones_are_not() {
     }
 }
 
-#[test]
-fn a_bad_file_never_takes_away_good_keys_and_a_secret_is_for_its_owner() {
+/// Whoever has the keys of these files.
+fn settings(issuers: &[(Option<&str>, &Path)]) -> Jwt {
+    let issuer = |(name, path): &(Option<&str>, &Path)| Issuer {
+        keys: KeysAt::File((*path).to_owned()),
+        name: name.map(str::to_owned),
+        audience: None,
+    };
+    Jwt {
+        issuers: issuers.iter().map(issuer).collect(),
+        leeway: Duration::ZERO,
+        grace: None,
+        places: TokenPlaces::default(),
+    }
+}
+
+#[tokio::test]
+async fn a_bad_file_never_takes_away_good_keys_and_a_secret_is_for_its_owner() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("jwks.json");
     let write = |keys: &Value| fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
-    let settings = Jwt { keys: path.clone(), issuer: None, audience: None, leeway: Duration::ZERO };
-    assert!(matches!(Tokens::load(&settings), Err(JwtError::Read { .. })));
+    let load = || Tokens::load(&settings(&[(None, &path)]), dir.path());
+    assert!(matches!(load(), Err(JwtError::Read { .. })));
     write(&json!([{ "kty": "oct", "k": A1_KEY }]));
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-    assert!(matches!(Tokens::load(&settings), Err(JwtError::Exposed { mode: 0o644, .. })));
+    assert!(matches!(load(), Err(JwtError::Exposed { mode: 0o644, .. })));
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-    let tokens = Tokens::load(&settings).unwrap();
+    let tokens = load().unwrap();
     let token = hs256(&json!({ "alg": "HS256" }), &json!({ "sub": "ada", "exp": 1u64 << 40 }), &secret());
-    let headers = |values: &[&str]| -> HeaderMap {
-        values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap())).collect()
-    };
-    let bearing = headers(&[&format!("bearer {token}")]);
-    let subject = || tokens.verify(&bearing).map(|claims| claims.get("sub").unwrap().to_owned());
-    assert_eq!(subject(), Ok("ada".to_owned()));
-    let bearer = format!("Bearer {token}");
-    for values in [&[][..], &["Bearer "], &["Bearer"], &["Basic YTpi"], &[&token], &[&bearer, &bearer]] {
-        assert_eq!(tokens.verify(&headers(values)), Err(BadToken::Missing), "{values:?}");
-    }
-    assert_eq!(tokens.verify(&headers(&[&format!("Bearer {A1}")])), Err(BadToken::Expired));
+    let subject = async || tokens.verify(&token).await.map(|claims| claims.subject().unwrap().to_owned());
+    assert_eq!(subject().await, Ok("ada".to_owned()));
+    assert_eq!(tokens.verify(A1).await, Err(BadToken::Expired));
 
     fs::write(&path, "{").unwrap();
     assert!(tokens.reload().is_err());
-    assert_eq!(subject(), Ok("ada".to_owned()));
+    assert_eq!(subject().await, Ok("ada".to_owned()));
     write(&json!([{ "kty": "oct", "k": A1_KEY, "kid": "1" }]));
     assert!(tokens.reload().unwrap() && !tokens.reload().unwrap());
-    assert_eq!(subject(), Ok("ada".to_owned()));
+    assert_eq!(subject().await, Ok("ada".to_owned()));
     write(&json!([{ "kty": "OKP", "crv": "Ed25519", "x": ED_X }]));
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     assert!(tokens.reload().unwrap(), "what everybody may know");
-    assert_eq!(subject(), Err(BadToken::Untrusted));
+    assert_eq!(subject().await, Err(BadToken::Untrusted));
+}
+
+#[tokio::test]
+async fn each_issuer_vouches_for_its_own_tokens_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["a", "b"].map(|name| dir.path().join(name));
+    for (path, secret) in files.iter().zip([[1_u8; 32], [2; 32]]) {
+        let key = json!({ "kty": "oct", "k": BASE64URL.encode(secret) });
+        fs::write(path, json!({ "keys": [key] }).to_string()).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+    let [a, b] = &files;
+    let tokens =
+        Tokens::load(&settings(&[(Some("a"), a), (Some("b"), b), (Some("c"), a)]), dir.path()).unwrap();
+    for (issuer, secret, expected) in [
+        ("a", 1, Ok(())),
+        ("b", 2, Ok(())),
+        ("c", 1, Ok(())),
+        ("a", 2, Err(BadToken::Issuer)),
+        ("b", 1, Err(BadToken::Issuer)),
+        ("d", 1, Err(BadToken::Issuer)),
+        ("a", 3, Err(BadToken::Untrusted)),
+    ] {
+        let claims = json!({ "iss": issuer, "exp": 1u64 << 40 });
+        let token = hs256(&json!({ "alg": "HS256" }), &claims, &[secret; 32]);
+        assert_eq!(tokens.verify(&token).await.map(|_| ()), expected, "{issuer} {secret}");
+    }
 }

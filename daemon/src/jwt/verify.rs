@@ -2,7 +2,7 @@
 //!
 //! Owns the order: nothing but the header is read before the signature is verified. Pure; the time is given.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -11,10 +11,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::keys::{Algorithm, KeySet};
-use crate::config::Jwt;
+use crate::config::Issuer;
 
 /// The longest token, in bytes.
 const MAX_TOKEN: usize = 16 << 10;
+
+/// No time is later than this, since 1970: three thousand years.
+const END_OF_TIME: Duration = Duration::from_secs(100_000_000_000);
 
 /// What of the header counts. A member that stands there twice is a mistake.
 #[derive(Deserialize)]
@@ -45,9 +48,21 @@ pub(super) fn signed(token: &[u8], keys: &KeySet) -> Result<Map<String, Value>, 
     serde_json::from_slice(&decode(claims)?).map_err(|_| BadToken::Malformed)
 }
 
-/// Do these claims hold at `now`, the time since 1970?
-pub(super) fn judge(claims: &Map<String, Value>, settings: &Jwt, now: Duration) -> Result<(), BadToken> {
-    let (now, leeway) = (now.as_secs_f64(), settings.leeway.as_secs_f64());
+/// The id of the key that a token names.
+pub(super) fn key_id(token: &[u8]) -> Result<Option<String>, BadToken> {
+    let header = token.split(|byte| *byte == b'.').next().unwrap_or_default();
+    let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| BadToken::Malformed)?;
+    Ok(header.kid)
+}
+
+/// Do these claims of `issuer` hold at `now`? Until when they do, with the `leeway`; both times since 1970.
+pub(super) fn judge(
+    claims: &Map<String, Value>,
+    issuer: &Issuer,
+    leeway: Duration,
+    now: Duration,
+) -> Result<Duration, BadToken> {
+    let (now, leeway) = (now.as_secs_f64(), leeway.as_secs_f64());
     let expires = time(claims, "exp")?.ok_or(BadToken::Endless)?;
     if now >= expires + leeway {
         return Err(BadToken::Expired);
@@ -55,11 +70,11 @@ pub(super) fn judge(claims: &Map<String, Value>, settings: &Jwt, now: Duration) 
     if time(claims, "nbf")?.is_some_and(|begins| now + leeway < begins) {
         return Err(BadToken::Early);
     }
-    let issuer = claims.get("iss").and_then(Value::as_str);
-    if settings.issuer.as_deref().is_some_and(|ours| issuer != Some(ours)) {
+    let named = claims.get("iss").and_then(Value::as_str);
+    if issuer.name.as_deref().is_some_and(|name| named != Some(name)) {
         return Err(BadToken::Issuer);
     }
-    let ours = settings.audience.as_deref();
+    let ours = issuer.audience.as_deref();
     let meant = match (claims.get("aud"), ours) {
         (None | Some(Value::Null), None) => true,
         (Some(Value::String(audience)), Some(ours)) => audience == ours,
@@ -67,16 +82,28 @@ pub(super) fn judge(claims: &Map<String, Value>, settings: &Jwt, now: Duration) 
         // One that is meant for somebody is not for a host that has no name.
         _ => false,
     };
-    if meant { Ok(()) } else { Err(BadToken::Audience) }
+    if !meant {
+        return Err(BadToken::Audience);
+    }
+    Ok(Duration::try_from_secs_f64(expires + leeway).unwrap_or(END_OF_TIME).min(END_OF_TIME))
 }
 
-/// The claims that are text.
-pub(super) fn texts(claims: Map<String, Value>) -> Claims {
-    let text = |(name, value)| match value {
-        Value::String(text) => Some((name, text)),
-        _ => None,
+/// What the claims say, until then: texts, numbers, truths, and lists of them. Of anything else nothing is made.
+pub(super) fn said(claims: Map<String, Value>, until: Duration) -> Claims {
+    let text = |value| match value {
+        Value::String(text) => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     };
-    claims.into_iter().filter_map(text).collect()
+    let each = |(name, value): (String, Value)| {
+        let values = match value {
+            Value::Array(values) => values,
+            one => vec![one],
+        };
+        values.into_iter().filter_map(text).map(move |text| (name.clone(), text)).collect::<Vec<_>>()
+    };
+    claims.into_iter().flat_map(each).collect::<Claims>().counting_until(UNIX_EPOCH + until)
 }
 
 /// A claim that is a time, in seconds since 1970, perhaps with a fraction.

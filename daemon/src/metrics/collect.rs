@@ -24,6 +24,7 @@ use crate::deadletters::{self, DeadLetters};
 use crate::function::registry::Registry;
 use crate::function::rollout::Phase;
 use crate::function::status::Observed;
+use crate::jwt::{RemoteFigures, Tokens};
 use crate::network::HostNetwork;
 use crate::otel;
 use crate::procfs::{self, Process};
@@ -63,6 +64,8 @@ pub struct Sources {
     pub spans: Option<otel::Figures>,
     /// Certificates from an authority, if it is asked for any.
     pub acme: Option<Keeping>,
+    /// Keys of tokens, if any are verified.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 /// Gathers, one page at a time.
@@ -84,6 +87,7 @@ pub(super) struct Snapshot {
     pub(super) access_log_dropped: u64,
     pub(super) spans: Option<otel::Counts>,
     pub(super) certificates: Option<Certificates>,
+    pub(super) keys: Vec<RemoteFigures>,
     pub(super) process: Option<(Process, f64)>,
     pub(super) connections: Connections,
     /// Groups of WebSockets, and memberships.
@@ -175,6 +179,7 @@ impl Collector {
             access_log_dropped,
             spans,
             acme,
+            tokens,
             ..
         } = &self.sources;
         render(&Snapshot {
@@ -186,6 +191,7 @@ impl Collector {
             access_log_dropped: access_log_dropped.load(Relaxed),
             spans: spans.as_ref().map(otel::Figures::read),
             certificates: acme.as_ref().map(certificates),
+            keys: tokens.as_ref().map(|tokens| tokens.figures()).unwrap_or_default(),
             process,
             connections: Connections {
                 open: server.open(),

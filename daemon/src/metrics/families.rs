@@ -162,6 +162,12 @@ families! {
         "Orders of certificates, by what came of them.";
     CERTIFICATE_UNTIL: Gauge "roost_certificate_expiry_timestamp_seconds" ["name"]
         "Until when the certificate for a name is good that an authority gave, in Unix time.";
+    JWT_KEYS: Gauge "roost_jwt_keys" ["url"]
+        "Keys of tokens that were fetched from an issuer.";
+    JWT_FETCHED: Gauge "roost_jwt_keys_fetched_timestamp_seconds" ["url"]
+        "When they were last fetched, in Unix time; 0 for never.";
+    JWT_FETCHES: Counter "roost_jwt_fetches_total" ["url", "result"]
+        "Fetches of keys of tokens, by what came of them.";
     BUILD: Gauge "roost_build_info" ["version", "commit", "arch"]
         "Which roostd this is: always 1.";
     PROCESS_CPU: Counter "process_cpu_seconds_total" []

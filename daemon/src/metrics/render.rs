@@ -12,6 +12,7 @@ use super::text::{Family, Page};
 use super::websockets;
 use crate::api::COMMIT;
 use crate::function::rollout::Phase;
+use crate::jwt::RemoteFigures;
 use crate::queue::QueueLoad;
 
 /// The name of the one queue there is: that of the default queue in OpenFaaS.
@@ -229,6 +230,7 @@ fn process(page: &mut Page, snapshot: &Snapshot) {
             until.add(&[name], *seconds);
         }
     }
+    keys(page, &snapshot.keys);
     let version = env!("CARGO_PKG_VERSION");
     page.family(&f::BUILD).add(&[version, COMMIT, std::env::consts::ARCH], 1);
     let Some((process, began)) = &snapshot.process else { return };
@@ -240,6 +242,22 @@ fn process(page: &mut Page, snapshot: &Snapshot) {
         page.number(&f::PROCESS_MAX_FILES, max);
     }
     page.number(&f::PROCESS_BEGAN, began);
+}
+
+/// Keys of tokens that are fetched; nothing where none are.
+fn keys(page: &mut Page, keys: &[RemoteFigures]) {
+    if keys.is_empty() {
+        return;
+    }
+    let mut known = page.family(&f::JWT_KEYS);
+    keys.iter().for_each(|of| known.add(&[&of.url], of.keys as u64));
+    let mut fetched = page.family(&f::JWT_FETCHED);
+    keys.iter().for_each(|of| fetched.add(&[&of.url], of.fetched_at));
+    let mut fetches = page.family(&f::JWT_FETCHES);
+    for of in keys {
+        fetches.add(&[&of.url, "fetched"], of.succeeded);
+        fetches.add(&[&of.url, "failed"], of.failed);
+    }
 }
 
 /// One number for each function.
@@ -342,6 +360,13 @@ mod tests {
             access_log_dropped: 6,
             spans: Some(Counts { exported: 30, dropped: 20, failures: 10 }),
             certificates: Some(Certificates { issued: 2, failed: 1, until: vec![("h.example".into(), 99)] }),
+            keys: vec![RemoteFigures {
+                url: "https://id.example/jwks".into(),
+                keys: 2,
+                fetched_at: 1_700_000_000,
+                succeeded: 3,
+                failed: 1,
+            }],
             process: Some((Process { max_files: Some(1024), ..Process::default() }, 1_700_000_000.25)),
             connections: Connections {
                 open: 8,

@@ -14,6 +14,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::entry::{AccessEntry, AccessLog, EntryKind, Open, TunnelClose, TunnelEntry, method, text};
+use crate::bearer::without_parameter;
 use crate::function::{FunctionKey, ReplicaId};
 use crate::metrics::CLIENT_LEFT;
 use crate::tls::Secure;
@@ -99,6 +100,15 @@ impl Note {
     pub(crate) fn user(&mut self, name: impl FnOnce() -> Option<String>) {
         if let Some(entry) = self.entry() {
             entry.user = name().map(|name| text(name.as_bytes()));
+        }
+    }
+
+    /// Nobody is to read this parameter of the query.
+    pub(crate) fn hide_parameter(&mut self, name: &str) {
+        if let Some(query) = self.entry().and_then(|entry| entry.query.as_mut())
+            && let Some(rest) = without_parameter(query, name)
+        {
+            *query = rest.into();
         }
     }
 

@@ -18,7 +18,14 @@ const SHARDS: usize = 16;
 
 /// A client: an IPv4 address, or the 64 bits in front of an IPv6 address: behind them one machine has whatever it likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Client(u64);
+pub(super) struct Client(u64);
+
+impl Client {
+    /// One that is known by something else than its address.
+    pub(super) fn of_hash(hash: u64) -> Self {
+        Self(hash)
+    }
+}
 
 impl From<IpAddr> for Client {
     fn from(address: IpAddr) -> Self {
@@ -67,8 +74,15 @@ impl Connections {
 
     /// Counts a connection of `address` if there may be one more: `Err` if not, `None` if there is no limit.
     pub(crate) fn enter(&self, address: IpAddr) -> Result<Option<Place>, ()> {
+        if self.0.is_none() {
+            return Ok(None);
+        }
+        self.enter_as(Client::from(address))
+    }
+
+    /// The same for one that is known.
+    pub(super) fn enter_as(&self, client: Client) -> Result<Option<Place>, ()> {
         let Some((most, open)) = &self.0 else { return Ok(None) };
-        let client = Client::from(address);
         let mut counts = open.lock(client);
         let count = counts.entry(client).or_default();
         if *count >= most.get() {
@@ -77,6 +91,13 @@ impl Connections {
         *count += 1;
         drop(counts);
         Ok(Some(Place { open: Arc::clone(open), client }))
+    }
+
+    /// Counts one that was let in before, however many there may be. `None` if there is no limit.
+    pub(super) fn enter_again(&self, client: Client) -> Option<Place> {
+        let (_, open) = self.0.as_ref()?;
+        *open.lock(client).entry(client).or_default() += 1;
+        Some(Place { open: Arc::clone(open), client })
     }
 }
 
@@ -118,8 +139,16 @@ impl Paces {
 
     /// Lets `address` go on, or says for how long it has to wait. `now` is in nanoseconds.
     pub(crate) fn take(&self, address: IpAddr, now: impl FnOnce() -> u64) -> Result<(), Duration> {
+        if self.0.is_none() {
+            return Ok(());
+        }
+        self.take_as(Client::from(address), now)
+    }
+
+    /// The same for one that is known.
+    pub(super) fn take_as(&self, client: Client, now: impl FnOnce() -> u64) -> Result<(), Duration> {
         let Some(limited) = &self.0 else { return Ok(()) };
-        let (client, now) = (Client::from(address), now());
+        let now = now();
         let mut known = limited.full_at.lock(client);
         if let Some(full_at) = known.get_mut(&client) {
             *full_at = limited.rate.take(*full_at, now)?;

@@ -19,6 +19,10 @@ pub enum Limit {
     ClientRequests,
     /// Upgrades of one client in a while.
     ClientHandshakes,
+    /// Upgraded connections of one user.
+    UserConnections,
+    /// Upgrades of one user in a while.
+    UserHandshakes,
     /// How long a body is.
     Body,
     /// How long a body may take.
@@ -33,13 +37,15 @@ pub enum Limit {
 
 impl Limit {
     /// Those of a server, whichever function is asked for.
-    pub const OF_SERVER: [Self; 6] = [
+    pub const OF_SERVER: [Self; 8] = [
         Self::Malformed,
         Self::Head,
         Self::HeadTime,
         Self::ClientConnections,
         Self::ClientRequests,
         Self::ClientHandshakes,
+        Self::UserConnections,
+        Self::UserHandshakes,
     ];
 
     /// Those of a function.
@@ -56,6 +62,8 @@ impl Limit {
             Self::ClientConnections => "connections_per_client",
             Self::ClientRequests => "requests_per_client",
             Self::ClientHandshakes => "handshakes_per_client",
+            Self::UserConnections => "connections_per_user",
+            Self::UserHandshakes => "handshakes_per_user",
             Self::Body => "body",
             Self::BodyTime => "body_time",
             Self::Connections => "connections",
@@ -70,6 +78,8 @@ impl Limit {
             Self::ClientConnections => "your address has as many connections open as it may have",
             Self::ClientRequests => "your address sends requests faster than it may",
             Self::ClientHandshakes => "your address opens WebSockets faster than it may",
+            Self::UserConnections => "you have as many connections open as you may have",
+            Self::UserHandshakes => "you open connections faster than you may",
             Self::Connections => "this function has as many connections open as it may have",
             Self::Requests => "this function is asked more often than it may be",
             Self::Handshakes => "connections to this function are opened faster than they may be",
@@ -87,7 +97,7 @@ impl Limit {
 
 /// How often each limit of one place was reached.
 #[derive(Debug, Default)]
-pub(crate) struct Counts([AtomicU64; 6]);
+pub(crate) struct Counts([AtomicU64; Limit::OF_SERVER.len()]);
 
 impl Counts {
     fn at(&self, limit: Limit) -> &AtomicU64 {

@@ -12,6 +12,7 @@ use http::Request;
 use http_body::Body;
 use tokio::time::Instant;
 
+use super::clients::Place;
 use super::counts::{Counts, Limit};
 use super::nanoseconds;
 use super::rate::{Bucket, Rate};
@@ -19,7 +20,7 @@ use crate::error::Error;
 use crate::upstream::Upstream;
 
 /// When a client may come again that found no place. Nobody knows when one of the others goes.
-const NO_PLACE: Duration = Duration::from_secs(5);
+pub(super) const NO_PLACE: Duration = Duration::from_secs(5);
 
 /// The limits of one function on what is sent to it. The default is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,7 +49,11 @@ pub(crate) struct FunctionGate {
 }
 
 /// One of the upgraded connections that a function may have. Dropping it makes room for another.
-pub(crate) struct TunnelPlace(Arc<Upstream>);
+pub(crate) struct TunnelPlace {
+    upstream: Arc<Upstream>,
+    /// And among those of its user, if these are counted.
+    user: Option<Box<Place>>,
+}
 
 impl FunctionGate {
     pub(crate) fn new(bounds: &Bounds) -> Self {
@@ -104,7 +109,7 @@ impl Upstream {
             return Ok(None);
         }
         gate.handshakes.take(now).map_err(|wait| gate.refuse(Limit::Handshakes, wait))?;
-        let place = TunnelPlace(Arc::clone(self));
+        let place = TunnelPlace { upstream: Arc::clone(self), user: None };
         let before = gate.tunnels.fetch_add(1, Relaxed);
         match bounds.connections {
             // Dropped here, and with it counted off again.
@@ -118,13 +123,18 @@ impl TunnelPlace {
     /// That of a tunnel which an earlier process has let in. It counts, and is not asked for again.
     pub(crate) fn again(upstream: &Arc<Upstream>) -> Self {
         upstream.gate().tunnels.fetch_add(1, Relaxed);
-        Self(Arc::clone(upstream))
+        Self { upstream: Arc::clone(upstream), user: None }
+    }
+
+    /// It is one of its user's, too.
+    pub(crate) fn set_user(&mut self, place: Option<Place>) {
+        self.user = place.map(Box::new);
     }
 }
 
 impl Drop for TunnelPlace {
     fn drop(&mut self) {
-        self.0.gate().tunnels.fetch_sub(1, Relaxed);
+        self.upstream.gate().tunnels.fetch_sub(1, Relaxed);
     }
 }
 

@@ -6,7 +6,7 @@
 //! ```text
 //!   accept ──► connections of this address ──► the whole head ──► strictness ──► rates of this address
 //!                 └─ 429, closed                  └─ 431              └─ 400        └─ 429
-//!   route, access ──► rates of this function ──► its connections ──► length of the body ──► claim … body as it comes
+//!   route, access ──► rates of this function ──► its connections, those of the user ──► length of the body ──► claim … body as it comes
 //!                        └─ 429                    └─ 429               └─ 413               └─ 413 or reset, 408
 //! ```
 
@@ -16,9 +16,11 @@ mod counts;
 mod function;
 mod rate;
 mod refusal;
+mod users;
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use http::Request;
 use http_body::Body;
@@ -30,9 +32,11 @@ use clients::{Connections, Paces};
 use counts::Counts;
 pub use counts::Limit;
 pub use function::Bounds;
+use function::NO_PLACE;
 pub(crate) use function::{FunctionGate, TunnelPlace};
 pub use rate::{InvalidRate, Rate};
 pub(crate) use refusal::turn_away;
+pub(crate) use users::Users;
 
 use crate::client::SLOW_HEAD;
 use crate::error::Error;
@@ -52,11 +56,22 @@ pub struct ClientLimits {
     pub handshakes: Option<Rate>,
     /// Of how many clients it is remembered how fast they ask.
     pub remembered: usize,
+    /// Upgraded connections open at once of each user, where a function asks who that is by a token.
+    pub user_connections: Option<NonZeroUsize>,
+    /// Requests of each user for an upgrade.
+    pub user_handshakes: Option<Rate>,
 }
 
 impl Default for ClientLimits {
     fn default() -> Self {
-        Self { connections: None, requests: None, handshakes: None, remembered: 10_000 }
+        Self {
+            connections: None,
+            requests: None,
+            handshakes: None,
+            remembered: 10_000,
+            user_connections: None,
+            user_handshakes: None,
+        }
     }
 }
 
@@ -67,6 +82,7 @@ pub(crate) struct Gate {
     connections: Connections,
     requests: Paces,
     handshakes: Paces,
+    users: Arc<Users>,
     counts: Counts,
 }
 
@@ -77,8 +93,28 @@ impl Gate {
             connections: Connections::new(limits.connections),
             requests: Paces::new(limits.requests, limits.remembered),
             handshakes: Paces::new(limits.handshakes, limits.remembered),
+            users: Arc::new(Users::new(limits.user_connections, limits.user_handshakes, limits.remembered)),
             counts: Counts::default(),
         }
+    }
+
+    /// What is known of users.
+    pub(crate) fn users(&self) -> &Arc<Users> {
+        &self.users
+    }
+
+    /// Gives a connection its place among those of its user, if there is a limit.
+    ///
+    /// # Errors
+    /// When the user may have no more of them, or is too fast.
+    pub(crate) fn enter_user(&self, place: &mut TunnelPlace, subject: &str) -> Result<(), Error> {
+        let entered = self.users.enter(subject, || nanoseconds(self.began));
+        let entered = entered.map_err(|(limit, wait)| {
+            self.counts.reached(limit);
+            Error::Limited { limit, wait: wait.unwrap_or(NO_PLACE) }
+        })?;
+        place.set_user(entered);
+        Ok(())
     }
 
     /// A place for a connection of `peer`: `Err` if it may have no more of them.

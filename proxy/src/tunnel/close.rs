@@ -46,6 +46,8 @@ pub(super) enum Ending {
     Idle,
     /// It is as old as it may become.
     Lifetime,
+    /// The client's token counts no longer.
+    TokenExpired,
     /// The function is gone.
     Exited,
     /// The client does not answer.
@@ -60,6 +62,7 @@ const RESTART: CloseFrame = CloseFrame::of_ours(1012, "service restart");
 const GOING_AWAY: CloseFrame = CloseFrame::of_ours(1001, "going away");
 const IDLE: CloseFrame = CloseFrame::of_ours(1001, "idle");
 const LIFETIME: CloseFrame = CloseFrame::of_ours(1001, "lifetime");
+const TOKEN_EXPIRED: CloseFrame = CloseFrame::of_ours(1008, "token expired");
 const EXITED: CloseFrame = CloseFrame::of_ours(1011, "function exited");
 const PING_TIMEOUT: CloseFrame = CloseFrame::of_ours(1001, "ping timeout");
 const TOO_LONG: CloseFrame = CloseFrame::of_ours(1009, "message too big");
@@ -71,6 +74,7 @@ impl Ending {
             Self::Restart => "restart",
             Self::Idle => "idle",
             Self::Lifetime => "lifetime",
+            Self::TokenExpired => "token expired",
             Self::Exited => "exited",
             Self::PingTimeout => "ping timeout",
             Self::TooLong => "message too big",
@@ -80,7 +84,7 @@ impl Ending {
 
     /// May two that are closing it themselves be left to that?
     pub(super) fn can_wait(&self) -> bool {
-        matches!(self, Self::Restart | Self::Lifetime | Self::Asked(_))
+        matches!(self, Self::Restart | Self::Lifetime | Self::TokenExpired | Self::Asked(_))
     }
 
     pub(super) fn to_client(&self) -> Cow<'_, CloseFrame> {
@@ -88,6 +92,7 @@ impl Ending {
             Self::Restart => Cow::Owned(RESTART),
             Self::Idle => Cow::Owned(IDLE),
             Self::Lifetime => Cow::Owned(LIFETIME),
+            Self::TokenExpired => Cow::Owned(TOKEN_EXPIRED),
             Self::Exited => Cow::Owned(EXITED),
             Self::PingTimeout => Cow::Owned(PING_TIMEOUT),
             Self::TooLong => Cow::Owned(TOO_LONG),
@@ -99,7 +104,7 @@ impl Ending {
     fn to_function(&self) -> Option<Cow<'_, CloseFrame>> {
         match self {
             Self::Restart | Self::TooLong => Some(Cow::Owned(GOING_AWAY)),
-            Self::Idle | Self::Lifetime | Self::Asked(_) => Some(self.to_client()),
+            Self::Idle | Self::Lifetime | Self::TokenExpired | Self::Asked(_) => Some(self.to_client()),
             Self::Exited | Self::PingTimeout => None,
         }
     }
@@ -203,6 +208,7 @@ mod tests {
             (Ending::Restart, (1012, "service restart"), Some((1001, "going away"))),
             (Ending::Idle, (1001, "idle"), Some((1001, "idle"))),
             (Ending::Lifetime, (1001, "lifetime"), Some((1001, "lifetime"))),
+            (Ending::TokenExpired, (1008, "token expired"), Some((1008, "token expired"))),
             (Ending::Exited, (1011, "function exited"), None),
             (Ending::PingTimeout, (1001, "ping timeout"), None),
             (Ending::TooLong, (1009, "message too big"), Some((1001, "going away"))),

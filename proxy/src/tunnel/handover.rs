@@ -89,12 +89,13 @@ async fn resume(orphan: Orphan, routes: Routes, ties: Ties) -> Option<(Open, [Or
     // Until here it was the earlier process' to meter.
     claim.meter_as(Kind::Tunnel);
     kept.resumed();
+    let expires = kept.expires();
     let replica = claim.endpoint().ends().listen();
     let record = Record::resumed(&upstream);
     let exchange = Arc::new(Exchange::new(claim));
     let (server, ending) = ties.settle(true);
     let (ties, kept) = ((None, ending), Some(kept));
-    let open = Open { client, function, exchange, record, kept, websocket, replica, server, ties };
+    let open = Open { client, function, exchange, record, kept, websocket, expires, replica, server, ties };
     Some((open, origins))
 }
 
@@ -115,7 +116,8 @@ async fn end(
     ends.pace(Duration::ZERO);
     let (replica, server) = (ends.listen(), ends.listen());
     let (traffic, tally, limits) = (&traffic, &tally, Arc::default());
-    let terms = Terms { websocket, limits, traffic, tally, replica, server, kept: Some(&mut kept) };
+    let (expires, kept_now) = (None, Some(&mut kept));
+    let terms = Terms { websocket, expires, limits, traffic, tally, replica, server, kept: kept_now };
     if pump::run(client.side(), Side::Socket(&mut function), origins, terms).await.is_none() {
         // Whoever comes next ends it.
         return;

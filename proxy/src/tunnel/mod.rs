@@ -33,13 +33,14 @@ use std::fmt;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -79,6 +80,8 @@ pub(crate) struct Tunnel {
     pub(crate) exchange: Arc<Exchange>,
     /// They agreed upon WebSocket, not upon something else.
     pub(crate) websocket: bool,
+    /// Until when the client's token counts, if it came with one.
+    pub(crate) until: Option<SystemTime>,
     pub(crate) record: Record,
 }
 
@@ -113,6 +116,8 @@ struct Open {
     record: Record,
     kept: Option<Kept>,
     websocket: bool,
+    /// When the client's token ends.
+    expires: Option<Instant>,
     /// Speaks for the replica.
     replica: Told,
     /// Speaks for the server.
@@ -231,7 +236,18 @@ impl Ties {
 async fn carry(opening: Opening) {
     // Taken apart at once: what something was taken out of by parts is kept as a whole.
     let Some((
-        Open { mut client, mut function, exchange, record, mut kept, websocket, replica, server, ties },
+        Open {
+            mut client,
+            mut function,
+            exchange,
+            record,
+            mut kept,
+            websocket,
+            expires,
+            replica,
+            server,
+            ties,
+        },
         origins,
     )) = opening.await
     else {
@@ -239,6 +255,7 @@ async fn carry(opening: Opening) {
     };
     let terms = Terms {
         websocket,
+        expires,
         limits: exchange.claim().upstream().shared_limits(),
         traffic: exchange.claim().traffic(),
         tally: &exchange.claim().upstream().counters().websockets,
@@ -262,7 +279,11 @@ async fn carry(opening: Opening) {
 
 /// Waits for the client's side, and writes the tunnel down if it can be kept.
 async fn open(tunnel: Tunnel, replica: Told, ties: Ties) -> Option<(Open, [Origin; 2])> {
-    let Tunnel { client, connection, exchange, websocket, mut record } = tunnel;
+    let Tunnel { client, connection, exchange, websocket, until, mut record } = tunnel;
+    let expires = until.and_then(|until| {
+        let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+        Instant::now().checked_add(left)
+    });
     let Asked { upgrade: client, extended } = client;
     let (function, of_function) = connection.into_socket();
     let (mut client, of_client) = match Client::upgraded(client).await {
@@ -279,7 +300,7 @@ async fn open(tunnel: Tunnel, replica: Told, ties: Ties) -> Option<(Open, [Origi
     // What is put into a tunnel, or taken out, nobody could count who only knows the kernel's numbers.
     let limited = claim.upstream().shared_limits().websocket != WebSocketLimits::default();
     let kept = match (&ties.keep, client.socket().filter(|_| !limited)) {
-        (Some(keep), Some(client)) => keep.open(claim, websocket, (client, &function), &ahead).await,
+        (Some(keep), Some(client)) => keep.open(claim, websocket, expires, (client, &function), &ahead).await,
         _ => None,
     };
     let origins = match &kept {
@@ -293,7 +314,7 @@ async fn open(tunnel: Tunnel, replica: Told, ties: Ties) -> Option<(Open, [Origi
     };
     let (server, ending) = ties.settle(kept.is_some());
     let ties = (extended, ending);
-    let open = Open { client, function, exchange, record, kept, websocket, replica, server, ties };
+    let open = Open { client, function, exchange, record, kept, websocket, expires, replica, server, ties };
     Some((open, origins))
 }
 
@@ -392,6 +413,6 @@ mod tests {
             size_of::<F>()
         }
         let size = size_of_future(carry);
-        assert!(size <= 860, "{size} bytes");
+        assert!(size <= 864, "{size} bytes");
     }
 }

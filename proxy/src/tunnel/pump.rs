@@ -59,6 +59,8 @@ pub(super) struct Ended {
 pub(super) struct Terms<'a> {
     /// Both sides speak in WebSocket frames.
     pub(super) websocket: bool,
+    /// When the client's token ends.
+    pub(super) expires: Option<Instant>,
     /// Of the function, as they were when this opened. Shared by all that did since they were set.
     pub(super) limits: Arc<UpstreamLimits>,
     /// Of the function: when there last was something other than a sign of life.
@@ -176,6 +178,8 @@ struct Pump<'a> {
     courses: [Course; 2],
     activity: Activity<'a>,
     websocket: bool,
+    /// When the client may stay no longer. Apart: most may stay for ever.
+    expires: Option<Box<Instant>>,
     limits: Arc<UpstreamLimits>,
     replica: Told,
     server: Told,
@@ -258,6 +262,10 @@ impl<'a> Pump<'a> {
                 tally: terms.tally,
             },
             websocket: terms.websocket,
+            expires: terms
+                .expires
+                .zip(terms.limits.timeouts.token_grace)
+                .and_then(|(at, grace)| at.checked_add(grace).map(Box::new)),
             limits: terms.limits,
             replica: terms.replica,
             server: terms.server,
@@ -486,7 +494,8 @@ impl<'a> Pump<'a> {
     /// Sets the timer to what is due next.
     fn set_timer(&mut self) {
         let idle = self.activity.due(self.limits.timeouts.tunnel_idle);
-        let next = [self.turn, self.expires(), idle, self.look(Instant::now())].into_iter().flatten().min();
+        let ends = [self.turn, self.too_old(), self.token_ends(), idle, self.look(Instant::now())];
+        let next = ends.into_iter().flatten().min();
         match (next, &mut self.timer) {
             (None, timer) => *timer = None,
             (Some(next), Some(timer)) => timer.as_mut().reset(next),
@@ -500,7 +509,9 @@ impl<'a> Pump<'a> {
         let passed = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if passed(self.turn) {
             Some(Due::Ending(Ending::Restart))
-        } else if passed(self.expires()) {
+        } else if passed(self.token_ends()) {
+            Some(Due::Ending(Ending::TokenExpired))
+        } else if passed(self.too_old()) {
             Some(Due::Ending(Ending::Lifetime))
         } else if passed(self.activity.due(self.limits.timeouts.tunnel_idle)) {
             Some(Due::Ending(Ending::Idle))
@@ -509,8 +520,13 @@ impl<'a> Pump<'a> {
         }
     }
 
+    /// When its client may stay no longer.
+    fn token_ends(&self) -> Option<Instant> {
+        self.expires.as_deref().copied()
+    }
+
     /// When it is too old.
-    fn expires(&self) -> Option<Instant> {
+    fn too_old(&self) -> Option<Instant> {
         self.activity.last.began().checked_add(self.limits.timeouts.lifetime?)
     }
 

@@ -215,6 +215,7 @@ mod tests {
         let (traffic, tally) = (Traffic::default(), Tally::default());
         let terms = Terms {
             websocket: true,
+            expires: None,
             limits: Arc::default(),
             traffic: &traffic,
             tally: &tally,

@@ -21,6 +21,7 @@ use super::event::{Acceptance, ConnectionId, Decision, Event, Handshake, Identit
 use super::frame::{Decoder, Limits};
 use super::handshake::Opening;
 use super::invoke::{Teller, Told};
+use super::lease::Lease;
 use super::member::Member;
 use super::settings::EventMode;
 use super::socket::Socket;
@@ -31,6 +32,8 @@ use crate::error::Error;
 use crate::extended::Asked;
 use crate::headers;
 use crate::placement::ReplicaKey;
+use crate::roles::GROUPS;
+use crate::token::Claims;
 use crate::upstream::Upstream;
 
 /// A request for a WebSocket that was let through to here.
@@ -43,8 +46,8 @@ pub(crate) struct Arrival {
     pub(crate) host: Option<HeaderValue>,
     pub(crate) peer: SocketAddr,
     pub(crate) key: Option<ReplicaKey>,
-    /// What its token says.
-    pub(crate) claims: Vec<(String, String)>,
+    /// What its token says, if the function asks for one.
+    pub(crate) claims: Option<Claims>,
 }
 
 /// Why there will be no connection.
@@ -104,7 +107,9 @@ impl Shared {
                 what: "a page of this origin",
             })));
         }
-        let identity = identify(&upstream, &head, host.as_ref(), peer, &claims);
+        let lease = claims.as_ref().and_then(Lease::of);
+        let claims = claims.unwrap_or_default();
+        let identity = identify(&upstream, &head, host.as_ref(), peer, claims.subject());
         let member = Member::new(identity, upstream, settings.outbound);
         self.hub.enter(&member);
         let mut candidate = Candidate { shared: self, member: Arc::clone(&member), accepted: false };
@@ -113,13 +118,13 @@ impl Shared {
             let handshake = Handshake {
                 headers: of_client(&head.headers),
                 subprotocols: offer.subprotocols.clone(),
-                claims,
+                claims: claims.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
             };
             self.ask(&ties, &handshake).await?
         } else {
             Acceptance { subprotocol: offer.subprotocols.first().cloned(), ..Acceptance::default() }
         };
-        let state = self.admit(&ties, acceptance);
+        let state = self.admit(&ties, acceptance, claims.all(GROUPS));
         if let Some(deflate) = offer.deflate() {
             ties.member.deflate.get_or_init(|| deflate);
         }
@@ -131,7 +136,7 @@ impl Shared {
             record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
             record.held(response.headers());
             let cut = self.cut.clone();
-            let life = live(ties, asked, state, record);
+            let life = live(ties, asked, state, lease, record);
             self.tracker.spawn(async move { cut.run_until_cancelled_owned(life).await });
             candidate.accepted = true;
         }
@@ -167,7 +172,7 @@ impl Shared {
     }
 
     /// Notes on which terms it connects: what the function wants to be told again.
-    fn admit(&self, ties: &Ties, acceptance: Acceptance) -> Option<Box<str>> {
+    fn admit(&self, ties: &Ties, acceptance: Acceptance, groups_of_token: &[String]) -> Option<Box<str>> {
         let Acceptance { user, groups, subprotocol, state, roles: _ } = acceptance;
         let (member, identity) = (&ties.member, ties.member.identity());
         if let Some(user) = user {
@@ -180,8 +185,8 @@ impl Shared {
             identity.subprotocol.get_or_init(|| subprotocol.into());
         }
         self.hub.is_of(member);
-        for group in groups {
-            if let Err(error) = self.hub.join(member, &group, ties.settings.max_groups) {
+        for group in groups_of_token.iter().chain(&groups) {
+            if let Err(error) = self.hub.join(member, group, ties.settings.max_groups) {
                 let function = &identity.function;
                 tracing::warn!(%function, "function {function}: a connection cannot join {group:?}: {error}");
             }
@@ -198,13 +203,21 @@ impl Shared {
 }
 
 /// Waits for the socket, and lives.
-async fn live(ties: Ties, asked: Asked, state: Option<Box<str>>, mut record: Record) {
+async fn live(
+    ties: Ties,
+    asked: Asked,
+    state: Option<Box<str>>,
+    lease: Option<Box<Lease>>,
+    mut record: Record,
+) {
     let (max_message, deflate) = (ties.settings.max_message, ties.member.deflate.get().is_some());
     let limits = Limits { max_message, deflate, ..Limits::default() };
     match Socket::upgraded(asked).await {
         Ok((socket, ahead)) => {
             let decoder = Decoder::new(limits);
-            Connection::new(ties, socket, ahead, decoder, state, record).run().await;
+            let mut connection = Connection::new(ties, socket, ahead, decoder, state, record);
+            connection.lets_go_with(lease);
+            connection.run().await;
         }
         Err(error) => {
             debug!(%error, "a connection ended before it began");
@@ -222,16 +235,14 @@ fn identify(
     head: &Parts,
     host: Option<&HeaderValue>,
     peer: SocketAddr,
-    claims: &[(String, String)],
+    user: Option<&str>,
 ) -> Identity {
     let text = |value: &HeaderValue| value.to_str().ok().map(Box::<str>::from);
-    let user = claims.iter().find(|(name, _)| name == "sub");
-    let user: Option<Box<str>> = user.map(|(_, subject)| subject.as_str().into());
     Identity {
         id: ConnectionId::random(),
         function: upstream.key().clone(),
         path: head.uri.path_and_query().map_or("/", |path| path.as_str()).into(),
-        user: user.map_or_else(OnceLock::new, OnceLock::from),
+        user: user.map(Box::<str>::from).map_or_else(OnceLock::new, OnceLock::from),
         subprotocol: OnceLock::new(),
         peer: peer.ip().to_canonical(),
         host: host.and_then(text),

@@ -30,6 +30,7 @@ use super::event::{Action, Departure, Event, Message, Outcome, What};
 use super::frame::Decoder;
 use super::handover::{self, Left};
 use super::invoke::{Teller, Told};
+use super::lease::{self, Lease};
 use super::member::Member;
 use super::outbound::Said;
 use super::passed::Raw;
@@ -38,7 +39,8 @@ use super::socket::Socket;
 use super::spoken::Spoken;
 use super::wire::{self, Closed, Due, Taken, Wire};
 use crate::access_log::Record;
-use crate::placement::ReplicaKey;
+use crate::placement::{KeySource, ReplicaKey};
+use crate::token::Claims;
 use crate::tunnel::By;
 
 /// How many bytes of messages wait for the function before no more is read, whatever the mailbox holds by number.
@@ -71,6 +73,8 @@ pub(super) struct Connection {
     sequence: u64,
     timer: Pin<Box<Sleep>>,
     record: Record,
+    /// For how long its client may stay.
+    lease: Option<Box<Lease>>,
     /// It was there before this process.
     goes_on: bool,
     left: Option<Left>,
@@ -84,6 +88,9 @@ struct Inbox {
     /// When the first of them came.
     since: Instant,
     rules: Rules,
+    /// Its client may give a new token, and this is one that it gave.
+    renews: bool,
+    token: Option<String>,
 }
 
 /// What becomes of a message before it is let into the mailbox.
@@ -99,6 +106,13 @@ impl wire::Mailbox for Inbox {
 
     fn take(&mut self, message: Message) -> Taken {
         let Rules { settings, member } = &self.rules;
+        if self.renews
+            && let Some(token) = lease::token_in(&message)
+        {
+            member.counters().answered_here();
+            self.token = Some(token);
+            return Taken::Kept;
+        }
         if let Some((_, answer)) = settings.auto_response.iter().find(|(asked, _)| *asked == message.data) {
             member.counters().answered_here();
             let answer = Message { text: message.text, data: answer.clone() };
@@ -163,13 +177,22 @@ impl Connection {
         let most = ties.settings.mailbox.max(1);
         Self {
             wire: Wire::new(socket, ahead, decoder),
-            mailbox: Inbox { messages: VecDeque::new(), bytes: 0, most, since: now, rules },
+            mailbox: Inbox {
+                messages: VecDeque::new(),
+                bytes: 0,
+                most,
+                since: now,
+                rules,
+                renews: false,
+                token: None,
+            },
             in_flight: None,
             state,
             // The number of `connected`, whether anybody is told of that or not.
             sequence: 1,
             timer: Box::pin(sleep_until(now)),
             record,
+            lease: None,
             goes_on: false,
             left: None,
             ties,
@@ -182,6 +205,12 @@ impl Connection {
         self.sequence = sequence;
         self.mailbox.bytes = messages.iter().map(|message| message.data.len()).sum();
         self.mailbox.messages = messages;
+    }
+
+    /// Its client may stay for as long as this.
+    pub(super) fn lets_go_with(&mut self, lease: Option<Box<Lease>>) {
+        self.mailbox.renews = lease.is_some() && self.ties.settings.renewal;
+        self.lease = lease;
     }
 
     /// Lives.
@@ -209,7 +238,7 @@ impl Connection {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.ties.member.outbound.listen(cx.waker());
         loop {
-            let mut moved = self.poll_event(cx);
+            let mut moved = self.poll_event(cx) | self.poll_renewal(cx);
             moved |= self.wire.poll_read(cx, &mut self.mailbox).is_ready();
             moved |= self.wire.poll_write(cx, &self.ties.member.outbound).is_ready();
             if self.wire.is_gone() || self.leaves() {
@@ -232,7 +261,8 @@ impl Connection {
         if shared.handing_over.load(Ordering::Acquire) && !self.wire.can_leave() {
             self.ties.member.end(Ending::shutdown());
         }
-        if self.in_flight.is_some() || !shared.leaving.load(Ordering::Acquire) || !self.wire.can_leave() {
+        let is_busy = self.in_flight.is_some() || self.lease.as_ref().is_some_and(|lease| lease.is_busy());
+        if is_busy || !shared.leaving.load(Ordering::Acquire) || !self.wire.can_leave() {
             return false;
         }
         let outbound = &self.ties.member.outbound;
@@ -240,6 +270,7 @@ impl Connection {
         let (decoder, rest) = self.wire.place();
         let mut passed =
             handover::write_down(&self.ties, self.state.as_deref(), self.sequence, decoder, rest);
+        passed.lease = self.lease.as_ref().map(|lease| lease.pass_on());
         passed.unsent = unsent.into_iter().map(Raw).collect();
         let messages = std::mem::take(&mut self.mailbox.messages);
         passed.messages = messages.into_iter().map(|message| (message.text, Raw(message.data))).collect();
@@ -278,6 +309,24 @@ impl Connection {
         let at_once = self.wire.closed().is_some();
         let Some(messages) = self.mailbox.next(self.ties.settings.batching, at_once) else { return false };
         self.begin(Happened::Said(messages));
+        true
+    }
+
+    /// Sees to a token that the client gave. `true` if something has changed.
+    fn poll_renewal(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(lease) = &mut self.lease else { return false };
+        if let Some(token) = self.mailbox.token.take() {
+            let guard = Arc::clone(&self.ties.shared.guard);
+            lease.verify(Box::pin(async move { guard.claims(&token).await }));
+        }
+        let Poll::Ready(verified) = lease.poll_verified(cx) else { return false };
+        let renewed = verified.map_err(|why| why.to_string()).and_then(|claims| {
+            self.ties.admits(&claims)?;
+            lease.renew(&claims).map_err(str::to_owned)
+        });
+        drop_word(
+            self.ties.member.say(&lease::answer(renewed.as_ref().map(|until| *until).map_err(|why| &**why))),
+        );
         true
     }
 
@@ -381,7 +430,8 @@ impl Connection {
         let idle = limits.timeouts.tunnel_idle.map(|limit| self.ties.member.idle_since() + limit);
         let lifetime = limits.timeouts.lifetime.map(|limit| self.ties.member.began() + limit);
         let of_wire = self.wire.deadline(ping, pong);
-        let of_limits = idle.into_iter().chain(lifetime).filter(|_| open);
+        let expiry = self.lease.as_ref().and_then(|lease| lease.ends(limits.timeouts.token_grace));
+        let of_limits = idle.into_iter().chain(lifetime).chain(expiry).filter(|_| open);
         of_wire.into_iter().chain(batch).chain(of_limits).min()
     }
 
@@ -399,6 +449,10 @@ impl Connection {
             member.end(Ending::of_host(1001, "idle timeout", Category::Idle));
         } else if over(member.began(), limits.timeouts.lifetime) {
             member.end(Ending::of_host(1001, "lifetime", Category::Lifetime));
+        }
+        let expiry = self.lease.as_ref().and_then(|lease| lease.ends(limits.timeouts.token_grace));
+        if expiry.is_some_and(|expiry| expiry <= now) {
+            member.end(Ending::of_host(1008, "token expired", Category::TokenExpired));
         }
     }
 
@@ -451,6 +505,22 @@ pub(super) async fn tell_loss(ties: Ties, why: &'static str) {
 }
 
 impl Ties {
+    /// May a client that gives a token which says this stay on the connection that it has?
+    fn admits(&self, claims: &Claims) -> Result<(), String> {
+        let upstream = self.member.upstream();
+        upstream.permit(claims).map_err(|why| why.to_string())?;
+        let placement = upstream.placement.load();
+        let Some(KeySource::Jwt(claim)) = placement.as_ref().and_then(|placement| placement.key.as_ref())
+        else {
+            return Ok(());
+        };
+        if claims.get(claim) == self.key.as_ref().map(ReplicaKey::as_str) {
+            Ok(())
+        } else {
+            Err("it is of another key".to_owned())
+        }
+    }
+
     /// What the function asks of events now: it may have been changed since the connection was opened.
     pub(super) fn now(&self) -> Arc<EventMode> {
         self.member.upstream().event_mode().unwrap_or_else(|| Arc::clone(&self.settings))

@@ -31,6 +31,7 @@ use super::connection::{Connection, Ties};
 use super::ending::{Category, Ending};
 use super::event::{ConnectionId, Identity, Message};
 use super::frame::{Decoder, Limits, State};
+use super::lease::PassedLease;
 use super::member::Member;
 use super::passed::{self, Letter, Passed, Raw};
 use super::settings::EventMode;
@@ -312,11 +313,18 @@ async fn go_on(ties: Ties, socket: OwnedFd, passed: Passed, seat: Option<Seat>) 
     let decoder = Decoder::from_state(limits, state);
     let known = decoder.is_some();
     let decoder = decoder.unwrap_or_else(|| Decoder::new(limits));
-    let record = Record::held_again(member.upstream());
+    let lease = passed.lease.map(PassedLease::take);
+    let mut record = Record::held_again(member.upstream());
+    if let (Some(place), Some(subject)) =
+        (&mut record.place, lease.as_ref().and_then(|lease| lease.subject()))
+    {
+        place.set_user(shared.users.enter_again(subject));
+    }
     let state = passed.state.map(String::into_boxed_str);
     let mut connection = Connection::new(ties, socket, passed.rest.0, decoder, state, record);
     let messages = passed.messages.into_iter().map(|(text, Raw(data))| Message { text, data });
     connection.goes_on(passed.sequence, messages.collect());
+    connection.lets_go_with(lease);
     if !known {
         // Its limits are others now.
         member.end(Ending::of_host(1012, "service restart", Category::Deploy));
@@ -382,6 +390,7 @@ pub(super) fn write_down(
         state: state.map(str::to_owned),
         sequence,
         key: ties.key.as_ref().map(ToString::to_string),
+        lease: None,
         window: member.deflate.get().map(|deflate| deflate.window()),
         place: words,
         unfinished: Raw(bytes.into()),

@@ -30,6 +30,7 @@ pub(crate) mod handshake;
 mod hub;
 mod invoke;
 mod keeper;
+mod lease;
 mod member;
 mod outbound;
 mod passed;
@@ -60,7 +61,9 @@ pub use outbound::Said;
 pub use redrive::Redrive;
 pub use settings::{Batching, Delivery, EventMode, OnError, Subscriptions};
 
+use crate::access::Guard;
 use crate::caller::Caller;
+use crate::limits::Users;
 use crate::tunnel::keep::DescriptorStore;
 
 /// Where connections are, and who keeps what has to outlive this process.
@@ -88,6 +91,9 @@ impl fmt::Debug for Held {
 pub(crate) struct Shared {
     hub: Arc<Hub>,
     caller: Caller,
+    /// Verifies the tokens by which clients stay.
+    guard: Arc<dyn Guard>,
+    users: Arc<Users>,
     keeper: Arc<dyn Keeper>,
     tracker: TaskTracker,
     /// No more are let in.
@@ -105,10 +111,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(held: &Held, caller: Caller) -> Arc<Self> {
+    pub(crate) fn new(held: &Held, caller: Caller, guard: Arc<dyn Guard>, users: Arc<Users>) -> Arc<Self> {
         Arc::new(Self {
             hub: Arc::clone(&held.hub),
             caller,
+            guard,
+            users,
             keeper: Arc::clone(&held.keeper),
             tracker: TaskTracker::new(),
             closing: AtomicBool::new(false),

@@ -13,6 +13,8 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::lease::PassedLease;
+
 /// The version of the form. One that is not known is not read.
 const VERSION: u32 = 1;
 
@@ -44,6 +46,9 @@ pub(super) struct Passed {
     pub(super) state: Option<String>,
     pub(super) sequence: u64,
     pub(super) key: Option<String>,
+    /// Of a client that came with a token.
+    #[serde(default)]
+    pub(super) lease: Option<PassedLease>,
     /// How far back its client looks in what is compressed, if that was agreed upon.
     pub(super) window: Option<u8>,
     /// Where its frames are.
@@ -154,6 +159,7 @@ mod tests {
             state: Some("s".into()),
             sequence: 4,
             key: None,
+            lease: None,
             window: Some(15),
             place: [5, 6, u64::MAX],
             unfinished: Raw(Bytes::from_static(&[0, 255])),

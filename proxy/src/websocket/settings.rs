@@ -99,6 +99,8 @@ pub struct EventMode {
     pub auto_response: Vec<(Bytes, Bytes)>,
     /// Messages are put together.
     pub batching: Option<Batching>,
+    /// Clients may give a new token in a message.
+    pub renewal: bool,
     /// Whence a page may connect: values of `Origin`. Empty: from anywhere.
     pub origins: Vec<String>,
 }
@@ -123,6 +125,7 @@ impl EventMode {
             compression: false,
             auto_response: Vec::new(),
             batching: None,
+            renewal: true,
             origins: Vec::new(),
         }
     }

@@ -203,3 +203,21 @@ async fn one_in_tls_is_held_like_any_other_and_closed_when_the_process_leaves() 
     };
     tokio::join!(ends(&proxy), hears);
 }
+
+#[tokio::test]
+async fn a_client_that_came_with_a_token_may_stay_as_long_and_give_another_one_in_the_next_process() {
+    let (held, shelf) = kept(|_| {}).await;
+    held.upstream.set_access(crate::leases::TOKEN);
+    let mut first = crate::leases::connect(&held, "sub=ada~for=900").await.unwrap();
+    let mut second = crate::leases::connect(&held, "sub=grace~for=900").await.unwrap();
+    let next = hand_over(&held, &shelf, true).await;
+    assert_eq!(next.hub.len(), 2);
+    for (token, ok) in [("sub=ada~for=60000", false), ("sub=grace~for=60000", true)] {
+        second.send(Message::text(format!(r#"{{"type":"auth","token":"{token}"}}"#))).await.unwrap();
+        let answer = hear(&mut second).await.into_text().unwrap();
+        assert!(answer.starts_with(&format!(r#"{{"type":"auth","ok":{ok},"#)), "{answer}");
+    }
+    let words = closed(&mut first).await.expect("a word");
+    assert_eq!((u16::from(words.code), &*words.reason), (1008, "token expired"));
+    until(|| next.hub.len() == 1).await;
+}

@@ -420,3 +420,22 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn the_next_server_knows_when_a_clients_token_expires() {
+    let mut house = House::with(100).await;
+    house.upstream.set_access(crate::leases::TOKEN);
+    let mut client = house
+        .proxy
+        .ask(&UPGRADE.replace("/function/f", "/function/f?access_token=sub%3Dada~for%3D700"))
+        .await;
+    let mut wire = house.function.accept().await;
+    wire.head().await;
+    wire.send(SWITCH).await;
+    assert_eq!(client.head().await.status(), 101);
+    assert_eq!(house.hand_over(true).await, Drained { cut: 0 });
+    client.send(frame(true, 0x81, b"on")).await;
+    assert_eq!(wire.bytes(8).await, frame(true, 0x81, b"on"));
+    let goodbye = client.bytes(17).await;
+    assert_eq!(goodbye, [&[0x88, 15, 0x03, 0xf0][..], b"token expired"].concat());
+}

@@ -26,6 +26,7 @@ mod grpc;
 mod handover;
 mod headers;
 mod keys;
+mod leases;
 mod limits;
 mod multiplexed;
 mod over_http2;

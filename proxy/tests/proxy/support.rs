@@ -5,12 +5,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{
     Answering, BadToken, Claims, Deferred, Denied, Endpoint, Fallback, Guard, Intake, Judgement,
-    ResponseBody, Routes, Server, Settings, Timeouts, Upstream, UpstreamLimits,
+    ResponseBody, Routes, Server, Settings, Timeouts, Upstream, UpstreamLimits, Verification,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,7 +30,8 @@ pub(crate) fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Lets in who says the word, or bears a token of the form `CLAIM=TEXT`. Nobody is a replica.
+/// Lets in who says the word, or bears a token of the form `CLAIM=TEXT~CLAIM=TEXT`, which counts for so many milliseconds as
+/// its claim `for` says. Nobody is a replica.
 struct Word {
     /// How many tokens were looked at.
     verified: Arc<AtomicUsize>,
@@ -50,12 +51,18 @@ impl Guard for Word {
         Some(WHO.to_owned())
     }
 
-    fn claims(&self, headers: &http::HeaderMap) -> Result<Claims, BadToken> {
+    fn claims<'a>(&'a self, token: &'a str) -> Verification<'a> {
         self.verified.fetch_add(1, Ordering::SeqCst);
-        let value = headers.get("authorization").ok_or(BadToken::Missing)?.to_str().unwrap();
-        let token = value.strip_prefix("Bearer ").ok_or(BadToken::Missing)?;
-        let (claim, text) = token.split_once('=').ok_or(BadToken::Untrusted)?;
-        Ok([(claim.to_owned(), text.to_owned())].into_iter().collect())
+        let pairs = token.split('~').map(|pair| pair.split_once('='));
+        let claims = pairs.map(|pair| pair.map(|(claim, text)| (claim.to_owned(), text.to_owned())));
+        let claims = claims.collect::<Option<Claims>>().ok_or(BadToken::Untrusted).map(|claims| {
+            let counts_for = claims.get("for").map(|text| Duration::from_millis(text.parse().unwrap()));
+            match counts_for {
+                Some(time) => claims.counting_until(SystemTime::now() + time),
+                None => claims,
+            }
+        });
+        Box::pin(std::future::ready(claims))
     }
 }
 

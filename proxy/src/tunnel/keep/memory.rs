@@ -52,6 +52,9 @@ pub(super) struct Slot {
     pub(super) text: [AtomicU64; TEXT],
     /// From the client, and from the function.
     pub(super) lines: [LineRecord; 2],
+    /// Milliseconds since this machine has started when the client's token ends, 0 for never. Where it is, an earlier version
+    /// has zeros.
+    pub(super) expires: AtomicU64,
 }
 
 /// One direction of a tunnel.

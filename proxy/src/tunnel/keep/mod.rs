@@ -35,6 +35,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::ends::{Ends, Told};
@@ -193,10 +194,11 @@ impl Keep {
         self: &Arc<Self>,
         claim: &Claim,
         websocket: bool,
+        expires: Option<Instant>,
         (client, function): (&TcpStream, &TcpStream),
         ahead: &Ahead,
     ) -> Option<Kept> {
-        let kept = self.try_open(claim, websocket, (client, function), ahead).await;
+        let kept = self.try_open(claim, websocket, expires, (client, function), ahead).await;
         if kept.is_none() {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
         }
@@ -207,6 +209,7 @@ impl Keep {
         self: &Arc<Self>,
         claim: &Claim,
         websocket: bool,
+        expires: Option<Instant>,
         (client, function): (&TcpStream, &TcpStream),
         ahead: &Ahead,
     ) -> Option<Kept> {
@@ -214,7 +217,7 @@ impl Keep {
             return None;
         }
         let kept = self.take_slot()?;
-        if let Err(error) = kept.write_down(claim, websocket, (client, function), ahead) {
+        if let Err(error) = kept.write_down(claim, websocket, expires, (client, function), ahead) {
             debug!(%error, "a tunnel cannot be written down");
             kept.close_now();
             return None;
@@ -286,6 +289,7 @@ impl Kept {
         &self,
         claim: &Claim,
         websocket: bool,
+        expires: Option<Instant>,
         (client, function): (&TcpStream, &TcpStream),
         ahead: &Ahead,
     ) -> io::Result<()> {
@@ -295,7 +299,12 @@ impl Kept {
         for (cookie, socket) in slot.cookies.iter().zip([client.as_fd(), function.as_fd()]) {
             cookie.store(kernel::cookie(socket)?, Ordering::Relaxed);
         }
-        slot.opened.store(u64::try_from(now()?.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let at = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let now = now()?;
+        slot.opened.store(at(now), Ordering::Relaxed);
+        let expires =
+            expires.map_or(0, |expires| at(now + expires.saturating_duration_since(Instant::now())));
+        slot.expires.store(expires, Ordering::Relaxed);
         slot.moved.store(0, Ordering::Relaxed);
         names::write(&slot.text, claim.upstream().key(), claim.endpoint().id())?;
         for (side, ahead) in [(CLIENT, &ahead.of_client), (FUNCTION, &ahead.of_function)] {
@@ -360,6 +369,13 @@ impl Kept {
         let opened = Duration::from_millis(slot.opened.load(Ordering::Relaxed));
         let age = now().map_or(Duration::ZERO, |now| now.saturating_sub(opened));
         Traffic::resumed(age, slot.moved.load(Ordering::Relaxed))
+    }
+
+    /// When the client's token ends, if it came with one.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        let expires = self.slot().expires.load(Ordering::Relaxed);
+        let left = Duration::from_millis(expires).saturating_sub(now().unwrap_or_default());
+        if expires == 0 { None } else { Instant::now().checked_add(left) }
     }
 
     /// Has one of its sides said all that it had to say?
