@@ -325,6 +325,8 @@ impl Controller {
         (self.restarts, self.oom_kills, self.last_exit, self.last_scaled) = (0, 0, None, None);
         self.upstream.publish(Vec::new());
         self.let_go(&CloseFrame::new(1001, "function deleted"));
+        self.tools.hub.end_watching(&self.key);
+        self.tools.hub.ask_for_history(&self.key, None);
         self.replicas.iter_mut().for_each(|replica| replica.tell(Step::End, drain));
     }
 
@@ -346,6 +348,10 @@ impl Controller {
     fn hold(&self, deployment: &Deployment, limits: &UpstreamLimits) {
         let mode = event_mode::of(deployment, &limits.websocket);
         let lets_go = mode.is_none() && self.upstream.event_mode().is_some();
+        self.tools.hub.ask_for_history(&self.key, mode.as_ref().and_then(|mode| mode.history));
+        if mode.as_ref().is_none_or(|mode| mode.group_events.is_empty()) {
+            self.tools.hub.end_watching(&self.key);
+        }
         self.upstream.set_event_mode(mode);
         if lets_go {
             self.let_go(&CloseFrame::new(1012, "service restart"));

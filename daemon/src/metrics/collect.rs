@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use roost_acme::Keeping;
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::websocket::Hub;
+use roost_proxy::websocket::{HistoryFigures, Hub};
 use roost_proxy::{Distribution, KeptFigures, Limit, Server, Totals};
 use tokio::sync::Mutex;
 use tracing::debug;
@@ -85,6 +85,8 @@ pub(super) struct Snapshot {
     pub(super) connections: Connections,
     /// Groups of WebSockets, and memberships.
     pub(super) groups: [usize; 2],
+    /// What is kept of groups.
+    pub(super) history: HistoryFigures,
 }
 
 /// From an authority.
@@ -174,6 +176,7 @@ impl Collector {
                 kept: server.kept(),
             },
             groups: hub.group_figures(),
+            history: hub.history_figures(),
         })
     }
 

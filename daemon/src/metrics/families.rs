@@ -54,6 +54,18 @@ families! {
         "Groups of WebSockets that there are.";
     WS_GROUP_MEMBERS: Gauge "ws_group_members" []
         "Memberships in them.";
+    WS_HISTORY_GROUPS: Gauge "ws_history_groups" []
+        "Groups of which messages are kept, or that are watched.";
+    WS_HISTORY_BYTES: Gauge "ws_history_bytes" []
+        "Bytes that are kept of groups.";
+    WS_STREAMS: Gauge "ws_group_streams" []
+        "Clients that watch groups as streams of events.";
+    WS_STREAM_EVENTS: Counter "ws_group_stream_events_total" []
+        "Events that they were sent.";
+    WS_STREAMS_BEHIND: Counter "ws_group_streams_behind_total" []
+        "Streams that ended because their clients did not keep up.";
+    WS_STREAM_RESUMES: Counter "ws_group_stream_resumes_total" ["outcome"]
+        "Clients that came back to a stream: whole if all was kept that they had missed, else lost.";
     WS_UNTRACKED: Counter "ws_untracked_total" ["function_name"]
         "Directions of WebSockets in which something else than frames was found.";
     DESIRED: Gauge "gateway_service_count" ["function_name"]

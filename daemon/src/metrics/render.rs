@@ -40,7 +40,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     let functions: Vec<(&str, &Function)> =
         names.iter().map(String::as_str).zip(&snapshot.functions).collect();
     invocations(page, &functions);
-    websockets::write(page, &functions, snapshot.groups);
+    websockets::write(page, &functions, snapshot.groups, snapshot.history);
     replicas(page, &functions);
     waiting(page, &functions);
     limits(page, &functions, snapshot);
@@ -260,7 +260,7 @@ mod tests {
 
     use crate::otel::Counts;
     use roost_proxy::function::{FunctionKey, Namespace};
-    use roost_proxy::websocket::{Category, EventTotals};
+    use roost_proxy::websocket::{Category, EventTotals, HistoryFigures};
     use roost_proxy::{By, Histogram, KeptFigures, Limit, Upstream, UpstreamLimits, WebSockets};
 
     use super::super::collect::{Certificates, Connections};
@@ -338,6 +338,7 @@ mod tests {
                 kept: KeptFigures { kept: 7, resumed: 5, lost: 1, refused: 2 },
             },
             groups: [2, 11],
+            history: HistoryFigures { groups: 3, resumed: 4, ..HistoryFigures::default() },
         }
     }
 
@@ -387,6 +388,8 @@ mod tests {
             r#"ws_event_seconds_count{function_name="echo.staging"} 1"#,
             "ws_groups 2",
             "ws_group_members 11",
+            "ws_history_groups 3",
+            r#"ws_group_stream_resumes_total{outcome="whole"} 4"#,
             r#"gateway_service_count{function_name="echo.staging"} 2"#,
             r#"roost_function_limited_total{function_name="echo.staging",limit="body"} 6"#,
             r#"roost_limited_total{limit="header_size"} 3"#,

@@ -2,7 +2,7 @@
 //!
 //! What is zero is left out: most functions have no WebSockets, and none all kinds of frames.
 
-use roost_proxy::websocket::{EVENTS, EventTotals, OUTCOMES};
+use roost_proxy::websocket::{EVENTS, EventTotals, HistoryFigures, OUTCOMES};
 use roost_proxy::{FRAME_TYPES, WebSockets};
 
 use super::collect::Function;
@@ -16,7 +16,12 @@ const EVENT: &str = "event";
 const DIRECTIONS: [&str; 2] = ["in", "out"];
 
 /// Writes it. `groups` is how many groups there are, and how many memberships.
-pub(super) fn write(page: &mut Page, functions: &[(&str, &Function)], groups: [usize; 2]) {
+pub(super) fn write(
+    page: &mut Page,
+    functions: &[(&str, &Function)],
+    groups: [usize; 2],
+    history: HistoryFigures,
+) {
     frames(page, functions);
     closes(page, functions);
     both(page, &f::WS_PINGS, functions, |of| of.pings, |of| of.pings);
@@ -30,6 +35,20 @@ pub(super) fn write(page: &mut Page, functions: &[(&str, &Function)], groups: [u
     }
     page.number(&f::WS_GROUPS, groups[0]);
     page.number(&f::WS_GROUP_MEMBERS, groups[1]);
+    of_history(page, history);
+}
+
+/// What is kept of groups, and those who watch them.
+fn of_history(page: &mut Page, history: HistoryFigures) {
+    let HistoryFigures { groups, bytes, streams, events, behind, resumed, lost } = history;
+    page.number(&f::WS_HISTORY_GROUPS, groups);
+    page.number(&f::WS_HISTORY_BYTES, bytes);
+    page.number(&f::WS_STREAMS, streams);
+    page.number(&f::WS_STREAM_EVENTS, events);
+    page.number(&f::WS_STREAMS_BEHIND, behind);
+    let mut resumes = page.family(&f::WS_STREAM_RESUMES);
+    resumes.add(&["whole"], resumed);
+    resumes.add(&["lost"], lost);
 }
 
 fn frames(page: &mut Page, functions: &[(&str, &Function)]) {

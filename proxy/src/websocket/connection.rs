@@ -248,7 +248,7 @@ impl Connection {
     /// It is the next process' from here on.
     fn pass_on(mut self, left: Left) {
         let Ties { shared, member, .. } = &self.ties;
-        shared.hub.leave(member);
+        shared.hub.pass_on(member);
         member.counters().passed_on();
         self.record.broken = Some("handed over");
         self.record.closed(None, None);

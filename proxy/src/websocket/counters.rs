@@ -13,7 +13,11 @@ use crate::metrics::{Distribution, Histogram};
 use crate::tunnel::By;
 
 /// The kinds of events, in the order in which they are counted.
-pub const EVENTS: [&str; 4] = ["connect", "connected", "message", "disconnected"];
+pub const EVENTS: [&str; 6] = ["connect", "connected", "message", "disconnected", "joined", "left"];
+
+/// The places of the last two.
+pub(super) const JOINED: usize = 4;
+pub(super) const LEFT: usize = 5;
 
 /// What can come of an event: the function dealt with it, failed with it, or could not be had.
 pub const OUTCOMES: [&str; 3] = ["done", "failed", "unanswered"];
@@ -33,7 +37,7 @@ pub(crate) struct EventCounters {
     messages: [AtomicU64; 2],
     units: [AtomicU64; 2],
     bytes: [AtomicU64; 2],
-    events: [[AtomicU64; 3]; 4],
+    events: [[AtomicU64; 3]; EVENTS.len()],
     seconds: Histogram,
     retries: AtomicU64,
     answered_here: AtomicU64,
@@ -52,7 +56,7 @@ pub struct EventTotals {
     /// The bytes of those.
     pub bytes: [u64; 2],
     /// Events by [`EVENTS`], and what came of them by [`OUTCOMES`].
-    pub events: [[u64; 3]; 4],
+    pub events: [[u64; 3]; EVENTS.len()],
     /// How long they took, all tries together.
     pub seconds: Distribution,
     /// Tries behind the first one.

@@ -31,8 +31,9 @@ use super::connection::{Connection, Ties};
 use super::ending::{Category, Ending};
 use super::event::{ConnectionId, Identity, Message};
 use super::frame::{Decoder, Limits, State};
+use super::history::{Bequeathed, Entry};
 use super::member::Member;
-use super::passed::{self, Letter, Passed, Raw};
+use super::passed::{self, All, Letter, Passed, PassedGroup, PassedMessage, Raw};
 use super::settings::EventMode;
 use super::socket::Socket;
 use crate::access_log::Record;
@@ -68,7 +69,8 @@ pub(super) struct Left {
 /// What an earlier process has left.
 #[derive(Debug)]
 pub struct Bequest {
-    letter: OwnedFd,
+    /// What was written, and how long ago.
+    letter: io::Result<(All, Duration)>,
     sockets: HashMap<String, OwnedFd>,
 }
 
@@ -86,7 +88,7 @@ impl Bequest {
         let (mut letters, sockets): (Vec<Named>, Vec<Named>) =
             found.into_iter().partition(|(name, _)| name == LETTER_NAME);
         let (_, letter) = letters.pop()?;
-        Some(Self { letter, sockets: sockets.into_iter().collect() })
+        Some(Self { letter: passed::read(letter), sockets: sockets.into_iter().collect() })
     }
 }
 
@@ -133,8 +135,17 @@ impl Shared {
             }
         }
         let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Err(error) = put(&**store, left).await {
+        let groups = self.hub.topics.bequeath().into_iter().map(of_group).collect();
+        if let Err(error) = put(&**store, left, groups).await {
             warn!("connections end with this process: {error}");
+        }
+    }
+
+    /// Goes on with what is kept of groups. Before anybody is served: what is said from then on comes behind that.
+    pub(crate) fn resume_groups(&self, bequest: &mut Bequest) {
+        if let Ok((all, ago)) = &mut bequest.letter {
+            let groups = std::mem::take(&mut all.groups);
+            self.hub.topics.inherit(groups.into_iter().filter_map(|one| group(one, *ago)).collect());
         }
     }
 
@@ -148,7 +159,7 @@ impl Shared {
         let Bequest { letter, mut sockets } = bequest;
         let names: Vec<String> =
             std::iter::once(LETTER_NAME.to_owned()).chain(sockets.keys().cloned()).collect();
-        match passed::read(letter) {
+        match letter {
             Ok((all, ago)) => {
                 info!("{} connections of an earlier process go on", all.connections.len());
                 for (number, passed) in all.connections.into_iter().enumerate() {
@@ -200,7 +211,7 @@ impl Shared {
         self.hub.enter(&member);
         self.hub.is_of(&member);
         for group in &passed.groups {
-            if let Err(error) = self.hub.join(&member, group, usize::MAX) {
+            if let Err(error) = self.hub.join_again(&member, group) {
                 debug!(%error, "a group is lost");
             }
         }
@@ -250,8 +261,8 @@ impl Shared {
 }
 
 /// Puts all of them into the store, the letter last: without it none counts.
-async fn put(store: &dyn DescriptorStore, left: Vec<Left>) -> io::Result<()> {
-    if left.is_empty() {
+async fn put(store: &dyn DescriptorStore, left: Vec<Left>, groups: Vec<PassedGroup>) -> io::Result<()> {
+    if left.is_empty() && groups.is_empty() {
         return Ok(());
     }
     let mut passed = Vec::with_capacity(left.len());
@@ -265,10 +276,43 @@ async fn put(store: &dyn DescriptorStore, left: Vec<Left>) -> io::Result<()> {
         }
     }
     let count = passed.len();
-    let letter = Letter::write(passed)?;
+    let letter = Letter::write(passed, groups)?;
     store.put(LETTER_NAME, &[letter.as_fd()]).await?;
     info!("{count} connections are left to the next process");
     Ok(())
+}
+
+/// What is kept of a group, as it is written down.
+fn of_group(Bequeathed { namespace, group, place, entries }: Bequeathed) -> PassedGroup {
+    let now = Instant::now();
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let message = |entry: Entry| PassedMessage {
+        text: entry.message.text,
+        at: milliseconds(entry.at.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        age: milliseconds(entry.age(now)),
+        data: Raw(entry.message.data),
+    };
+    PassedGroup {
+        namespace: namespace.to_string(),
+        name: group.to_string(),
+        place: place.to_string(),
+        messages: entries.into_iter().map(message).collect(),
+    }
+}
+
+/// The same read, so long after it was written.
+fn group(passed: PassedGroup, ago: Duration) -> Option<Bequeathed> {
+    let now = Instant::now();
+    let entry = |PassedMessage { text, data: Raw(data), at, age }: PassedMessage| {
+        let since = now.checked_sub(Duration::from_millis(age) + ago).unwrap_or(now);
+        Entry::new(&Message { text, data }, UNIX_EPOCH + Duration::from_millis(at), since)
+    };
+    Some(Bequeathed {
+        namespace: passed.namespace.parse().ok()?,
+        group: passed.name.into(),
+        place: passed.place.parse().ok()?,
+        entries: passed.messages.into_iter().map(entry).collect(),
+    })
 }
 
 /// What the function asks of its connections, once it is known.

@@ -14,7 +14,7 @@ use super::deflate::Deflate;
 use super::ending::Ending;
 use super::event::{Identity, Message};
 use super::outbound::{Outbound, Said};
-use super::settings::{GROUPS, OUTBOUND};
+use super::settings::{GROUPS, OUTBOUND, Subscriptions};
 use super::spoken::Spoken;
 use crate::upstream::Upstream;
 
@@ -172,6 +172,12 @@ impl Member {
     #[must_use]
     pub fn most_groups(&self) -> usize {
         self.upstream.event_mode().map_or(GROUPS, |mode| mode.max_groups)
+    }
+
+    /// Does its function want to hear of users that come to groups, or leave them?
+    pub(super) fn wants_to_hear_of(&self, joined: bool) -> bool {
+        let events = self.upstream.event_mode().map_or_else(Subscriptions::default, |mode| mode.events);
+        if joined { events.joined } else { events.left }
     }
 
     pub(super) fn lock_groups(&self) -> MutexGuard<'_, Vec<Arc<str>>> {

@@ -27,15 +27,18 @@ pub mod event;
 pub(crate) mod frame;
 mod handover;
 pub(crate) mod handshake;
+mod history;
 mod hub;
 mod invoke;
 mod keeper;
 mod member;
 mod outbound;
 mod passed;
+mod presence;
 mod settings;
 mod socket;
 mod spoken;
+mod streams;
 mod wire;
 
 use std::fmt;
@@ -52,11 +55,13 @@ pub use counters::{EVENTS, End, EventTotals, OUTCOMES};
 pub use ending::{Category, Ending};
 use handover::Left;
 pub use handover::{Bequest, LETTER_NAME, MAX_LEFT};
+pub use history::{CannotWatch, History, HistoryFigures, InvalidPlace, Kept, Past, Place, Watch, Watching};
 pub use hub::{CannotJoin, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_name};
 pub use keeper::{DeadEvent, Forgetful, Keeper};
 pub use member::{Carried, Member};
 pub use outbound::Said;
-pub use settings::{Batching, Delivery, EventMode, OnError, Subscriptions};
+pub use settings::{Batching, Delivery, EventMode, GroupNames, OnError, Subscriptions};
+pub(crate) use streams::group_of;
 
 use crate::caller::Caller;
 use crate::tunnel::keep::DescriptorStore;
@@ -88,6 +93,8 @@ pub(crate) struct Shared {
     caller: Caller,
     keeper: Arc<dyn Keeper>,
     tracker: TaskTracker,
+    /// Who came to groups and left them, to be told.
+    lines: presence::Lines,
     /// No more are let in.
     closing: AtomicBool,
     /// Those that cannot be left to the next process end.
@@ -102,24 +109,29 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(held: &Held, caller: Caller) -> Arc<Self> {
-        Arc::new(Self {
+        let shared = Arc::new(Self {
             hub: Arc::clone(&held.hub),
             caller,
             keeper: Arc::clone(&held.keeper),
             tracker: TaskTracker::new(),
+            lines: presence::Lines::default(),
             closing: AtomicBool::new(false),
             handing_over: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             left: Mutex::default(),
             store: OnceLock::new(),
             cut: CancellationToken::new(),
-        })
+        });
+        shared.listen();
+        shared
     }
 
     /// Lets no more in.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.tracker.close();
+        // Those who watch have no end of their own: they come back to the next process.
+        self.hub.topics.end(None);
     }
 
     /// Ends all of them without another word.

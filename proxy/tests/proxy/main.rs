@@ -21,6 +21,7 @@ mod events_left;
 mod exactness;
 mod express;
 mod extended;
+mod groups;
 mod grpc;
 mod handover;
 mod headers;
