@@ -14,10 +14,8 @@ async fn room(host: &Host, annotations: &Value) {
     let mut all = json!({ "roost.websocket": "events", "roost.idle.state": "stopped" });
     all.as_object_mut().unwrap().extend(annotations.as_object().unwrap().clone());
     let labels = json!({ "com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": "2s" });
-    host.post_function(
-        &json!({ "service": "chat", "image": ECHO, "labels": labels, "annotations": all }),
-    )
-    .await;
+    host.post_function(&json!({ "service": "chat", "image": ECHO, "labels": labels, "annotations": all }))
+        .await;
     host.was_up("chat").await;
 }
 
@@ -74,7 +72,8 @@ const EVENTS: &str = "/function/chat/@groups/lobby/events";
 #[tokio::test]
 async fn a_client_that_comes_back_over_and_over_hears_each_message_once_while_the_function_is_at_zero() {
     let host = Host::with_echo(Config { supervised: true, ..Config::default() }).await;
-    room(&host, &json!({ "roost.websocket.history": "1000/1h", "roost.websocket.group-events": "lobby" })).await;
+    room(&host, &json!({ "roost.websocket.history": "1000/1h", "roost.websocket.group-events": "lobby" }))
+        .await;
     host.idle("chat").await;
     eventually("the end of its replica", || async { host.processes().is_empty().then_some(()) }).await;
     let client = Api::new(host.port(), None);
@@ -173,7 +172,10 @@ async fn who_is_in_a_group_and_what_was_said_there_is_shown_and_the_function_hea
     assert_eq!(first.next().await.unwrap().unwrap(), Message::text("hello"));
     assert_eq!(watch.next().await.as_deref(), Some("data: hello"));
     let kept = host.api.get("/system/groups/lobby/history").await.json();
-    assert_eq!((&kept["messages"][0]["text"], &kept["whole"], &kept["more"]), (&json!("hello"), &json!(true), &json!(false)));
+    assert_eq!(
+        (&kept["messages"][0]["text"], &kept["whole"], &kept["more"]),
+        (&json!("hello"), &json!(true), &json!(false))
+    );
     assert_eq!(kept["last"], watch.last);
     let rest = format!("/system/groups/lobby/history?after={}", watch.last);
     assert_eq!(host.api.get(&rest).await.json()["messages"], json!([]));

@@ -119,7 +119,9 @@ fn next(reader: &mut impl BufRead) -> Result<Option<Event>> {
         line.clear();
         match reader.by_ref().take(MAX_LINE).read_line(&mut line) {
             Ok(0) => return Ok(None),
-            Ok(_) if !line.ends_with('\n') => bail!("an event is not understood: it is too long, or broke off"),
+            Ok(_) if !line.ends_with('\n') => {
+                bail!("an event is not understood: it is too long, or broke off")
+            }
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::Interrupted => continue,
             // It went away in the middle of it.

@@ -61,7 +61,7 @@ pub use keeper::{DeadEvent, Forgetful, Keeper};
 pub use member::{Carried, Member};
 pub use outbound::Said;
 pub use settings::{Batching, Delivery, EventMode, GroupNames, OnError, Subscriptions};
-pub(crate) use streams::group_of;
+pub(crate) use streams::{group_of, may_be_group};
 
 use crate::caller::Caller;
 use crate::tunnel::keep::DescriptorStore;

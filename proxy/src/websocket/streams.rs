@@ -36,6 +36,11 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// The most of the past that is shown to whoever begins to watch.
 const MOST_HISTORY: usize = 10_000;
 
+/// Can this path be one of a group? Asked for each request.
+pub(crate) fn may_be_group(path: &str) -> bool {
+    path.starts_with(BEGINNING)
+}
+
 /// The group whose stream is at this path of a function, as the function sees it.
 pub(crate) fn group_of(path: &str) -> Option<String> {
     let name = path.strip_prefix(BEGINNING)?.strip_suffix(END)?;

@@ -209,11 +209,15 @@ async fn a_group_is_watched_only_where_the_function_lets_it_be_and_by_whom_it_le
         .await;
     assert_eq!(post.head().await.status(), 405);
     // Where it is not allowed, the path is the function's.
+    let allowed = EventMode::clone(&held.upstream.event_mode().unwrap());
     held.upstream.set_event_mode(Some(EventMode::new(Codec::CloudEvents(CloudEvents::default()))));
     let mut wire =
         held.proxy.ask("GET /function/f/@groups/room/events HTTP/1.1\r\nhost: roost\r\n\r\n").await;
     held.function.asked().await.answer(ok("mine"));
     assert_eq!(wire.answer().await.body, "mine");
+    // And where it is, it is not, whatever connection to the function has nothing to do.
+    held.upstream.set_event_mode(Some(allowed));
+    assert_eq!(answer("room/events", "").await.status(), 200);
 }
 
 #[tokio::test]

@@ -96,9 +96,11 @@ pub(super) async fn history(
     Query(paging): Query<Paging>,
 ) -> Result<Json<History>, ApiError> {
     let limit = paging.limit()?;
-    let after: Option<Place> = paging.after().map(str::parse).transpose().map_err(|why| {
-        ApiError::bad_request(format!("after: {why}"))
-    })?;
+    let after: Option<Place> = paging
+        .after()
+        .map(str::parse)
+        .transpose()
+        .map_err(|why| ApiError::bad_request(format!("after: {why}")))?;
     let past = api.hub.past(&space.0, &group, after, limit);
     Ok(Json(History {
         messages: past.messages.into_iter().map(MessageView::from).collect(),
@@ -173,7 +175,8 @@ mod tests {
                 presence: given(presence),
                 last_event_id: Some("from the query".to_owned()),
             };
-            let headers = [(header::HeaderName::from_static(LAST_EVENT_ID), "from the header".parse().unwrap())];
+            let headers =
+                [(header::HeaderName::from_static(LAST_EVENT_ID), "from the header".parse().unwrap())];
             watched.read(&headers.into_iter().collect()).map_err(|error| error.text)
         };
         let asked = read("3", "true").unwrap();
