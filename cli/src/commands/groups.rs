@@ -105,7 +105,7 @@ pub(crate) fn run(args: &GroupsArgs, global: &Global, out: &mut Output) -> Resul
         }
         GroupsVerb::Users(UsersArgs { group }) => {
             let path = ["groups", group, "users"];
-            users(super::connect(global)?.held(&path, "users", &scope(global))?, out)
+            users(&super::connect(global)?.held(&path, "users", &scope(global))?, out)
         }
         GroupsVerb::History(args) => groups_past::history(args, global, out),
         GroupsVerb::Watch(args) => groups_past::watch(args, global, out),
@@ -139,7 +139,7 @@ fn list(values: Vec<Value>, out: &mut Output) -> Result<()> {
     Ok(out.table(&rows)?)
 }
 
-fn users(values: Vec<Value>, out: &mut Output) -> Result<()> {
+fn users(values: &[Value], out: &mut Output) -> Result<()> {
     if out.json {
         return out.value(&values);
     }

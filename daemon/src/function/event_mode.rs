@@ -14,7 +14,8 @@ use roost_proxy::function::FunctionKey;
 use roost_proxy::websocket::codec::Codec;
 use roost_proxy::websocket::codec::cloudevents::CloudEvents;
 use roost_proxy::websocket::{
-    Batching, Delivery, EventMode, GroupNames, History, MAX_GROUP_NAME, OnError, Subscriptions, is_group_name,
+    Batching, Delivery, EventMode, GroupNames, History, LONGEST_RETURN, MAX_GROUP_NAME, OnError,
+    Subscriptions, is_group_name,
 };
 
 use crate::function::spec::{Deployment, parse_namespace};
@@ -38,9 +39,10 @@ const BATCH: &str = "roost.websocket.batch";
 const ORIGINS: &str = "roost.websocket.origins";
 const HISTORY: &str = "roost.websocket.history";
 const GROUP_EVENTS: &str = "roost.websocket.group-events";
+const RESUME: &str = "roost.websocket.resume";
 
 /// All of them, but those of the dialect of AWS.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     MODE,
     CODEC,
     PATH,
@@ -58,6 +60,7 @@ const NAMES: [&str; 17] = [
     ORIGINS,
     HISTORY,
     GROUP_EVENTS,
+    RESUME,
 ];
 
 /// Those that mean nothing in the dialect of AWS: its routes say what there is to be told.
@@ -211,6 +214,11 @@ pub fn parse(deployment: &Deployment) -> Result<Option<EventMode>, Vec<String>> 
         group_events: reader
             .read(GROUP_EVENTS, "names of groups such as lobby, team-*", group_names)
             .unwrap_or_default(),
+        resume: reader
+            .read(RESUME, "a duration up to 10m, such as 30s, or 0 for never", |value| {
+                units::duration(value).ok().filter(|window| *window <= LONGEST_RETURN)
+            })
+            .filter(|window| !window.is_zero()),
         batching,
         ..default
     };
@@ -402,6 +410,7 @@ mod tests {
             (PATH, "/api/webpubsub/hubs/chat/"),
             (HISTORY, "100/1h/64Ki"),
             (GROUP_EVENTS, "lobby, team-*"),
+            (RESUME, "30s"),
         ]);
         let events = Subscriptions {
             connect: true,
@@ -420,7 +429,7 @@ mod tests {
         assert!(codec.batch && codec.path.as_ref().is_some_and(|path| path == "/api/webpubsub/hubs/chat/"));
         assert_eq!(all.origins, ["https://a.example", "http://b:8080"]);
         let history = History { count: 100, age: Duration::from_hours(1), bytes: 64 << 10 };
-        assert_eq!(all.history, Some(history));
+        assert_eq!((all.history, all.resume), (Some(history), Some(Duration::from_secs(30))));
         for (group, may) in [("lobby", true), ("lobby2", false), ("team-7", true), ("team", false)] {
             assert_eq!(all.group_events.contains(group), may, "{group}");
         }
@@ -471,6 +480,7 @@ mod tests {
             (ORIGINS, "example.org"),
             (HISTORY, "100/25h"),
             (GROUP_EVENTS, "a*b"),
+            (RESUME, "11m"),
             (PATH, "events"),
             (CODEC, "aws"),
             ("roost.websocket.aws.selection", "action"),

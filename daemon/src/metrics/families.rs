@@ -54,6 +54,8 @@ families! {
         "Groups of WebSockets that there are.";
     WS_GROUP_MEMBERS: Gauge "ws_group_members" []
         "Memberships in them.";
+    WS_RESUMES: Counter "ws_resumes_total" ["function_name", "outcome"]
+        "Clients that came back to their connections, by what they found.";
     WS_HISTORY_GROUPS: Gauge "ws_history_groups" []
         "Groups of which messages are kept, or that are watched.";
     WS_HISTORY_BYTES: Gauge "ws_history_bytes" []

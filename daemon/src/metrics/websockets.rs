@@ -2,7 +2,7 @@
 //!
 //! What is zero is left out: most functions have no WebSockets, and none all kinds of frames.
 
-use roost_proxy::websocket::{EVENTS, EventTotals, HistoryFigures, OUTCOMES};
+use roost_proxy::websocket::{EVENTS, EventTotals, HistoryFigures, OUTCOMES, RETURNS};
 use roost_proxy::{FRAME_TYPES, WebSockets};
 
 use super::collect::Function;
@@ -137,6 +137,13 @@ fn events(page: &mut Page, functions: &[(&str, &Function)]) {
     let mut seconds = page.family(&f::WS_EVENT_SECONDS);
     for (name, function) in functions.iter().filter(|(_, function)| told(function)) {
         seconds.distribution(&[name], &function.totals.events.seconds);
+    }
+    let mut resumes = page.family(&f::WS_RESUMES);
+    for (name, function) in functions {
+        let counts = RETURNS.iter().zip(&function.totals.events.returns);
+        for (outcome, count) in counts.filter(|(_, count)| **count > 0) {
+            resumes.add(&[name, outcome], *count);
+        }
     }
     let mut some = |family: &'static Family, number: fn(&EventTotals) -> u64| {
         let mut samples = page.family(family);

@@ -10,6 +10,7 @@
 //!
 //! One event is in flight at a time. What comes meanwhile waits in the mailbox; when that is full, the socket is not read,
 //! and the client's own sending stops. A connection in which nothing happens is this struct, its socket and one timer.
+//! Where the client may [come back](super::returns), the connection outlives its socket for a while.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -27,7 +28,7 @@ use super::Shared;
 use super::counters::EventCounters;
 use super::ending::{Category, Ending};
 use super::event::{Action, Departure, Event, Message, Outcome, What};
-use super::frame::Decoder;
+use super::frame::{Decoder, Limits};
 use super::handover::{self, Left};
 use super::invoke::{Teller, Told};
 use super::member::Member;
@@ -73,6 +74,8 @@ pub(super) struct Connection {
     record: Record,
     /// It was there before this process.
     goes_on: bool,
+    /// Its socket is lost, and until then it waits for its client to come back.
+    away: Option<Instant>,
     left: Option<Left>,
 }
 
@@ -171,6 +174,7 @@ impl Connection {
             timer: Box::pin(sleep_until(now)),
             record,
             goes_on: false,
+            away: None,
             left: None,
             ties,
         }
@@ -182,6 +186,11 @@ impl Connection {
         self.sequence = sequence;
         self.mailbox.bytes = messages.iter().map(|message| message.data.len()).sum();
         self.mailbox.messages = messages;
+    }
+
+    /// It has no socket, and waits until then for its client.
+    pub(super) fn waits(&mut self, until: Instant) {
+        self.away = Some(until);
     }
 
     /// Lives.
@@ -208,15 +217,68 @@ impl Connection {
         self.ties.member.outbound.listen(cx.waker());
         loop {
             let mut moved = self.poll_event(cx);
-            moved |= self.wire.poll_read(cx, &mut self.mailbox).is_ready();
-            moved |= self.wire.poll_write(cx, &self.ties.member.outbound).is_ready();
-            if self.wire.is_gone() || self.leaves() {
+            moved |= self.comes_back();
+            if self.away.is_none() {
+                moved |= self.wire.poll_read(cx, &mut self.mailbox).is_ready();
+                moved |= self.wire.poll_write(cx, &self.ties.member.outbound).is_ready();
+            }
+            let lost = self.away.is_some() || self.wire.is_gone();
+            if (lost && !self.stays()) || self.leaves() {
                 return Poll::Ready(());
             }
             if !moved && !self.poll_time(cx) {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Its socket is lost. Does it wait for its client to come back?
+    fn stays(&mut self) -> bool {
+        let member = &self.ties.member;
+        let Some(returns) = member.returns.get() else { return false };
+        if let Some(until) = self.away {
+            return until > Instant::now() && !member.outbound.is_ending();
+        }
+        let Some(window) = self.ties.now().resume else { return false };
+        if !self.is_lost() || member.outbound.end_waits() {
+            return false;
+        }
+        returns.goes_away(&member.outbound);
+        self.away = Some(Instant::now() + window);
+        true
+    }
+
+    /// Has nobody wanted it to end?
+    fn is_lost(&self) -> bool {
+        let shared = &self.ties.shared;
+        let restarts = shared.handing_over.load(Ordering::Acquire);
+        match self.wire.closed().map(|closed| closed.category) {
+            None | Some(Category::Network) => restarts || !shared.closing.load(Ordering::Acquire),
+            Some(Category::Shutdown) => restarts,
+            Some(_) => false,
+        }
+    }
+
+    /// Goes on with the socket of a client that is back. `true` if there is one.
+    fn comes_back(&mut self) -> bool {
+        let member = &self.ties.member;
+        let Some(returns) = member.returns.get() else { return false };
+        let Some(back) = returns.take_back() else { return false };
+        // Whoever wants it to end has said so before.
+        if member.outbound.end_waits() || (self.wire.closed().is_some() && !self.is_lost()) {
+            return false;
+        }
+        let max_message = self.ties.settings.max_message;
+        let decoder = Decoder::new(Limits { max_message, deflate: false, ..Limits::default() });
+        self.wire = Wire::new(back.socket, back.ahead, decoder);
+        self.away = None;
+        let whole = returns.goes_on(&member.outbound, back.seen, back.greet);
+        member.counters().returned(usize::from(!whole));
+        if back.whole && !whole {
+            // It was told otherwise: more was said meanwhile than is kept.
+            member.end(Ending::too_slow());
+        }
+        true
     }
 
     /// Is what waits for the next process to tell?
@@ -227,10 +289,18 @@ impl Connection {
     /// Leaves the connection to the next process, if that is what is wanted, and nothing is under way.
     fn leaves(&mut self) -> bool {
         let shared = &self.ties.shared;
-        if shared.handing_over.load(Ordering::Acquire) && !self.wire.can_leave() {
+        let away = self.away;
+        if shared.handing_over.load(Ordering::Acquire) && away.is_none() && !self.wire.can_leave() {
             self.ties.member.end(Ending::shutdown());
         }
-        if self.in_flight.is_some() || !shared.leaving.load(Ordering::Acquire) || !self.wire.can_leave() {
+        if self.in_flight.is_some() || !shared.leaving.load(Ordering::Acquire) {
+            return false;
+        }
+        if let Some(until) = away {
+            self.leave_without_socket(until);
+            return true;
+        }
+        if !self.wire.can_leave() {
             return false;
         }
         let outbound = &self.ties.member.outbound;
@@ -241,8 +311,23 @@ impl Connection {
         passed.unsent = unsent.into_iter().map(Raw).collect();
         let messages = std::mem::take(&mut self.mailbox.messages);
         passed.messages = messages.into_iter().map(|message| (message.text, Raw(message.data))).collect();
-        self.left = Some(Left { socket, passed });
+        self.left = Some(Left { socket: Some(socket), passed });
         true
+    }
+
+    /// The next process is to wait for its client.
+    fn leave_without_socket(&mut self, until: Instant) {
+        // What is said from here on is not for this one.
+        self.ties.member.outbound.take_all();
+        let (decoder, rest) = self.wire.place();
+        let mut passed =
+            handover::write_down(&self.ties, self.state.as_deref(), self.sequence, decoder, rest);
+        passed.rest = Raw::default();
+        let messages = std::mem::take(&mut self.mailbox.messages);
+        passed.messages = messages.into_iter().map(|message| (message.text, Raw(message.data))).collect();
+        let left = until.saturating_duration_since(Instant::now());
+        passed.away = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        self.left = Some(Left { socket: None, passed });
     }
 
     /// It is the next process' from here on.
@@ -374,16 +459,23 @@ impl Connection {
         let waits = !self.mailbox.messages.is_empty() && self.in_flight.is_none() && !self.is_held_back();
         let batch = settings.batching.filter(|_| waits);
         let batch = batch.map(|batching| self.mailbox.since + batching.window);
-        let open = self.wire.closed().is_none();
+        let open = self.wire.closed().is_none() && self.away.is_none();
         let limits = self.ties.member.upstream().limits_now();
         let idle = limits.timeouts.tunnel_idle.map(|limit| self.ties.member.idle_since() + limit);
         let lifetime = limits.timeouts.lifetime.map(|limit| self.ties.member.began() + limit);
-        let of_wire = self.wire.deadline(ping, pong);
+        let of_wire = match self.away {
+            Some(until) => Some(until),
+            None => self.wire.deadline(ping, pong),
+        };
         let of_limits = idle.into_iter().chain(lifetime).filter(|_| open);
         of_wire.into_iter().chain(batch).chain(of_limits).min()
     }
 
     fn on_time(&mut self) {
+        // Whether that is over, is seen to where its socket is.
+        if self.away.is_some() {
+            return;
+        }
         let (ping, pong) = self.ping();
         let member = &self.ties.member;
         match self.wire.on_time(ping, pong, &member.outbound) {

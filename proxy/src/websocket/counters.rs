@@ -22,6 +22,9 @@ pub(super) const LEFT: usize = 5;
 /// What can come of an event: the function dealt with it, failed with it, or could not be had.
 pub const OUTCOMES: [&str; 3] = ["done", "failed", "unanswered"];
 
+/// What can come of a client that comes back: it has all that was said, or some of that is gone, or it is a new one.
+pub const RETURNS: [&str; 3] = ["whole", "partial", "unknown"];
+
 /// Whoever ends a connection chooses the code: of one function so many ends are counted apart, and all others together.
 const MAX_ENDS: usize = 64;
 
@@ -43,6 +46,7 @@ pub(crate) struct EventCounters {
     answered_here: AtomicU64,
     pings: AtomicU64,
     unanswered_pings: AtomicU64,
+    returns: [AtomicU64; RETURNS.len()],
     ends: Mutex<Vec<(End, u64)>>,
 }
 
@@ -67,6 +71,8 @@ pub struct EventTotals {
     pub pings: u64,
     /// Clients that did not answer one.
     pub unanswered_pings: u64,
+    /// Clients that came back, by [`RETURNS`].
+    pub returns: [u64; RETURNS.len()],
     /// How connections ended.
     pub ends: Vec<(End, u64)>,
 }
@@ -151,6 +157,10 @@ impl EventCounters {
         self.unanswered_pings.fetch_add(1, Relaxed);
     }
 
+    pub(super) fn returned(&self, outcome: usize) {
+        self.returns[outcome].fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn read(&self) -> EventTotals {
         let pair = |pair: &[AtomicU64; 2]| pair.each_ref().map(|count| count.load(Relaxed));
         EventTotals {
@@ -163,6 +173,7 @@ impl EventCounters {
             answered_here: self.answered_here.load(Relaxed),
             pings: self.pings.load(Relaxed),
             unanswered_pings: self.unanswered_pings.load(Relaxed),
+            returns: self.returns.each_ref().map(|count| count.load(Relaxed)),
             ends: self.lock().clone(),
         }
     }

@@ -33,7 +33,8 @@ use super::event::{ConnectionId, Identity, Message};
 use super::frame::{Decoder, Limits, State};
 use super::history::{Bequeathed, Entry};
 use super::member::Member;
-use super::passed::{self, All, Letter, Passed, PassedGroup, PassedMessage, Raw};
+use super::passed::{self, All, Letter, Passed, PassedGroup, PassedMessage, PassedReturn, Raw};
+use super::returns::{Remembered, Return, Token};
 use super::settings::EventMode;
 use super::socket::Socket;
 use crate::access_log::Record;
@@ -56,13 +57,17 @@ const ADOPTION: Duration = Duration::from_secs(30);
 /// How long an event that is under way may hold up the end of the process.
 const LAST_EVENTS: Duration = Duration::from_secs(10);
 
+/// For how long a client may come back at least, after a restart.
+const LEAST_WAIT: Duration = Duration::from_secs(10);
+
 /// How many functions are told at once of connections that are lost.
 const AT_ONCE: usize = 32;
 
 /// What one connection leaves.
 #[derive(Debug)]
 pub(super) struct Left {
-    pub(super) socket: OwnedFd,
+    /// `None`: it is lost, and its client may come back.
+    pub(super) socket: Option<OwnedFd>,
     pub(super) passed: Passed,
 }
 
@@ -163,10 +168,11 @@ impl Shared {
             Ok((all, ago)) => {
                 info!("{} connections of an earlier process go on", all.connections.len());
                 for (number, passed) in all.connections.into_iter().enumerate() {
-                    let Some(socket) = sockets.remove(&name(number)) else {
+                    let socket = sockets.remove(&name(number));
+                    if socket.is_none() && passed.away.is_none() {
                         warn!("a connection of an earlier process is lost: its socket is not there");
                         continue;
-                    };
+                    }
                     self.resume_one(socket, passed, ago, routes, seat());
                 }
             }
@@ -183,7 +189,7 @@ impl Shared {
 
     fn resume_one(
         self: &Arc<Self>,
-        socket: OwnedFd,
+        socket: Option<OwnedFd>,
         passed: Passed,
         ago: Duration,
         routes: &Routes,
@@ -208,6 +214,9 @@ impl Shared {
             passed.carried,
         );
         // At once: what others say to it from now on is for it.
+        if let Some(returns) = passed.resume.as_ref().and_then(returns_of) {
+            self.hub.returns.enter(&member, returns);
+        }
         self.hub.enter(&member);
         self.hub.is_of(&member);
         for group in &passed.groups {
@@ -218,6 +227,9 @@ impl Shared {
         member.opened();
         member.counters().opened();
         member.outbound.say_again(passed.unsent.iter().map(|frame| frame.0.clone()));
+        if let (None, Some(returns)) = (&socket, member.returns.get()) {
+            returns.goes_away(&member.outbound);
+        }
         let (shared, cut) = (Arc::clone(self), self.cut.clone());
         let life = async move {
             let Some(settings) = settings(&upstream).await else {
@@ -270,6 +282,10 @@ async fn put(store: &dyn DescriptorStore, left: Vec<Left>, groups: Vec<PassedGro
         warn!("{} connections are more than the next process gets, and end", left.len() - MAX_LEFT);
     }
     for Left { socket, passed: one } in left.into_iter().take(MAX_LEFT) {
+        let Some(socket) = socket else {
+            passed.push(one);
+            continue;
+        };
         match store.put(&name(passed.len()), &[socket.as_fd()]).await {
             Ok(()) => passed.push(one),
             Err(error) => warn!("a connection ends with this process: {error}"),
@@ -315,16 +331,24 @@ fn group(passed: PassedGroup, ago: Duration) -> Option<Bequeathed> {
     })
 }
 
+/// What is kept for a client that may come back.
+fn returns_of(passed: &PassedReturn) -> Option<Return> {
+    let kept = passed.kept.iter().map(|frame| frame.0.clone()).collect();
+    Some(Return::of(Remembered { token: Token::parse(&passed.token)?, said: passed.said, kept }))
+}
+
 /// What the function asks of its connections, once it is known.
 async fn settings(upstream: &Upstream) -> Option<Arc<EventMode>> {
     timeout(ADOPTION, upstream.held()).await.ok()
 }
 
-async fn go_on(ties: Ties, socket: OwnedFd, passed: Passed, seat: Option<Seat>) {
+async fn go_on(ties: Ties, socket: Option<OwnedFd>, passed: Passed, seat: Option<Seat>) {
     let (shared, member) = (Arc::clone(&ties.shared), Arc::clone(&ties.member));
-    let socket = match open(socket) {
-        Ok(socket) => Socket::Resumed(socket, seat),
-        Err(error) => return shared.give_up(&member, &error.to_string()),
+    let away = passed.away.filter(|_| socket.is_none());
+    let socket = match socket.map(open) {
+        Some(Ok(socket)) => Socket::Resumed(socket, seat),
+        None => Socket::Lost,
+        Some(Err(error)) => return shared.give_up(&member, &error.to_string()),
     };
     member.outbound.set_limit(ties.settings.outbound);
     let deflate = passed.window.and_then(super::deflate::Deflate::of_window);
@@ -342,7 +366,9 @@ async fn go_on(ties: Ties, socket: OwnedFd, passed: Passed, seat: Option<Seat>) 
     let mut connection = Connection::new(ties, socket, passed.rest.0, decoder, state, record);
     let messages = passed.messages.into_iter().map(|(text, Raw(data))| Message { text, data });
     connection.goes_on(passed.sequence, messages.collect());
-    if !known {
+    if let Some(left) = away {
+        connection.waits(Instant::now() + Duration::from_millis(left).max(LEAST_WAIT));
+    } else if !known {
         // Its limits are others now.
         member.end(Ending::of_host(1012, "service restart", Category::Deploy));
     }
@@ -414,5 +440,10 @@ pub(super) fn write_down(
         messages: Vec::new(),
         unsent: Vec::new(),
         carried: [carried.messages, carried.bytes],
+        resume: member.returns.get().map(|returns| {
+            let Remembered { token, said, kept } = returns.remembered();
+            PassedReturn { token: token.to_string(), said, kept: kept.into_iter().map(Raw).collect() }
+        }),
+        away: None,
     }
 }

@@ -20,6 +20,7 @@ use super::history::{CannotWatch, History, HistoryFigures, Past, Place, Topics, 
 use super::member::Member;
 use super::outbound::Said;
 use super::presence::{Change, Listener};
+use super::returns::Returns;
 use super::spoken::Spoken;
 use crate::function::{FunctionKey, Namespace};
 
@@ -42,6 +43,8 @@ pub struct Hub {
     users: Mutex<HashMap<Key, Vec<Arc<Member>>>>,
     /// What was said in groups, and who watches them.
     pub(super) topics: Arc<Topics>,
+    /// Connections whose clients may come back.
+    pub(super) returns: Returns,
     /// Hears of users who come to groups and leave them.
     pub(super) listener: Listener,
 }
@@ -93,6 +96,7 @@ impl Default for Hub {
             groups: Mutex::default(),
             users: Mutex::default(),
             topics: Arc::default(),
+            returns: Returns::default(),
             listener: Listener::default(),
         }
     }
@@ -136,6 +140,7 @@ impl Hub {
 
     fn go(&self, member: &Arc<Member>, for_good: bool) {
         member.outbound.gone();
+        self.returns.leave(member);
         let identity = member.identity();
         if lock(self.shard(identity.id)).remove(&identity.id).is_some() {
             self.count.fetch_sub(1, Relaxed);

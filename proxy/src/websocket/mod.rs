@@ -35,6 +35,7 @@ mod member;
 mod outbound;
 mod passed;
 mod presence;
+mod returns;
 mod settings;
 mod socket;
 mod spoken;
@@ -51,7 +52,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use accept::{Arrival, Refusal};
 pub(crate) use counters::EventCounters;
-pub use counters::{EVENTS, End, EventTotals, OUTCOMES};
+pub use counters::{EVENTS, End, EventTotals, OUTCOMES, RETURNS};
 pub use ending::{Category, Ending};
 use handover::Left;
 pub use handover::{Bequest, LETTER_NAME, MAX_LEFT};
@@ -60,6 +61,7 @@ pub use hub::{CannotJoin, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_name};
 pub use keeper::{DeadEvent, Forgetful, Keeper};
 pub use member::{Carried, Member};
 pub use outbound::Said;
+pub use returns::LONGEST_RETURN;
 pub use settings::{Batching, Delivery, EventMode, GroupNames, OnError, Subscriptions};
 pub(crate) use streams::{group_of, may_be_group};
 

@@ -56,6 +56,22 @@ pub(super) struct Passed {
     /// What waits for the client, in frames; of the first one a part may be gone.
     pub(super) unsent: Vec<Raw>,
     pub(super) carried: [[u64; 2]; 2],
+    /// What is kept for its client to come back, if it may.
+    #[serde(default)]
+    pub(super) resume: Option<PassedReturn>,
+    /// It has no socket, and waits for so many milliseconds more.
+    #[serde(default)]
+    pub(super) away: Option<u64>,
+}
+
+/// What is kept for a client that may come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PassedReturn {
+    pub(super) token: String,
+    /// How many messages were said to it in all.
+    pub(super) said: u64,
+    /// The last of them, as frames.
+    pub(super) kept: Vec<Raw>,
 }
 
 /// All of them.
@@ -185,6 +201,12 @@ mod tests {
             messages: vec![(true, Raw("hi".into()))],
             unsent: vec![Raw(Bytes::from_static(&[0x81, 0]))],
             carried: [[1, 2], [3, 4]],
+            resume: Some(PassedReturn {
+                token: "t".into(),
+                said: 5,
+                kept: vec![Raw(Bytes::from_static(&[0x81, 0]))],
+            }),
+            away: Some(6),
         };
         let group = PassedGroup {
             namespace: "n".into(),

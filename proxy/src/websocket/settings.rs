@@ -107,6 +107,9 @@ pub struct EventMode {
     pub history: Option<History>,
     /// Which groups may be watched without a WebSocket, at the function's own address.
     pub group_events: GroupNames,
+    /// How long a connection whose socket is lost waits for its client to come back. `None`: it does not. Where it does,
+    /// nothing is compressed.
+    pub resume: Option<Duration>,
 }
 
 /// Names of groups: whole, or as they begin, with a `*` behind that.
@@ -159,6 +162,7 @@ impl EventMode {
             origins: Vec::new(),
             history: None,
             group_events: GroupNames::default(),
+            resume: None,
         }
     }
 }

@@ -29,6 +29,7 @@ mod keys;
 mod limits;
 mod multiplexed;
 mod over_http2;
+mod returns;
 mod routing;
 mod secure;
 mod shutdown;
