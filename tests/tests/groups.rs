@@ -109,9 +109,13 @@ async fn a_client_that_comes_back_over_and_over_hears_each_message_once_while_th
     }
     assert!(host.processes().is_empty(), "no replica was needed for it");
     assert!(said > 100);
-    let page = Api::new(host.metrics_port(), None).get("/metrics").await;
-    assert!(page.text().contains("ws_group_streams 1\n"), "{}", page.text());
-    assert!(page.text().contains("ws_group_stream_resumes_total{outcome=\"lost\"} 0\n"));
+    let metrics = Api::new(host.metrics_port(), None);
+    eventually("the end of all streams but one", || async {
+        metrics.get("/metrics").await.text().contains("ws_group_streams 1\n").then_some(())
+    })
+    .await;
+    let lost = "ws_group_stream_resumes_total{outcome=\"lost\"} 0\n";
+    assert!(metrics.get("/metrics").await.text().contains(lost));
     // Of another group it may not know, and it ends with its function.
     let other = client.get("/function/chat/@groups/other/events").await;
     assert_eq!(other.status, StatusCode::FORBIDDEN);
