@@ -391,6 +391,9 @@ impl House {
                 server.resume(tunnels);
             }
             bequest = connections;
+            if let Some(bequest) = &mut bequest {
+                server.resume_groups(bequest);
+            }
         }
         let (server_of_held, hub) = (server.clone(), Arc::clone(&self.hub));
         tokio::spawn(async move {

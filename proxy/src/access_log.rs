@@ -12,6 +12,7 @@ mod note;
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use http::header::HeaderMap;
 use tokio::time::Instant;
 
@@ -108,6 +109,13 @@ impl Record {
         self.upstream.counters().finished(self.status, self.began.elapsed());
         (self.held, self.answered) = (true, true);
         self.note.upgraded(headers);
+    }
+
+    /// This host answers with a stream of its own, which lasts: what is counted of it is counted now.
+    pub(crate) fn streams(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+        self.upstream.counters().finished(self.status, self.began.elapsed());
+        (self.held, self.answered) = (true, true);
     }
 
     /// That of a connection which an earlier process held, and counted as a request.

@@ -27,6 +27,7 @@ use crate::http1::relay::{self, Added, Relayed, Said};
 use crate::http1::replica::{Connection, Failure};
 use crate::path::{self, Target};
 use crate::upstream::{Timeouts, Upstream};
+use crate::websocket;
 
 /// Where requests come from.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl Handler {
                 None => (plain.target, None),
             };
             let Target::Function(path) = path::read(path) else { return None };
-            if path.is_deferred() {
+            if path.is_deferred() || websocket::may_be_group(path.rest()) {
                 return None;
             }
             let upstream = self.routes.find(path.segment())?;

@@ -196,6 +196,9 @@ impl Handler {
             return self.defer(&upstream, path, request, token, &call, peer).await;
         }
         let record = Record::begin(&upstream, note.take());
+        if let Some((settings, group)) = watched(&upstream, path) {
+            return self.websockets.stream(&upstream, &settings, &group, &request, &call, record);
+        }
         self.invoke(upstream, request, path, token, call, peer, record).await
     }
 
@@ -499,6 +502,15 @@ pub(crate) fn unasked_switch(answer: &Answer) -> Error {
 fn no_answer(answer: &Answer, what: &'static str) -> Error {
     let claim = answer.exchange.claim();
     Error::NoAnswer { function: claim.upstream().key().clone(), replica: claim.endpoint().id().clone(), what }
+}
+
+/// The group that a request asks to watch, where the function lets groups be watched.
+fn watched(upstream: &Upstream, path: &FunctionPath<'_>) -> Option<(Arc<EventMode>, String)> {
+    let group = websocket::group_of(path.rest())?;
+    upstream
+        .event_mode()
+        .filter(|settings| !settings.group_events.is_empty())
+        .map(|settings| (settings, group))
 }
 
 fn is_admitted(method: &Method) -> bool {

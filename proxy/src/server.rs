@@ -377,6 +377,11 @@ impl Server {
         self.0.handler.websockets.keep(store);
     }
 
+    /// Goes on with what an earlier process has kept of groups. Before it serves.
+    pub fn resume_groups(&self, bequest: &mut Bequest) {
+        self.0.handler.websockets.resume_groups(bequest);
+    }
+
     /// Goes on with the connections that an earlier process held, each as soon as its function is known again.
     pub async fn resume_held(&self, bequest: Bequest) {
         let handler = &self.0.handler;

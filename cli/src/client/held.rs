@@ -1,5 +1,7 @@
 //! Calls about the WebSockets that the daemon holds: connections, and groups of them.
 
+use std::io::Read;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::http::Method;
@@ -34,6 +36,41 @@ impl Client {
                 _ => return Ok(all),
             }
         }
+    }
+
+    /// All that is kept of a group, the oldest first.
+    pub(crate) fn history(&self, group: &str, parameters: &[(&str, &str)]) -> Result<Vec<Value>, Error> {
+        let (mut all, mut after) = (Vec::new(), String::new());
+        loop {
+            let mut asked = parameters.to_vec();
+            asked.push(("limit", AT_ONCE));
+            if !after.is_empty() {
+                asked.push(("after", &after));
+            }
+            let mut page: Value =
+                self.json(&with_query(&below_system(&["groups", group, "history"]), &asked))?;
+            if let Value::Array(some) = page["messages"].take() {
+                all.extend(some);
+            }
+            match (page["more"].take(), page["last"].take()) {
+                (Value::Bool(true), Value::String(last)) if last != after => after = last,
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// What is said in a group, as server-sent events, behind the event of the id `last` unless that is empty.
+    pub(crate) fn watch(
+        &self,
+        group: &str,
+        parameters: &[(&str, &str)],
+        last: &str,
+    ) -> Result<Box<dyn Read>, Error> {
+        let mut asked = parameters.to_vec();
+        if !last.is_empty() {
+            asked.push(("last-event-id", last));
+        }
+        self.stream(&below_system(&["groups", group, "events"]), &asked)
     }
 
     /// One connection.

@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use ureq::http::Method;
 
+use super::groups_past::{self, HistoryArgs, WatchArgs};
 use super::held::{self, Ending, Except, Words, scope};
 use crate::api::Group;
 use crate::args::Global;
@@ -15,6 +16,8 @@ Examples:
   roost groups add lobby kXr3uWcQRzG5vJ1mT0yLbA
   roost groups members lobby
   roost groups send lobby -d 'the doors open'
+  roost groups history lobby
+  roost groups watch lobby --history 10 --presence
   roost groups close lobby --code 4001 --reason 'the doors close'
 
 A group is there as long as a connection is in it. Functions put connections into groups as well.";
@@ -34,6 +37,12 @@ enum GroupsVerb {
     List,
     /// List the connections in a group
     Members(MembersArgs),
+    /// List the users in a group, and how many connections each has there
+    Users(UsersArgs),
+    /// Show what was last said in a group, as far as it is kept
+    History(HistoryArgs),
+    /// Follow what is said in a group, until Ctrl-C and over restarts of the daemon
+    Watch(WatchArgs),
     /// Put connections into a group
     Add(ChangeArgs),
     /// Take connections out of a group
@@ -52,6 +61,12 @@ struct MembersArgs {
     /// Print the ids only
     #[arg(short, long)]
     quiet: bool,
+}
+
+#[derive(Debug, Args)]
+struct UsersArgs {
+    /// Name of the group
+    group: String,
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +103,12 @@ pub(crate) fn run(args: &GroupsArgs, global: &Global, out: &mut Output) -> Resul
             let path = ["groups", group, "connections"];
             held::show(super::connect(global)?.held(&path, "connections", &scope(global))?, *quiet, out)
         }
+        GroupsVerb::Users(UsersArgs { group }) => {
+            let path = ["groups", group, "users"];
+            users(&super::connect(global)?.held(&path, "users", &scope(global))?, out)
+        }
+        GroupsVerb::History(args) => groups_past::history(args, global, out),
+        GroupsVerb::Watch(args) => groups_past::watch(args, global, out),
         GroupsVerb::Add(args) => change(&Method::PUT, "Added", args, global, out),
         GroupsVerb::Remove(args) => change(&Method::DELETE, "Removed", args, global, out),
         GroupsVerb::Send(SendArgs { group, words, except }) => {
@@ -115,6 +136,21 @@ fn list(values: Vec<Value>, out: &mut Output) -> Result<()> {
         let group: Group = serde_json::from_value(value)?;
         rows.push(vec![group.name, group.connections.to_string()]);
     }
+    Ok(out.table(&rows)?)
+}
+
+fn users(values: &[Value], out: &mut Output) -> Result<()> {
+    if out.json {
+        return out.value(&values);
+    }
+    if values.is_empty() {
+        out.note("No users: none of its connections has one.");
+        return Ok(());
+    }
+    let mut rows = vec![["USER", "CONNECTIONS"].map(str::to_owned).to_vec()];
+    rows.extend(values.iter().map(|value| {
+        vec![value["id"].as_str().unwrap_or_default().to_owned(), value["connections"].to_string()]
+    }));
     Ok(out.table(&rows)?)
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod describe;
 pub(crate) mod events;
 mod faas_cli;
 pub(crate) mod groups;
+mod groups_past;
 mod held;
 pub(crate) mod image;
 mod image_build;

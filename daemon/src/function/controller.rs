@@ -328,6 +328,8 @@ impl Controller {
         (self.restarts, self.oom_kills, self.last_exit, self.last_scaled) = (0, 0, None, None);
         self.upstream.publish(Vec::new());
         self.let_go(&CloseFrame::new(1001, "function deleted"));
+        self.tools.hub.end_watching(&self.key);
+        self.tools.hub.ask_for_history(&self.key, None);
         self.replicas.iter_mut().for_each(|replica| replica.tell(Step::End, drain));
     }
 
@@ -352,6 +354,10 @@ impl Controller {
         let lets_go = mode.is_none() && before.is_some();
         let hears = |mode: &EventMode| mode.events.disconnected;
         let begins_to_hear = mode.as_ref().is_some_and(hears) && !before.is_some_and(|mode| hears(&mode));
+        self.tools.hub.ask_for_history(&self.key, mode.as_ref().and_then(|mode| mode.history));
+        if mode.as_ref().is_none_or(|mode| mode.group_events.is_empty()) {
+            self.tools.hub.end_watching(&self.key);
+        }
         self.upstream.set_event_mode(mode);
         if begins_to_hear {
             self.tools.journal.note(&self.tools.hub, &self.key);

@@ -13,7 +13,10 @@ use roost_proxy::WebSocketLimits;
 use roost_proxy::function::FunctionKey;
 use roost_proxy::websocket::codec::Codec;
 use roost_proxy::websocket::codec::cloudevents::CloudEvents;
-use roost_proxy::websocket::{Batching, Delivery, EventMode, OnError, Subscriptions};
+use roost_proxy::websocket::{
+    Batching, Delivery, EventMode, GroupNames, History, LONGEST_RETURN, MAX_GROUP_NAME, OnError,
+    Subscriptions, is_group_name,
+};
 
 use crate::function::spec::{Deployment, parse_namespace};
 use crate::function::timeouts::KEEPALIVE;
@@ -35,9 +38,12 @@ const AUTO_RESPONSE: &str = "roost.websocket.auto-response";
 const BATCH: &str = "roost.websocket.batch";
 const RENEWAL: &str = "roost.websocket.renewal";
 const ORIGINS: &str = "roost.websocket.origins";
+const HISTORY: &str = "roost.websocket.history";
+const GROUP_EVENTS: &str = "roost.websocket.group-events";
+const RESUME: &str = "roost.websocket.resume";
 
 /// All of them, but those of the dialect of AWS.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 19] = [
     MODE,
     CODEC,
     PATH,
@@ -54,6 +60,9 @@ const NAMES: [&str; 16] = [
     BATCH,
     RENEWAL,
     ORIGINS,
+    HISTORY,
+    GROUP_EVENTS,
+    RESUME,
 ];
 
 /// Those that mean nothing in the dialect of AWS: its routes say what there is to be told.
@@ -69,6 +78,13 @@ const LONGEST_PAIR: usize = 256;
 const LONGEST_PATH: usize = 1024;
 const MOST_ORIGINS: usize = 64;
 const LONGEST_WINDOW: Duration = Duration::from_mins(1);
+const MOST_HISTORY: usize = 10_000;
+const LONGEST_HISTORY: Duration = Duration::from_hours(24);
+const MOST_HISTORY_BYTES: u64 = 16 << 20;
+const MOST_GROUP_NAMES: usize = 64;
+
+/// How many bytes of the past of a group are kept, where nothing is said of that.
+const HISTORY_BYTES: usize = 1 << 20;
 
 /// The longest part of a value that an error repeats, in characters.
 const MAX_SHOWN: usize = 64;
@@ -139,7 +155,7 @@ pub fn parse(deployment: &Deployment) -> Result<Option<EventMode>, Vec<String>> 
     let path = reader.read(PATH, "a path such as /api/events", path);
     let batching = reader.read(BATCH, "a number of messages and a duration, such as 100/50ms", batching);
     let events = reader
-        .read(EVENTS, "some of message, connect, connected and disconnected", subscriptions)
+        .read(EVENTS, "some of message, connect, connected, disconnected, joined and left", subscriptions)
         .unwrap_or_default();
     let (codec, events, batching) = match (dialect, own(deployment)) {
         (Dialect::Aws, Some(own)) => {
@@ -201,6 +217,17 @@ pub fn parse(deployment: &Deployment) -> Result<Option<EventMode>, Vec<String>> 
         origins: reader
             .read(ORIGINS, "origins such as https://example.org, or *", origins)
             .unwrap_or_default(),
+        history: reader
+            .read(HISTORY, "a number of messages and an age, such as 100/1h, or off", history)
+            .unwrap_or_default(),
+        group_events: reader
+            .read(GROUP_EVENTS, "names of groups such as lobby, team-*", group_names)
+            .unwrap_or_default(),
+        resume: reader
+            .read(RESUME, "a duration up to 10m, such as 30s, or 0 for never", |value| {
+                units::duration(value).ok().filter(|window| *window <= LONGEST_RETURN)
+            })
+            .filter(|window| !window.is_zero()),
         batching,
         ..default
     };
@@ -276,6 +303,8 @@ fn subscriptions(value: &str) -> Option<Subscriptions> {
             "connect" => events.connect = true,
             "connected" => events.connected = true,
             "disconnected" => events.disconnected = true,
+            "joined" => events.joined = true,
+            "left" => events.left = true,
             _ => return None,
         }
     }
@@ -292,6 +321,35 @@ fn batching(value: &str) -> Option<Batching> {
     let count = count.trim().parse().ok().filter(|count| (1..=MOST_MESSAGES).contains(count))?;
     let window = units::duration(window.trim()).ok().filter(|window| *window <= LONGEST_WINDOW)?;
     Some(Batching { count, window })
+}
+
+/// `100/1h`, with a third part for a bound on bytes. `Some(None)` is none.
+fn history(value: &str) -> Option<Option<History>> {
+    if value == "off" {
+        return Some(None);
+    }
+    let mut parts = value.split('/').map(str::trim);
+    let (count, age, bytes, more) = (parts.next()?, parts.next()?, parts.next(), parts.next());
+    let count = count.parse().ok().filter(|count| (1..=MOST_HISTORY).contains(count))?;
+    let age = units::duration(age).ok().filter(|age| !age.is_zero() && *age <= LONGEST_HISTORY)?;
+    let bytes = match bytes {
+        Some(size) => {
+            let size = units::memory(size).ok().filter(|size| (1..=MOST_HISTORY_BYTES).contains(size))?;
+            usize::try_from(size).ok()?
+        }
+        None => HISTORY_BYTES,
+    };
+    more.is_none().then_some(Some(History { count, age, bytes }))
+}
+
+/// Names of groups, of which the end may be a `*`.
+fn group_names(value: &str) -> Option<GroupNames> {
+    let names: Vec<&str> = value.split(',').map(str::trim).collect();
+    let is_one = |name: &&str| {
+        let whole = name.strip_suffix('*').unwrap_or(name);
+        !whole.contains('*') && name.len() <= MAX_GROUP_NAME && is_group_name(name)
+    };
+    (names.len() <= MOST_GROUP_NAMES && names.iter().all(is_one)).then(|| names.into_iter().collect())
 }
 
 fn pairs(value: &str) -> Option<Vec<(Bytes, Bytes)>> {
@@ -346,7 +404,7 @@ mod tests {
     #[test]
     fn each_setting_is_read() {
         let all = mode(&[
-            (EVENTS, "connect, disconnected"),
+            (EVENTS, "connect, disconnected, joined"),
             (ON_ERROR, "ignore"),
             (DELIVERY, "at-least-once"),
             (RETRIES, "0"),
@@ -360,8 +418,17 @@ mod tests {
             (RENEWAL, "off"),
             (ORIGINS, "https://a.example, http://b:8080"),
             (PATH, "/api/webpubsub/hubs/chat/"),
+            (HISTORY, "100/1h/64Ki"),
+            (GROUP_EVENTS, "lobby, team-*"),
+            (RESUME, "30s"),
         ]);
-        let events = Subscriptions { connect: true, disconnected: true, no_messages: true, connected: false };
+        let events = Subscriptions {
+            connect: true,
+            disconnected: true,
+            no_messages: true,
+            joined: true,
+            ..Subscriptions::default()
+        };
         assert_eq!(all.events, events);
         assert_eq!((all.on_error, all.delivery, all.retries), (OnError::Ignore, Delivery::AtLeastOnce, 0));
         assert_eq!((all.mailbox, all.outbound, all.max_groups), (7, 2 << 20, 3));
@@ -371,6 +438,15 @@ mod tests {
         let Codec::CloudEvents(codec) = &all.codec else { panic!("{:?}", all.codec) };
         assert!(codec.batch && codec.path.as_ref().is_some_and(|path| path == "/api/webpubsub/hubs/chat/"));
         assert_eq!(all.origins, ["https://a.example", "http://b:8080"]);
+        let history = History { count: 100, age: Duration::from_hours(1), bytes: 64 << 10 };
+        assert_eq!((all.history, all.resume), (Some(history), Some(Duration::from_secs(30))));
+        for (group, may) in [("lobby", true), ("lobby2", false), ("team-7", true), ("team", false)] {
+            assert_eq!(all.group_events.contains(group), may, "{group}");
+        }
+        let history = mode(&[(HISTORY, "7/30s"), (GROUP_EVENTS, "*")]);
+        assert_eq!(history.history.unwrap().bytes, 1 << 20);
+        assert!(history.group_events.contains("anything"));
+        assert!(mode(&[(HISTORY, "off")]).history.is_none());
     }
 
     #[test]
@@ -412,6 +488,9 @@ mod tests {
             (AUTO_RESPONSE, "ping"),
             (BATCH, "100"),
             (ORIGINS, "example.org"),
+            (HISTORY, "100/25h"),
+            (GROUP_EVENTS, "a*b"),
+            (RESUME, "11m"),
             (PATH, "events"),
             (CODEC, "aws"),
             ("roost.websocket.aws.selection", "action"),

@@ -16,6 +16,7 @@ use tracing::{error, info};
 use crate::function::access;
 use crate::function::controller::{Controller, Tools};
 use crate::function::domains;
+use crate::function::event_mode;
 use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::{FunctionRecord, PinnedImage, Revision};
 use crate::function::replica::Inherited;
@@ -445,10 +446,21 @@ impl Registry {
         self.routes.set_domains(key, &domains);
     }
 
+    /// Holds its WebSockets from its first request on, if it asks for that: its controller sees to it from then on, and may
+    /// not have begun when clients of an earlier daemon come back.
+    fn hold(&self, record: &FunctionRecord, upstream: &Upstream) {
+        let deployment = &record.newest.deployment;
+        let limits = Times::parse(deployment).unwrap_or_default().apply(self.limits);
+        let mode = event_mode::of(deployment, &limits.websocket);
+        self.tools.hub.ask_for_history(upstream.key(), mode.as_ref().and_then(|mode| mode.history));
+        upstream.set_event_mode(mode);
+    }
+
     fn begin(self: &Arc<Self>, key: &FunctionKey, record: Option<FunctionRecord>, inherited: Vec<Inherited>) {
         let upstream = Upstream::new(key.clone(), self.limits);
         if let Some(record) = &record {
             ask(&upstream, record);
+            self.hold(record, &upstream);
             self.routes.insert(Arc::clone(&upstream));
         }
         let (wanted, watched) = watch::channel(record);

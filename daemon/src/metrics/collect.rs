@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use roost_acme::Keeping;
 use roost_proxy::function::{FunctionKey, Namespace};
-use roost_proxy::websocket::{self, Hub};
+use roost_proxy::websocket::{self, HistoryFigures, Hub};
 use roost_proxy::{Distribution, KeptFigures, Limit, Metered, Server, Totals};
 use tokio::sync::Mutex;
 use tracing::debug;
@@ -95,6 +95,8 @@ pub(super) struct Snapshot {
     /// Connections of an earlier daemon that it held: those that went on, and those that did not.
     pub(super) resumed: [u64; 2],
     pub(super) letters: deadletters::Figures,
+    /// What is kept of groups.
+    pub(super) history: HistoryFigures,
 }
 
 /// From an authority.
@@ -202,6 +204,7 @@ impl Collector {
             groups: hub.group_figures(),
             resumed: server.resumed(),
             letters: letters.figures(),
+            history: hub.history_figures(),
         })
     }
 

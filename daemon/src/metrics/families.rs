@@ -54,7 +54,7 @@ families! {
         "How long connections were open, all together.";
     WS_ACTIVE_SECONDS: Counter "ws_active_seconds_total" ["function_name"]
         "How long replicas had connections, of each the union of them.";
-    WS_RESUMES: Counter "ws_resumes_total" ["outcome"]
+    WS_HANDED_OVER: Counter "ws_handed_over_total" ["outcome"]
         "WebSockets that an earlier roostd held.";
     WS_EVENTS: Counter "ws_events_total" ["function_name", "event", "outcome"]
         "Events of WebSockets that are held here, by what came of them.";
@@ -78,6 +78,20 @@ families! {
         "Groups of WebSockets that there are.";
     WS_GROUP_MEMBERS: Gauge "ws_group_members" []
         "Memberships in them.";
+    WS_RESUMES: Counter "ws_resumes_total" ["function_name", "outcome"]
+        "Clients that came back to their connections, by what they found.";
+    WS_HISTORY_GROUPS: Gauge "ws_history_groups" []
+        "Groups of which messages are kept, or that are watched.";
+    WS_HISTORY_BYTES: Gauge "ws_history_bytes" []
+        "Bytes that are kept of groups.";
+    WS_STREAMS: Gauge "ws_group_streams" []
+        "Clients that watch groups as streams of events.";
+    WS_STREAM_EVENTS: Counter "ws_group_stream_events_total" []
+        "Events that they were sent.";
+    WS_STREAMS_BEHIND: Counter "ws_group_streams_behind_total" []
+        "Streams that ended because their clients did not keep up.";
+    WS_STREAM_RESUMES: Counter "ws_group_stream_resumes_total" ["outcome"]
+        "Clients that came back to a stream: whole if all was kept that they had missed, else lost.";
     WS_UNTRACKED: Counter "ws_untracked_total" ["function_name"]
         "Directions of WebSockets in which something else than frames was found.";
     DESIRED: Gauge "gateway_service_count" ["function_name"]

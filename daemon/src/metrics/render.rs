@@ -41,7 +41,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     let functions: Vec<(&str, &Function)> =
         names.iter().map(String::as_str).zip(&snapshot.functions).collect();
     invocations(page, &functions);
-    websockets::write(page, &functions, snapshot.groups, snapshot.resumed);
+    websockets::write(page, &functions, snapshot.groups, snapshot.resumed, snapshot.history);
     websockets::dead_letters(page, &functions, &snapshot.letters);
     replicas(page, &functions);
     waiting(page, &functions);
@@ -279,7 +279,7 @@ mod tests {
 
     use crate::otel::Counts;
     use roost_proxy::function::{FunctionKey, Namespace};
-    use roost_proxy::websocket::{Category, EventTotals, Figures};
+    use roost_proxy::websocket::{Category, EventTotals, Figures, HistoryFigures};
     use roost_proxy::{By, Histogram, KeptFigures, Limit, Metered, Upstream, UpstreamLimits, WebSockets};
 
     use super::super::collect::{Certificates, Connections};
@@ -314,8 +314,9 @@ mod tests {
             open: 6,
             messages: [8, 9],
             bytes: [80, 90],
-            events: [[0; 3], [0; 3], [5, 1, 0], [0; 3]],
-            seconds: [Distribution::default(), Distribution::default(), took(1), Distribution::default()],
+            events: [[0; 3], [0; 3], [5, 1, 0], [0; 3], [0; 3], [0; 3]],
+            returns: [1, 0, 0],
+            seconds: [0, 0, 1, 0, 0, 0].map(|ms| if ms > 0 { took(ms) } else { Distribution::default() }),
             handshakes: vec![(Some(101), took(2)), (None, took(1))],
             dropped: [0, 2],
             retries: 3,
@@ -381,6 +382,7 @@ mod tests {
                 redriven: [1, 2],
                 kept: vec![(FunctionKey::from_route("gone").unwrap(), Kept { letters: 3, bytes: 99 })],
             },
+            history: HistoryFigures { groups: 3, resumed: 4, ..HistoryFigures::default() },
         }
     }
 
@@ -434,7 +436,7 @@ mod tests {
             r#"ws_dropped_messages_total{function_name="echo.staging",reason="closed"} 2"#,
             r#"ws_connection_seconds_total{function_name="echo.staging"} 2.5"#,
             r#"ws_active_seconds_total{function_name="echo.staging"} 1"#,
-            r#"ws_resumes_total{outcome="lost"} 1"#,
+            r#"ws_handed_over_total{outcome="lost"} 1"#,
             r#"ws_events_total{function_name="echo.staging",event="message",outcome="failed"} 1"#,
             r#"ws_event_seconds_count{function_name="echo.staging",event="message"} 1"#,
             "ws_groups 2",
@@ -443,6 +445,8 @@ mod tests {
             r#"roost_dead_letters_lost_total{reason="size"} 4"#,
             r#"roost_dead_letters_redriven_total{outcome="failed"} 2"#,
             "ws_group_members 11",
+            "ws_history_groups 3",
+            r#"ws_group_stream_resumes_total{outcome="whole"} 4"#,
             r#"gateway_service_count{function_name="echo.staging"} 2"#,
             r#"roost_function_limited_total{function_name="echo.staging",limit="body"} 6"#,
             r#"roost_limited_total{limit="header_size"} 3"#,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use roost_proxy::websocket::{DROPS, EVENTS, EventTotals, OUTCOMES, Reason};
+use roost_proxy::websocket::{DROPS, EVENTS, EventTotals, HistoryFigures, OUTCOMES, RETURNS, Reason};
 use roost_proxy::{FRAME_TYPES, WebSockets};
 
 use super::collect::Function;
@@ -20,7 +20,13 @@ const DIRECTIONS: [&str; 2] = ["in", "out"];
 
 /// Writes it. `groups` is how many groups there are, and how many memberships; `resumed` how many connections of an earlier
 /// daemon went on, and how many did not.
-pub(super) fn write(page: &mut Page, functions: &[(&str, &Function)], groups: [usize; 2], resumed: [u64; 2]) {
+pub(super) fn write(
+    page: &mut Page,
+    functions: &[(&str, &Function)],
+    groups: [usize; 2],
+    resumed: [u64; 2],
+    history: HistoryFigures,
+) {
     frames(page, functions);
     closes(page, functions);
     both(page, &f::WS_PINGS, functions, |of| of.pings, |of| of.pings);
@@ -34,12 +40,26 @@ pub(super) fn write(page: &mut Page, functions: &[(&str, &Function)], groups: [u
     {
         untracked.add(&[name], function.totals.websockets.untracked);
     }
-    let mut resumes = page.family(&f::WS_RESUMES);
+    let mut handed = page.family(&f::WS_HANDED_OVER);
     for (outcome, count) in ["resumed", "lost"].iter().zip(resumed) {
-        resumes.add(&[outcome], count);
+        handed.add(&[outcome], count);
     }
     page.number(&f::WS_GROUPS, groups[0]);
     page.number(&f::WS_GROUP_MEMBERS, groups[1]);
+    of_history(page, history);
+}
+
+/// What is kept of groups, and those who watch them.
+fn of_history(page: &mut Page, history: HistoryFigures) {
+    let HistoryFigures { groups, bytes, streams, events, behind, resumed, lost } = history;
+    page.number(&f::WS_HISTORY_GROUPS, groups);
+    page.number(&f::WS_HISTORY_BYTES, bytes);
+    page.number(&f::WS_STREAMS, streams);
+    page.number(&f::WS_STREAM_EVENTS, events);
+    page.number(&f::WS_STREAMS_BEHIND, behind);
+    let mut resumes = page.family(&f::WS_STREAM_RESUMES);
+    resumes.add(&["whole"], resumed);
+    resumes.add(&["lost"], lost);
 }
 
 fn frames(page: &mut Page, functions: &[(&str, &Function)]) {
@@ -216,6 +236,13 @@ fn events(page: &mut Page, functions: &[(&str, &Function)]) {
         let counts = DROPS.iter().zip(function.totals.events.dropped);
         for (reason, count) in counts.filter(|(_, count)| *count > 0) {
             dropped.add(&[name, reason], count);
+        }
+    }
+    let mut resumes = page.family(&f::WS_RESUMES);
+    for (name, function) in functions {
+        let counts = RETURNS.iter().zip(&function.totals.events.returns);
+        for (outcome, count) in counts.filter(|(_, count)| **count > 0) {
+            resumes.add(&[name, outcome], *count);
         }
     }
     let mut some = |family: &'static Family, number: fn(&EventTotals) -> u64| {

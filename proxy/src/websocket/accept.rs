@@ -23,6 +23,7 @@ use super::handshake::Opening;
 use super::invoke::{Teller, Told};
 use super::lease::Lease;
 use super::member::Member;
+use super::returns::{self, Back, Return, Token, Wish};
 use super::settings::EventMode;
 use super::socket::Socket;
 use crate::access_log::Record;
@@ -35,6 +36,9 @@ use crate::placement::ReplicaKey;
 use crate::roles::GROUPS;
 use crate::token::Claims;
 use crate::upstream::Upstream;
+
+/// A client that came back to a connection that is not known, among [`RETURNS`](super::RETURNS).
+const UNKNOWN: usize = 2;
 
 /// A request for a WebSocket that was let through to here.
 pub(crate) struct Arrival {
@@ -100,7 +104,8 @@ impl Shared {
         let (head, _) = request.into_parts();
         let offer =
             Opening::read(&head).map_err(|refusal| Refusal::Answer(Box::new(refusal.to_response())))?;
-        let offer = if settings.compression { offer } else { offer.without_deflate() };
+        let compression = settings.compression && settings.resume.is_none();
+        let offer = if compression { offer } else { offer.without_deflate() };
         if !is_welcome(&settings, &head.headers) {
             return Err(Refusal::Host(Box::new(Error::Forbidden {
                 function: upstream.key().clone(),
@@ -109,8 +114,16 @@ impl Shared {
         }
         let lease = claims.as_ref().and_then(Lease::of);
         let claims = claims.unwrap_or_default();
+        let wish = settings.resume.and_then(|_| returns::read(head.uri.query()));
+        if let Some(wish @ Wish { token: Some(token), .. }) = wish {
+            if let Some(member) = self.returning(&upstream, token, &offer, claims.subject()) {
+                return Ok(self.let_back_in(member, wish, lease, &offer, asked, call, record));
+            }
+            upstream.counters().events.returned(UNKNOWN);
+        }
         let identity = identify(&upstream, &head, host.as_ref(), peer, claims.subject());
         let member = Member::new(identity, upstream, settings.outbound);
+        let returns = settings.resume.map(|_| self.let_return(&member, wish.is_some()));
         self.hub.enter(&member);
         let mut candidate = Candidate { shared: self, member: Arc::clone(&member), accepted: false };
         let ties = Ties { shared: Arc::clone(self), member, settings, key };
@@ -132,6 +145,9 @@ impl Shared {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *response.headers_mut() = offer.answer(ties.member.identity().subprotocol());
         headers::to_client(StatusCode::SWITCHING_PROTOCOLS, response.headers_mut(), call, None, false);
+        if let Some(token) = returns {
+            returns::tell(response.headers_mut(), token, None);
+        }
         if let Some(mut record) = record.take() {
             record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
             record.held(response.headers());
@@ -141,6 +157,71 @@ impl Shared {
             candidate.accepted = true;
         }
         Ok(response)
+    }
+
+    /// Keeps what is said to a new connection, so that its client may come back: with which token.
+    fn let_return(&self, member: &Arc<Member>, greet: bool) -> Token {
+        let returns = Return::new();
+        let token = returns.token();
+        self.hub.returns.enter(member, returns);
+        if greet {
+            // Before all else, and none of what is said to it by others.
+            member.outbound.say(returns::greeting(token, None));
+        }
+        token
+    }
+
+    /// The connection that a client comes back to, if this is its token, and it is who it was. The token counts no more.
+    fn returning(
+        &self,
+        upstream: &Upstream,
+        token: Token,
+        offer: &Opening,
+        subject: Option<&str>,
+    ) -> Option<Arc<Member>> {
+        self.hub.returns.take(token, upstream.key(), |identity| {
+            identity.subprotocol().is_none_or(|name| offer.offers(name))
+                && subject.is_none_or(|subject| identity.user() == Some(subject))
+        })
+    }
+
+    /// Gives a connection the socket of its client that is back.
+    fn let_back_in(
+        &self,
+        member: Arc<Member>,
+        wish: Wish,
+        lease: Option<Box<Lease>>,
+        offer: &Opening,
+        asked: Asked,
+        call: &Call,
+        record: &mut Option<Record>,
+    ) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = offer.answer(member.identity().subprotocol());
+        headers::to_client(StatusCode::SWITCHING_PROTOCOLS, response.headers_mut(), call, None, false);
+        let Some(returns) = member.returns.get() else { return response };
+        let whole = returns.is_whole(wish.seen);
+        returns::tell(response.headers_mut(), returns.token(), Some(whole));
+        if let Some(mut record) = record.take() {
+            // The connection has one of its own, since it was opened.
+            record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        }
+        let cut = self.cut.clone();
+        let coming = async move {
+            match Socket::upgraded(asked).await {
+                Ok((socket, ahead)) => {
+                    let back = Back { socket, ahead, lease, seen: wish.seen, whole, greet: true };
+                    if let Some(returns) = member.returns.get() {
+                        returns.comes(back);
+                    }
+                    member.outbound.wake();
+                }
+                Err(error) => debug!(%error, "a client that came back is gone again"),
+            }
+        };
+        self.tracker.spawn(async move { cut.run_until_cancelled_owned(coming).await });
+        response
     }
 
     /// Asks the function if this client may connect.

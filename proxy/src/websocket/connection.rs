@@ -10,6 +10,7 @@
 //!
 //! One event is in flight at a time. What comes meanwhile waits in the mailbox; when that is full, the socket is not read,
 //! and the client's own sending stops. A connection in which nothing happens is this struct, its socket and one timer.
+//! Where the client may [come back](super::returns), the connection outlives its socket for a while.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -27,13 +28,13 @@ use super::Shared;
 use super::counters::EventCounters;
 use super::ending::{Category, Ending};
 use super::event::{Action, Departure, Event, Message, Outcome, What};
-use super::frame::Decoder;
+use super::frame::{Decoder, Limits};
 use super::handover::{self, Left};
 use super::invoke::{Teller, Told};
 use super::lease::{self, Lease};
 use super::member::Member;
 use super::outbound::Said;
-use super::passed::Raw;
+use super::passed::{Passed, Raw};
 use super::settings::{Batching, EventMode, OnError};
 use super::socket::Socket;
 use super::spoken::Spoken;
@@ -77,6 +78,8 @@ pub(super) struct Connection {
     lease: Option<Box<Lease>>,
     /// It was there before this process.
     goes_on: bool,
+    /// Its socket is lost, and until then it waits for its client to come back.
+    away: Option<Instant>,
     left: Option<Left>,
 }
 
@@ -194,6 +197,7 @@ impl Connection {
             record,
             lease: None,
             goes_on: false,
+            away: None,
             left: None,
             ties,
         }
@@ -211,6 +215,11 @@ impl Connection {
     pub(super) fn lets_go_with(&mut self, lease: Option<Box<Lease>>) {
         self.mailbox.renews = lease.is_some() && self.ties.settings.renewal;
         self.lease = lease;
+    }
+
+    /// It has no socket, and waits until then for its client.
+    pub(super) fn waits(&mut self, until: Instant) {
+        self.away = Some(until);
     }
 
     /// Lives.
@@ -239,15 +248,71 @@ impl Connection {
         self.ties.member.outbound.listen(cx.waker());
         loop {
             let mut moved = self.poll_event(cx) | self.poll_renewal(cx);
-            moved |= self.wire.poll_read(cx, &mut self.mailbox).is_ready();
-            moved |= self.wire.poll_write(cx, &self.ties.member.outbound).is_ready();
-            if self.wire.is_gone() || self.leaves() {
+            moved |= self.comes_back();
+            if self.away.is_none() {
+                moved |= self.wire.poll_read(cx, &mut self.mailbox).is_ready();
+                moved |= self.wire.poll_write(cx, &self.ties.member.outbound).is_ready();
+            }
+            let lost = self.away.is_some() || self.wire.is_gone();
+            if (lost && !self.stays()) || self.leaves() {
                 return Poll::Ready(());
             }
             if !moved && !self.poll_time(cx) {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Its socket is lost. Does it wait for its client to come back?
+    fn stays(&mut self) -> bool {
+        let member = &self.ties.member;
+        let Some(returns) = member.returns.get() else { return false };
+        if let Some(until) = self.away {
+            return until > Instant::now() && !member.outbound.is_ending();
+        }
+        let Some(window) = self.ties.now().resume else { return false };
+        if !self.is_lost() || member.outbound.end_waits() {
+            return false;
+        }
+        returns.goes_away(&member.outbound);
+        self.away = Some(Instant::now() + window);
+        true
+    }
+
+    /// Has nobody wanted it to end?
+    fn is_lost(&self) -> bool {
+        let shared = &self.ties.shared;
+        let restarts = shared.handing_over.load(Ordering::Acquire);
+        match self.wire.closed().map(|closed| closed.category) {
+            None | Some(Category::Network) => restarts || !shared.closing.load(Ordering::Acquire),
+            Some(Category::Shutdown) => restarts,
+            Some(_) => false,
+        }
+    }
+
+    /// Goes on with the socket of a client that is back. `true` if there is one.
+    fn comes_back(&mut self) -> bool {
+        let member = &self.ties.member;
+        let Some(returns) = member.returns.get() else { return false };
+        let Some(back) = returns.take_back() else { return false };
+        // Whoever wants it to end has said so before.
+        if member.outbound.end_waits() || (self.wire.closed().is_some() && !self.is_lost()) {
+            return false;
+        }
+        let max_message = self.ties.settings.max_message;
+        let decoder = Decoder::new(Limits { max_message, deflate: false, ..Limits::default() });
+        self.wire = Wire::new(back.socket, back.ahead, decoder);
+        self.away = None;
+        let whole = returns.goes_on(&member.outbound, back.seen, back.greet);
+        member.counters().returned(usize::from(!whole));
+        if back.whole && !whole {
+            // It was told otherwise: more was said meanwhile than is kept.
+            member.end(Ending::too_slow());
+        }
+        if back.lease.is_some() {
+            self.lets_go_with(back.lease);
+        }
+        true
     }
 
     /// Is what waits for the next process to tell?
@@ -258,30 +323,55 @@ impl Connection {
     /// Leaves the connection to the next process, if that is what is wanted, and nothing is under way.
     fn leaves(&mut self) -> bool {
         let shared = &self.ties.shared;
-        if shared.handing_over.load(Ordering::Acquire) && !self.wire.can_leave() {
+        let away = self.away;
+        if shared.handing_over.load(Ordering::Acquire) && away.is_none() && !self.wire.can_leave() {
             self.ties.member.end(Ending::shutdown());
         }
         let is_busy = self.in_flight.is_some() || self.lease.as_ref().is_some_and(|lease| lease.is_busy());
-        if is_busy || !shared.leaving.load(Ordering::Acquire) || !self.wire.can_leave() {
+        if is_busy || !shared.leaving.load(Ordering::Acquire) {
+            return false;
+        }
+        if let Some(until) = away {
+            self.leave_without_socket(until);
+            return true;
+        }
+        if !self.wire.can_leave() {
             return false;
         }
         let outbound = &self.ties.member.outbound;
         let Some((socket, unsent)) = self.wire.leave(outbound) else { return false };
+        let mut passed = self.write_down();
+        passed.unsent = unsent.into_iter().map(Raw).collect();
+        self.left = Some(Left { socket: Some(socket), passed });
+        true
+    }
+
+    /// Where it stands, but for what was not written yet. Nothing is left in the mailbox.
+    fn write_down(&mut self) -> Passed {
         let (decoder, rest) = self.wire.place();
         let mut passed =
             handover::write_down(&self.ties, self.state.as_deref(), self.sequence, decoder, rest);
         passed.lease = self.lease.as_ref().map(|lease| lease.pass_on());
-        passed.unsent = unsent.into_iter().map(Raw).collect();
         let messages = std::mem::take(&mut self.mailbox.messages);
         passed.messages = messages.into_iter().map(|message| (message.text, Raw(message.data))).collect();
-        self.left = Some(Left { socket, passed });
-        true
+        passed
+    }
+
+    /// The next process is to wait for its client.
+    fn leave_without_socket(&mut self, until: Instant) {
+        // What is said from here on is not for this one.
+        self.ties.member.outbound.take_all();
+        let mut passed = self.write_down();
+        passed.rest = Raw::default();
+        let left = until.saturating_duration_since(Instant::now());
+        passed.away = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        self.left = Some(Left { socket: None, passed });
     }
 
     /// It is the next process' from here on.
     fn pass_on(mut self, left: Left) {
         let Ties { shared, member, .. } = &self.ties;
-        shared.hub.leave(member);
+        shared.hub.pass_on(member);
         member.counters().passed_on();
         self.record.broken = Some("handed over");
         self.record.closed(None, None);
@@ -425,17 +515,24 @@ impl Connection {
         let waits = !self.mailbox.messages.is_empty() && self.in_flight.is_none() && !self.is_held_back();
         let batch = settings.batching.filter(|_| waits);
         let batch = batch.map(|batching| self.mailbox.since + batching.window);
-        let open = self.wire.closed().is_none();
+        let open = self.wire.closed().is_none() && self.away.is_none();
         let limits = self.ties.member.upstream().limits_now();
         let idle = limits.timeouts.tunnel_idle.map(|limit| self.ties.member.idle_since() + limit);
         let lifetime = limits.timeouts.lifetime.map(|limit| self.ties.member.began() + limit);
-        let of_wire = self.wire.deadline(ping, pong);
+        let of_wire = match self.away {
+            Some(until) => Some(until),
+            None => self.wire.deadline(ping, pong),
+        };
         let expiry = self.lease.as_ref().and_then(|lease| lease.ends(limits.timeouts.token_grace));
         let of_limits = idle.into_iter().chain(lifetime).chain(expiry).filter(|_| open);
         of_wire.into_iter().chain(batch).chain(of_limits).min()
     }
 
     fn on_time(&mut self) {
+        // Whether that is over, is seen to where its socket is.
+        if self.away.is_some() {
+            return;
+        }
         let (ping, pong) = self.ping();
         let member = &self.ties.member;
         match self.wire.on_time(ping, pong, &member.outbound) {

@@ -15,10 +15,17 @@ use crate::metrics::{Distribution, Histogram};
 use crate::tunnel::By;
 
 /// The kinds of events, in the order in which they are counted.
-pub const EVENTS: [&str; 4] = ["connect", "connected", "message", "disconnected"];
+pub const EVENTS: [&str; 6] = ["connect", "connected", "message", "disconnected", "joined", "left"];
+
+/// The places of the last two.
+pub(super) const JOINED: usize = 4;
+pub(super) const LEFT: usize = 5;
 
 /// What can come of an event: the function dealt with it, failed with it, or could not be had.
 pub const OUTCOMES: [&str; 3] = ["done", "failed", "unanswered"];
+
+/// What can come of a client that comes back: it has all that was said, or some of that is gone, or it is a new one.
+pub const RETURNS: [&str; 3] = ["whole", "partial", "unknown"];
 
 /// Whoever ends a connection chooses the code: of one function so many ends are counted apart, and all others together.
 const MAX_ENDS: usize = 64;
@@ -44,8 +51,8 @@ pub(crate) struct EventCounters {
     messages: [AtomicU64; 2],
     units: [AtomicU64; 2],
     bytes: [AtomicU64; 2],
-    events: [[AtomicU64; 3]; 4],
-    seconds: [Histogram; 4],
+    events: [[AtomicU64; 3]; EVENTS.len()],
+    seconds: [Histogram; EVENTS.len()],
     /// Handshakes by the status that they were answered with.
     handshakes: Mutex<Vec<(u16, Histogram)>>,
     /// What was said to clients that did not get it.
@@ -55,6 +62,7 @@ pub(crate) struct EventCounters {
     pings: AtomicU64,
     unanswered_pings: AtomicU64,
     dead: [AtomicU64; 3],
+    returns: [AtomicU64; RETURNS.len()],
     ends: Mutex<Vec<(End, u64)>>,
 }
 
@@ -68,9 +76,9 @@ pub struct EventTotals {
     /// The bytes of those.
     pub bytes: [u64; 2],
     /// Events by [`EVENTS`], and what came of them by [`OUTCOMES`].
-    pub events: [[u64; 3]; 4],
+    pub events: [[u64; 3]; EVENTS.len()],
     /// How long they took, by [`EVENTS`], all tries together.
-    pub seconds: [Distribution; 4],
+    pub seconds: [Distribution; EVENTS.len()],
     /// Handshakes by the status that they were answered with, and how long they took; what is not counted apart has none.
     pub handshakes: Vec<(Option<u16>, Distribution)>,
     /// Messages to clients that did not get them, by [`DROPS`].
@@ -85,6 +93,8 @@ pub struct EventTotals {
     pub unanswered_pings: u64,
     /// Events that found no end, by [`Reason::ALL`].
     pub dead: [u64; 3],
+    /// Clients that came back, by [`RETURNS`].
+    pub returns: [u64; RETURNS.len()],
     /// How connections ended.
     pub ends: Vec<(End, u64)>,
 }
@@ -200,6 +210,10 @@ impl EventCounters {
         self.unanswered_pings.fetch_add(1, Relaxed);
     }
 
+    pub(super) fn returned(&self, outcome: usize) {
+        self.returns[outcome].fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn read(&self) -> EventTotals {
         let pair = |pair: &[AtomicU64; 2]| pair.each_ref().map(|count| count.load(Relaxed));
         EventTotals {
@@ -219,6 +233,7 @@ impl EventCounters {
             pings: self.pings.load(Relaxed),
             unanswered_pings: self.unanswered_pings.load(Relaxed),
             dead: self.dead.each_ref().map(|count| count.load(Relaxed)),
+            returns: self.returns.each_ref().map(|count| count.load(Relaxed)),
             ends: self.lock().clone(),
         }
     }

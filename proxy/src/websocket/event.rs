@@ -148,6 +148,10 @@ pub enum What<'a> {
     Messages(&'a [Message]),
     /// It is gone. The answer has no meaning but that it came.
     Disconnected(&'a Departure),
+    /// Its user has a first connection in this group: this one.
+    Joined(&'a str),
+    /// Its user has none in this group any more; the last one was this.
+    Left(&'a str),
 }
 
 /// Something that happens on a connection.
@@ -155,8 +159,9 @@ pub enum What<'a> {
 pub struct Event<'a> {
     /// On which.
     pub of: &'a Identity,
-    /// The number of this event on its connection: 0 for `Connect`, 1 for `Connected`, and on from there. It stays over
-    /// attempts; with the connection's id it is the event's.
+    /// The number of this event on its connection: 0 for `Connect`, 1 for `Connected`, and on from there. Those of groups are
+    /// counted by themselves, for all connections together. It stays over attempts; with the connection's id it is the
+    /// event's.
     pub sequence: u64,
     /// Which attempt this is, from 1.
     pub attempt: u32,

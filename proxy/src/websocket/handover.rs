@@ -32,8 +32,10 @@ use super::ending::{Category, Ending};
 use super::event::{ConnectionId, Identity, Message};
 use super::frame::{Decoder, Limits, State};
 use super::lease::PassedLease;
+use super::history::{Bequeathed, Entry};
 use super::member::Member;
-use super::passed::{self, Letter, Passed, Raw};
+use super::passed::{self, All, Letter, Passed, PassedGroup, PassedMessage, PassedReturn, Raw};
+use super::returns::{Remembered, Return, Token};
 use super::settings::EventMode;
 use super::socket::Socket;
 use crate::access_log::Record;
@@ -56,6 +58,9 @@ const ADOPTION: Duration = Duration::from_secs(30);
 /// How long an event that is under way may hold up the end of the process.
 const LAST_EVENTS: Duration = Duration::from_secs(10);
 
+/// For how long a client may come back at least, after a restart.
+const LEAST_WAIT: Duration = Duration::from_secs(10);
+
 /// How many functions are told at once of connections that are lost.
 const AT_ONCE: usize = 32;
 
@@ -66,14 +71,16 @@ const LOST: usize = 1;
 /// What one connection leaves.
 #[derive(Debug)]
 pub(super) struct Left {
-    pub(super) socket: OwnedFd,
+    /// `None`: it is lost, and its client may come back.
+    pub(super) socket: Option<OwnedFd>,
     pub(super) passed: Passed,
 }
 
 /// What an earlier process has left.
 #[derive(Debug)]
 pub struct Bequest {
-    letter: OwnedFd,
+    /// What was written, and how long ago.
+    letter: io::Result<(All, Duration)>,
     sockets: HashMap<String, OwnedFd>,
 }
 
@@ -91,7 +98,7 @@ impl Bequest {
         let (mut letters, sockets): (Vec<Named>, Vec<Named>) =
             found.into_iter().partition(|(name, _)| name == LETTER_NAME);
         let (_, letter) = letters.pop()?;
-        Some(Self { letter, sockets: sockets.into_iter().collect() })
+        Some(Self { letter: passed::read(letter), sockets: sockets.into_iter().collect() })
     }
 }
 
@@ -138,8 +145,17 @@ impl Shared {
             }
         }
         let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Err(error) = put(&**store, left).await {
+        let groups = self.hub.topics.bequeath().into_iter().map(of_group).collect();
+        if let Err(error) = put(&**store, left, groups).await {
             warn!("connections end with this process: {error}");
+        }
+    }
+
+    /// Goes on with what is kept of groups. Before anybody is served: what is said from then on comes behind that.
+    pub(crate) fn resume_groups(&self, bequest: &mut Bequest) {
+        if let Ok((all, ago)) = &mut bequest.letter {
+            let groups = std::mem::take(&mut all.groups);
+            self.hub.topics.inherit(groups.into_iter().filter_map(|one| group(one, *ago)).collect());
         }
     }
 
@@ -153,15 +169,16 @@ impl Shared {
         let Bequest { letter, mut sockets } = bequest;
         let names: Vec<String> =
             std::iter::once(LETTER_NAME.to_owned()).chain(sockets.keys().cloned()).collect();
-        match passed::read(letter) {
+        match letter {
             Ok((all, ago)) => {
                 info!("{} connections of an earlier process go on", all.connections.len());
                 for (number, passed) in all.connections.into_iter().enumerate() {
-                    let Some(socket) = sockets.remove(&name(number)) else {
+                    let socket = sockets.remove(&name(number));
+                    if socket.is_none() && passed.away.is_none() {
                         self.count(LOST, 1);
                         warn!("a connection of an earlier process is lost: its socket is not there");
                         continue;
-                    };
+                    }
                     self.resume_one(socket, passed, ago, routes, seat());
                 }
             }
@@ -178,7 +195,7 @@ impl Shared {
 
     fn resume_one(
         self: &Arc<Self>,
-        socket: OwnedFd,
+        socket: Option<OwnedFd>,
         passed: Passed,
         ago: Duration,
         routes: &Routes,
@@ -205,16 +222,22 @@ impl Shared {
             passed.carried,
         );
         // At once: what others say to it from now on is for it.
+        if let Some(returns) = passed.resume.as_ref().and_then(returns_of) {
+            self.hub.returns.enter(&member, returns);
+        }
         self.hub.enter(&member);
         self.hub.is_of(&member);
         for group in &passed.groups {
-            if let Err(error) = self.hub.join(&member, group, usize::MAX) {
+            if let Err(error) = self.hub.join_again(&member, group) {
                 debug!(%error, "a group is lost");
             }
         }
         member.opened();
         member.counters().opened();
         member.outbound.say_again(passed.unsent.iter().map(|frame| frame.0.clone()));
+        if let (None, Some(returns)) = (&socket, member.returns.get()) {
+            returns.goes_away(&member.outbound);
+        }
         let (shared, cut) = (Arc::clone(self), self.cut.clone());
         let life = async move {
             let Some(settings) = settings(&upstream).await else {
@@ -270,8 +293,8 @@ impl Shared {
 }
 
 /// Puts all of them into the store, the letter last: without it none counts.
-async fn put(store: &dyn DescriptorStore, left: Vec<Left>) -> io::Result<()> {
-    if left.is_empty() {
+async fn put(store: &dyn DescriptorStore, left: Vec<Left>, groups: Vec<PassedGroup>) -> io::Result<()> {
+    if left.is_empty() && groups.is_empty() {
         return Ok(());
     }
     let mut passed = Vec::with_capacity(left.len());
@@ -279,16 +302,59 @@ async fn put(store: &dyn DescriptorStore, left: Vec<Left>) -> io::Result<()> {
         warn!("{} connections are more than the next process gets, and end", left.len() - MAX_LEFT);
     }
     for Left { socket, passed: one } in left.into_iter().take(MAX_LEFT) {
+        let Some(socket) = socket else {
+            passed.push(one);
+            continue;
+        };
         match store.put(&name(passed.len()), &[socket.as_fd()]).await {
             Ok(()) => passed.push(one),
             Err(error) => warn!("a connection ends with this process: {error}"),
         }
     }
     let count = passed.len();
-    let letter = Letter::write(passed)?;
+    let letter = Letter::write(passed, groups)?;
     store.put(LETTER_NAME, &[letter.as_fd()]).await?;
     info!("{count} connections are left to the next process");
     Ok(())
+}
+
+/// What is kept of a group, as it is written down.
+fn of_group(Bequeathed { namespace, group, place, entries }: Bequeathed) -> PassedGroup {
+    let now = Instant::now();
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let message = |entry: Entry| PassedMessage {
+        text: entry.message.text,
+        at: milliseconds(entry.at.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        age: milliseconds(entry.age(now)),
+        data: Raw(entry.message.data),
+    };
+    PassedGroup {
+        namespace: namespace.to_string(),
+        name: group.to_string(),
+        place: place.to_string(),
+        messages: entries.into_iter().map(message).collect(),
+    }
+}
+
+/// The same read, so long after it was written.
+fn group(passed: PassedGroup, ago: Duration) -> Option<Bequeathed> {
+    let now = Instant::now();
+    let entry = |PassedMessage { text, data: Raw(data), at, age }: PassedMessage| {
+        let since = now.checked_sub(Duration::from_millis(age) + ago).unwrap_or(now);
+        Entry::new(&Message { text, data }, UNIX_EPOCH + Duration::from_millis(at), since)
+    };
+    Some(Bequeathed {
+        namespace: passed.namespace.parse().ok()?,
+        group: passed.name.into(),
+        place: passed.place.parse().ok()?,
+        entries: passed.messages.into_iter().map(entry).collect(),
+    })
+}
+
+/// What is kept for a client that may come back.
+fn returns_of(passed: &PassedReturn) -> Option<Return> {
+    let kept = passed.kept.iter().map(|frame| frame.0.clone()).collect();
+    Some(Return::of(Remembered { token: Token::parse(&passed.token)?, said: passed.said, kept }))
 }
 
 /// What the function asks of its connections, once it is known.
@@ -296,11 +362,13 @@ async fn settings(upstream: &Upstream) -> Option<Arc<EventMode>> {
     timeout(ADOPTION, upstream.held()).await.ok()
 }
 
-async fn go_on(ties: Ties, socket: OwnedFd, passed: Passed, seat: Option<Seat>) {
+async fn go_on(ties: Ties, socket: Option<OwnedFd>, passed: Passed, seat: Option<Seat>) {
     let (shared, member) = (Arc::clone(&ties.shared), Arc::clone(&ties.member));
-    let socket = match open(socket) {
-        Ok(socket) => Socket::Resumed(socket, seat),
-        Err(error) => return shared.give_up(&member, &error.to_string()),
+    let away = passed.away.filter(|_| socket.is_none());
+    let socket = match socket.map(open) {
+        Some(Ok(socket)) => Socket::Resumed(socket, seat),
+        None => Socket::Lost,
+        Some(Err(error)) => return shared.give_up(&member, &error.to_string()),
     };
     member.outbound.set_limit(ties.settings.outbound);
     let deflate = passed.window.and_then(super::deflate::Deflate::of_window);
@@ -325,7 +393,9 @@ async fn go_on(ties: Ties, socket: OwnedFd, passed: Passed, seat: Option<Seat>) 
     let messages = passed.messages.into_iter().map(|(text, Raw(data))| Message { text, data });
     connection.goes_on(passed.sequence, messages.collect());
     connection.lets_go_with(lease);
-    if !known {
+    if let Some(left) = away {
+        connection.waits(Instant::now() + Duration::from_millis(left).max(LEAST_WAIT));
+    } else if !known {
         // Its limits are others now.
         member.end(Ending::of_host(1012, "service restart", Category::Deploy));
     }
@@ -398,5 +468,10 @@ pub(super) fn write_down(
         messages: Vec::new(),
         unsent: Vec::new(),
         carried: [carried.messages, carried.bytes],
+        resume: member.returns.get().map(|returns| {
+            let Remembered { token, said, kept } = returns.remembered();
+            PassedReturn { token: token.to_string(), said, kept: kept.into_iter().map(Raw).collect() }
+        }),
+        away: None,
     }
 }

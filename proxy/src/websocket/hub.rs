@@ -4,19 +4,23 @@
 //! connection's queue. Groups and users belong to a namespace: functions of others do not see them.
 //!
 //! The locks are held for a look or a change, never while anything is awaited, and in this order: groups or users, then one
-//! group's members, then one connection's names of groups.
+//! group's members, then one connection's names of groups. Where both are held, groups come before users. What is said in
+//! a group is said under the lock of its history, which comes before all of these.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::ending::Ending;
 use super::event::{ConnectionId, Message};
+use super::history::{CannotWatch, History, HistoryFigures, Past, Place, Topics, Watch, Watching};
 use super::member::Member;
 use super::outbound::Said;
+use super::presence::{Change, Listener};
+use super::returns::Returns;
 use super::spoken::Spoken;
 use crate::function::{FunctionKey, Namespace};
 
@@ -37,6 +41,12 @@ pub struct Hub {
     count: AtomicUsize,
     groups: Mutex<HashMap<Key, Arc<Group>>>,
     users: Mutex<HashMap<Key, Vec<Arc<Member>>>>,
+    /// What was said in groups, and who watches them.
+    pub(super) topics: Arc<Topics>,
+    /// Connections whose clients may come back.
+    pub(super) returns: Returns,
+    /// Hears of users who come to groups and leave them.
+    pub(super) listener: Listener,
 }
 
 /// Those of one group.
@@ -94,6 +104,9 @@ impl Default for Hub {
             count: AtomicUsize::new(0),
             groups: Mutex::default(),
             users: Mutex::default(),
+            topics: Arc::default(),
+            returns: Returns::default(),
+            listener: Listener::default(),
         }
     }
 }
@@ -126,11 +139,23 @@ impl Hub {
 
     /// It is gone, and with it from its groups. For once.
     pub(super) fn leave(&self, member: &Arc<Member>) {
+        self.go(member, true);
+    }
+
+    /// Another process has it from here on: it is still in its groups.
+    pub(super) fn pass_on(&self, member: &Arc<Member>) {
+        self.go(member, false);
+    }
+
+    fn go(&self, member: &Arc<Member>, for_good: bool) {
         member.outbound.gone();
+        self.returns.leave(member);
         let identity = member.identity();
         if lock(self.shard(identity.id)).remove(&identity.id).is_some() {
             self.count.fetch_sub(1, Relaxed);
         }
+        // Before the others of its user: one of them that joins meanwhile is either before this or behind it.
+        let mut groups = lock(&self.groups);
         if let Some(key) = user_key(member)
             && let Entry::Occupied(mut entry) = lock(&self.users).entry(key)
         {
@@ -140,10 +165,12 @@ impl Hub {
             }
         }
         // From here on none is added: joining looks for the connection under the same lock.
-        let mut groups = lock(&self.groups);
         let names = std::mem::take(&mut *member.lock_groups());
         for name in names {
-            remove(&mut groups, (identity.function.namespace.clone(), name), identity.id);
+            remove(&mut groups, (identity.function.namespace.clone(), Arc::clone(&name)), identity.id);
+            if for_good {
+                self.changed(member, &name, false);
+            }
         }
     }
 
@@ -195,6 +222,21 @@ impl Hub {
     /// # Errors
     /// When the name is none, the connection is in too many, or gone.
     pub fn join(&self, member: &Arc<Member>, name: &str, most: usize) -> Result<(), CannotJoin> {
+        self.come(member, name, most, true)
+    }
+
+    /// Puts a connection where an earlier process had it.
+    pub(super) fn join_again(&self, member: &Arc<Member>, name: &str) -> Result<(), CannotJoin> {
+        self.come(member, name, usize::MAX, false)
+    }
+
+    fn come(
+        &self,
+        member: &Arc<Member>,
+        name: &str,
+        most: usize,
+        for_the_first_time: bool,
+    ) -> Result<(), CannotJoin> {
         if !is_group_name(name) {
             return Err(CannotJoin::Name);
         }
@@ -212,8 +254,13 @@ impl Hub {
         }
         let key = (identity.function.namespace.clone(), Arc::<str>::from(name));
         names.push(Arc::clone(&key.1));
+        drop(names);
+        let name = Arc::clone(&key.1);
         let group = groups.entry(key).or_default();
         lock(&group.0).insert(identity.id, Arc::clone(member));
+        if for_the_first_time {
+            self.changed(member, &name, true);
+        }
         Ok(())
     }
 
@@ -225,8 +272,96 @@ impl Hub {
         let Some(at) = names.iter().position(|one| **one == *name) else { return false };
         let name = names.swap_remove(at);
         drop(names);
-        remove(&mut groups, (identity.function.namespace.clone(), name), identity.id);
+        remove(&mut groups, (identity.function.namespace.clone(), Arc::clone(&name)), identity.id);
+        self.changed(member, &name, false);
         true
+    }
+
+    /// A connection has come to a group or left it: tells whoever wants to hear of it, if it is its user's first or last one
+    /// there. Under the lock of the groups.
+    fn changed(&self, member: &Arc<Member>, group: &Arc<str>, joined: bool) {
+        let identity = member.identity();
+        let namespace = &identity.function.namespace;
+        let topic = self.topics.of_presence(namespace, group);
+        let told = member.wants_to_hear_of(joined);
+        let Some(user) = identity.user().filter(|_| told || topic.is_some()) else { return };
+        let others = |of_function: bool| {
+            let users = lock(&self.users);
+            let mut all = users.get(&(namespace.clone(), user.into())).into_iter().flatten();
+            all.any(|one| {
+                !Arc::ptr_eq(one, member)
+                    && (!of_function || one.identity().function == identity.function)
+                    && one.lock_groups().contains(group)
+            })
+        };
+        if let Some(topic) = topic.filter(|_| !others(false)) {
+            Topics::changed(&topic, user, joined);
+        }
+        if told && !others(true) {
+            let (group, member) = (Arc::clone(group), Arc::clone(member));
+            self.listener.tell(Change { group, member, joined, at: SystemTime::now() });
+        }
+    }
+
+    /// The users of a group and how many connections each has there, in the order of their names, those behind `after`.
+    #[must_use]
+    pub fn users_of(
+        &self,
+        namespace: &Namespace,
+        group: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(Box<str>, usize)> {
+        let Some(group) = self.group(namespace, group) else { return Vec::new() };
+        let mut found: HashMap<Box<str>, usize> = HashMap::new();
+        for member in lock(&group.0).values() {
+            if let Some(user) =
+                member.identity().user().filter(|user| after.is_none_or(|after| *user > after))
+            {
+                *found.entry(user.into()).or_default() += 1;
+            }
+        }
+        let mut found: Vec<_> = found.into_iter().collect();
+        found.sort_unstable();
+        found.truncate(limit);
+        found
+    }
+
+    /// A function asks for this history of the groups of its namespace from now on, or for none.
+    pub fn ask_for_history(&self, function: &FunctionKey, history: Option<History>) {
+        self.topics.ask(function, history);
+    }
+
+    /// What is kept of a group behind `after`, up to `limit` messages.
+    #[must_use]
+    pub fn past(&self, namespace: &Namespace, group: &str, after: Option<Place>, limit: usize) -> Past {
+        self.topics.past(namespace, group, after, limit)
+    }
+
+    /// Watches a group: a stream of what is said there, from where the client was if that is still kept.
+    ///
+    /// # Errors
+    /// When the name is none, too many are watched, or this host is about to end.
+    pub fn watch(&self, namespace: &Namespace, group: &str, asked: &Watching) -> Result<Watch, CannotWatch> {
+        let watch = self.topics.watch(namespace, group, asked)?;
+        if !asked.presence {
+            return Ok(watch);
+        }
+        let mut users = self.users_of(namespace, group, None, MOST_SHOWN + 1);
+        let more = users.len() > MOST_SHOWN;
+        users.truncate(MOST_SHOWN);
+        Ok(watch.among(&users, more))
+    }
+
+    /// Ends the streams of those who watch groups through this function.
+    pub fn end_watching(&self, function: &FunctionKey) {
+        self.topics.end(Some(function));
+    }
+
+    /// What is counted of history, and of those who watch.
+    #[must_use]
+    pub fn history_figures(&self) -> HistoryFigures {
+        self.topics.figures()
     }
 
     /// The groups of `namespace` and how many are in each, in the order of their names, those behind `after`.
@@ -269,8 +404,18 @@ impl Hub {
         [groups.len(), groups.values().map(|group| lock(&group.0).len()).sum()]
     }
 
-    /// Says something to all of a group but `except`. The frame is made once.
+    /// Says something to all of a group but `except`. The frame is made once. It is kept, if that is asked for.
     pub fn say_to_group(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        message: &Message,
+        except: &[ConnectionId],
+    ) -> Reach {
+        self.topics.say(namespace, name, message, || self.say_to_members(namespace, name, message, except))
+    }
+
+    fn say_to_members(
         &self,
         namespace: &Namespace,
         name: &str,
@@ -351,6 +496,9 @@ impl Hub {
         &self.shards[self.hash.hash_one(id) as usize % SHARDS]
     }
 }
+
+/// How many users one who begins to watch is told of at once.
+const MOST_SHOWN: usize = 1000;
 
 /// How many are ended at once when they are ended one after the other.
 const PACED: u32 = 16;

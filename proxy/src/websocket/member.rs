@@ -14,7 +14,8 @@ use super::deflate::Deflate;
 use super::ending::Ending;
 use super::event::{Identity, Message};
 use super::outbound::{Outbound, Said};
-use super::settings::{GROUPS, OUTBOUND};
+use super::returns::Return;
+use super::settings::{GROUPS, OUTBOUND, Subscriptions};
 use super::spoken::Spoken;
 use crate::upstream::Upstream;
 
@@ -27,6 +28,8 @@ pub struct Member {
     pub(super) outbound: Outbound,
     /// How messages are compressed, if that was agreed upon.
     pub(super) deflate: OnceLock<Deflate>,
+    /// What is kept for its client to come back, if it may.
+    pub(super) returns: OnceLock<Box<Return>>,
     /// The names of its groups.
     pub(super) groups: Mutex<Vec<Arc<str>>>,
     /// The client has its 101.
@@ -54,6 +57,7 @@ impl Member {
             began: Instant::now(),
             outbound: Outbound::new(outbound),
             deflate: OnceLock::new(),
+            returns: OnceLock::new(),
             groups: Mutex::default(),
             open: AtomicBool::new(false),
             messages: Default::default(),
@@ -80,6 +84,7 @@ impl Member {
             began,
             outbound: Outbound::new(OUTBOUND),
             deflate: OnceLock::new(),
+            returns: OnceLock::new(),
             groups: Mutex::default(),
             open: AtomicBool::new(false),
             messages,
@@ -174,6 +179,12 @@ impl Member {
         self.upstream.event_mode().map_or(GROUPS, |mode| mode.max_groups)
     }
 
+    /// Does its function want to hear of users that come to groups, or leave them?
+    pub(super) fn wants_to_hear_of(&self, joined: bool) -> bool {
+        let events = self.upstream.event_mode().map_or_else(Subscriptions::default, |mode| mode.events);
+        if joined { events.joined } else { events.left }
+    }
+
     pub(super) fn lock_groups(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
         // Nothing happens under the lock that could leave it half done.
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
@@ -185,7 +196,11 @@ impl Member {
     }
 
     pub(super) fn speak(&self, spoken: &Spoken<'_>) -> Said {
-        let said = self.outbound.say(spoken.to(self.deflate.get().copied()));
+        let frame = spoken.to(self.deflate.get().copied());
+        let said = match self.returns.get() {
+            None => self.outbound.say(frame),
+            Some(returns) => returns.say(&self.outbound, frame),
+        };
         if said == Said::Queued {
             let bytes = spoken.message.data.len();
             self.carried(1, bytes);

@@ -27,6 +27,7 @@ pub mod event;
 pub(crate) mod frame;
 mod handover;
 pub(crate) mod handshake;
+mod history;
 mod hub;
 mod invoke;
 mod keeper;
@@ -35,9 +36,12 @@ mod member;
 mod outbound;
 mod passed;
 mod redrive;
+mod presence;
+mod returns;
 mod settings;
 mod socket;
 mod spoken;
+mod streams;
 mod wire;
 
 use std::fmt;
@@ -50,16 +54,19 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use accept::{Arrival, Refusal};
 pub(crate) use counters::EventCounters;
-pub use counters::{DROPS, EVENTS, End, EventTotals, OUTCOMES};
+pub use counters::{DROPS, EVENTS, End, EventTotals, OUTCOMES, RETURNS};
 pub use ending::{Category, Ending};
 use handover::Left;
 pub use handover::{Bequest, LETTER_NAME, MAX_LEFT};
+pub use history::{CannotWatch, History, HistoryFigures, InvalidPlace, Kept, Past, Place, Watch, Watching};
 pub use hub::{CannotJoin, Figures, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_name};
 pub use keeper::{DeadEvent, Failing, Forgetful, Keeper, Reason};
 pub use member::{Carried, Member};
 pub use outbound::Said;
 pub use redrive::Redrive;
-pub use settings::{Batching, Delivery, EventMode, OnError, Subscriptions};
+pub use returns::LONGEST_RETURN;
+pub use settings::{Batching, Delivery, EventMode, GroupNames, OnError, Subscriptions};
+pub(crate) use streams::{group_of, may_be_group};
 
 use crate::access::Guard;
 use crate::caller::Caller;
@@ -96,6 +103,8 @@ pub(crate) struct Shared {
     users: Arc<Users>,
     keeper: Arc<dyn Keeper>,
     tracker: TaskTracker,
+    /// Who came to groups and left them, to be told.
+    lines: presence::Lines,
     /// No more are let in.
     closing: AtomicBool,
     /// Those that cannot be left to the next process end.
@@ -112,13 +121,14 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(held: &Held, caller: Caller, guard: Arc<dyn Guard>, users: Arc<Users>) -> Arc<Self> {
-        Arc::new(Self {
+        let shared = Arc::new(Self {
             hub: Arc::clone(&held.hub),
             caller,
             guard,
             users,
             keeper: Arc::clone(&held.keeper),
             tracker: TaskTracker::new(),
+            lines: presence::Lines::default(),
             closing: AtomicBool::new(false),
             handing_over: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
@@ -126,13 +136,17 @@ impl Shared {
             resumed: Default::default(),
             store: OnceLock::new(),
             cut: CancellationToken::new(),
-        })
+        });
+        shared.listen();
+        shared
     }
 
     /// Lets no more in.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.tracker.close();
+        // Those who watch have no end of their own: they come back to the next process.
+        self.hub.topics.end(None);
     }
 
     /// Ends all of them without another word.

@@ -90,6 +90,19 @@ impl Outbound {
         }
     }
 
+    /// Begins again with these frames, on another socket: what was to be said on the last one is forgotten, its end too.
+    pub(super) fn restart(&self, frames: VecDeque<Bytes>) {
+        let mut queue = self.lock();
+        *queue = Queue { bytes: frames.iter().map(Bytes::len).sum(), frames, ..Queue::default() };
+        drop(queue);
+        self.task.wake();
+    }
+
+    /// Is there an end that nobody was told yet?
+    pub(super) fn end_waits(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
     /// So many bytes may wait from now on.
     pub(super) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Relaxed);

@@ -61,6 +61,22 @@ pub(super) struct Passed {
     /// What waits for the client, in frames; of the first one a part may be gone.
     pub(super) unsent: Vec<Raw>,
     pub(super) carried: [[u64; 2]; 2],
+    /// What is kept for its client to come back, if it may.
+    #[serde(default)]
+    pub(super) resume: Option<PassedReturn>,
+    /// It has no socket, and waits for so many milliseconds more.
+    #[serde(default)]
+    pub(super) away: Option<u64>,
+}
+
+/// What is kept for a client that may come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PassedReturn {
+    pub(super) token: String,
+    /// How many messages were said to it in all.
+    pub(super) said: u64,
+    /// The last of them, as frames.
+    pub(super) kept: Vec<Raw>,
 }
 
 /// All of them.
@@ -70,6 +86,30 @@ pub(super) struct All {
     /// When it was written, in milliseconds of the clock that begins with the machine.
     at: u64,
     pub(super) connections: Vec<Passed>,
+    /// What is kept of groups. Versions that know nothing of it have none.
+    #[serde(default)]
+    pub(super) groups: Vec<PassedGroup>,
+}
+
+/// What is kept of what was said in one group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PassedGroup {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    /// The place before its first message.
+    pub(super) place: String,
+    pub(super) messages: Vec<PassedMessage>,
+}
+
+/// One message of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PassedMessage {
+    pub(super) text: bool,
+    pub(super) data: Raw,
+    /// Milliseconds since 1970, for people.
+    pub(super) at: u64,
+    /// How old it is, in milliseconds.
+    pub(super) age: u64,
 }
 
 /// A place in memory that another process can be given.
@@ -78,7 +118,7 @@ pub(super) struct Letter(File);
 
 impl Letter {
     /// Writes all of them.
-    pub(super) fn write(connections: Vec<Passed>) -> io::Result<Self> {
+    pub(super) fn write(connections: Vec<Passed>, groups: Vec<PassedGroup>) -> io::Result<Self> {
         // SAFETY: a name that ends, and flags that there are; what comes back is new, or an error.
         let file = unsafe { libc::memfd_create(c"roost-connections".as_ptr(), libc::MFD_CLOEXEC) };
         if file < 0 {
@@ -86,7 +126,7 @@ impl Letter {
         }
         // SAFETY: just opened, and nobody else knows its number.
         let mut file = File::from(unsafe { OwnedFd::from_raw_fd(file) });
-        let all = All { version: VERSION, at: machine_clock(), connections };
+        let all = All { version: VERSION, at: machine_clock(), connections, groups };
         let mut writer = io::BufWriter::new(&mut file);
         serde_json::to_writer(&mut writer, &all)?;
         writer.flush()?;
@@ -167,12 +207,30 @@ mod tests {
             messages: vec![(true, Raw("hi".into()))],
             unsent: vec![Raw(Bytes::from_static(&[0x81, 0]))],
             carried: [[1, 2], [3, 4]],
+            resume: Some(PassedReturn {
+                token: "t".into(),
+                said: 5,
+                kept: vec![Raw(Bytes::from_static(&[0x81, 0]))],
+            }),
+            away: Some(6),
         };
-        let letter = Letter::write(vec![one.clone(); 2]).unwrap();
+        let group = PassedGroup {
+            namespace: "n".into(),
+            name: "g".into(),
+            place: "0000000000000001-2".into(),
+            messages: vec![PassedMessage { text: false, data: Raw(vec![7].into()), at: 1, age: 2 }],
+        };
+        let letter = Letter::write(vec![one.clone(); 2], vec![group.clone()]).unwrap();
         let (all, _) = read(letter.0.into()).unwrap();
-        assert_eq!(all.connections, [one.clone(), one]);
+        assert_eq!((&all.connections[..], &all.groups[..]), (&[one.clone(), one][..], &[group][..]));
 
-        let mut letter = Letter::write(Vec::new()).unwrap();
+        let mut letter = Letter::write(Vec::new(), Vec::new()).unwrap();
+        letter.0.rewind().unwrap();
+        letter.0.write_all(br#"{"version":1,"at":0,"connections":[]} "#).unwrap();
+        letter.0.set_len(38).unwrap();
+        assert!(read(letter.0.into()).unwrap().0.groups.is_empty(), "as an earlier version writes it");
+
+        let mut letter = Letter::write(Vec::new(), Vec::new()).unwrap();
         letter.0.rewind().unwrap();
         letter.0.write_all(br#"{"version":2,"#).unwrap();
         assert!(read(letter.0.into()).is_err());

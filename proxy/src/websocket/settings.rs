@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::codec::Codec;
+use super::history::History;
 
 /// How many tries an event has behind the first one.
 pub(super) const RETRIES: u32 = 3;
@@ -31,6 +32,10 @@ pub struct Subscriptions {
     pub disconnected: bool,
     /// What is said is not for it: clients only listen, or speak to groups.
     pub no_messages: bool,
+    /// A user's first connection joins a group.
+    pub joined: bool,
+    /// A user's last connection leaves a group.
+    pub left: bool,
 }
 
 /// What becomes of a connection when the function failed with one of its messages for good.
@@ -103,6 +108,40 @@ pub struct EventMode {
     pub renewal: bool,
     /// Whence a page may connect: values of `Origin`. Empty: from anywhere.
     pub origins: Vec<String>,
+    /// What is kept of what is said in groups of its namespace.
+    pub history: Option<History>,
+    /// Which groups may be watched without a WebSocket, at the function's own address.
+    pub group_events: GroupNames,
+    /// How long a connection whose socket is lost waits for its client to come back. `None`: it does not. Where it does,
+    /// nothing is compressed.
+    pub resume: Option<Duration>,
+}
+
+/// Names of groups: whole, or as they begin, with a `*` behind that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupNames(Vec<Box<str>>);
+
+impl GroupNames {
+    /// Is a group of this name meant?
+    #[must_use]
+    pub fn contains(&self, group: &str) -> bool {
+        self.0.iter().any(|name| match name.strip_suffix('*') {
+            Some(beginning) => group.starts_with(beginning),
+            None => group == &**name,
+        })
+    }
+
+    /// Is none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<S: Into<Box<str>>> FromIterator<S> for GroupNames {
+    fn from_iter<I: IntoIterator<Item = S>>(names: I) -> Self {
+        Self(names.into_iter().map(Into::into).collect())
+    }
 }
 
 impl EventMode {
@@ -127,6 +166,9 @@ impl EventMode {
             batching: None,
             renewal: true,
             origins: Vec::new(),
+            history: None,
+            group_events: GroupNames::default(),
+            resume: None,
         }
     }
 }

@@ -27,6 +27,8 @@ pub(super) enum Socket {
     Http2(Box<TokioIo<Upgraded>>, #[expect(dead_code, reason = "held")] Option<Arc<Extended>>),
     /// A connection that an earlier process has opened.
     Resumed(TcpStream, #[expect(dead_code, reason = "held")] Option<Seat>),
+    /// There is none: its client may come back.
+    Lost,
 }
 
 impl Socket {
@@ -45,7 +47,7 @@ impl Socket {
     pub(super) fn is_plain(&mut self) -> bool {
         match self {
             Self::Connection(socket) => matches!(socket.stream(), Stream::Plain(_)),
-            Self::Http2(..) => false,
+            Self::Http2(..) | Self::Lost => false,
             Self::Resumed(..) => true,
         }
     }
@@ -57,7 +59,7 @@ impl Socket {
                 Stream::Plain(socket) => socket,
                 Stream::Tls(_) => return None,
             },
-            Self::Http2(..) => return None,
+            Self::Http2(..) | Self::Lost => return None,
             Self::Resumed(socket, _) => socket,
         };
         Some(socket.as_fd().try_clone_to_owned())
@@ -68,6 +70,7 @@ impl Socket {
             Self::Connection(socket) => Pin::new(socket.stream()).poll_read(cx, into),
             Self::Http2(stream, _) => Pin::new(stream).poll_read(cx, into),
             Self::Resumed(socket, _) => Pin::new(socket).poll_read(cx, into),
+            Self::Lost => Poll::Ready(Ok(())),
         }
     }
 
@@ -80,6 +83,7 @@ impl Socket {
             Self::Connection(socket) => Pin::new(socket.stream()).poll_write_vectored(cx, slices),
             Self::Http2(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Resumed(socket, _) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -89,6 +93,7 @@ impl Socket {
             Self::Connection(socket) => Pin::new(socket.stream()).poll_flush(cx),
             Self::Http2(stream, _) => Pin::new(stream).poll_flush(cx),
             Self::Resumed(socket, _) => Pin::new(socket).poll_flush(cx),
+            Self::Lost => Poll::Ready(Ok(())),
         }
     }
 
@@ -97,6 +102,7 @@ impl Socket {
             Self::Connection(socket) => Pin::new(socket.stream()).poll_shutdown(cx),
             Self::Http2(stream, _) => Pin::new(stream).poll_shutdown(cx),
             Self::Resumed(socket, _) => Pin::new(socket).poll_shutdown(cx),
+            Self::Lost => Poll::Ready(Ok(())),
         }
     }
 }

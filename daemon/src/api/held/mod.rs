@@ -7,6 +7,7 @@ mod aws;
 mod connections;
 mod groups;
 mod inside;
+mod past;
 mod users;
 mod view;
 mod words;
@@ -46,6 +47,9 @@ pub(super) fn routes() -> Router<Api> {
         .route("/groups", get(groups::list))
         .route("/groups/{group}", post(groups::tell).delete(groups::close))
         .route("/groups/{group}/connections", get(groups::members))
+        .route("/groups/{group}/users", get(past::users))
+        .route("/groups/{group}/history", get(past::history))
+        .route("/groups/{group}/events", get(past::events))
         .route("/groups/{group}/connections/{id}", put(groups::add).delete(groups::remove))
         .route("/users/{user}", post(users::tell).delete(users::close))
         .route("/users/{user}/connections", get(users::connections))

@@ -111,7 +111,9 @@ impl AwsApi {
         let key = match event.what {
             What::Connect(_) => CONNECT,
             What::Disconnected(_) => DISCONNECT,
-            What::Connected | What::Messages([]) => return Encoded::Instead(Vec::new()),
+            What::Connected | What::Joined(_) | What::Left(_) | What::Messages([]) => {
+                return Encoded::Instead(Vec::new());
+            }
             What::Messages([message, more @ ..]) => {
                 debug_assert!(more.is_empty(), "this dialect takes one message at a time");
                 if !message.text && self.binary == Binary::Refused {

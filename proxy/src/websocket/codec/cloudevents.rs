@@ -3,7 +3,8 @@
 //!
 //! Owns the requests. A message is a request in binary mode: each attribute is a header `ce-…`, encoded as the HTTP binding
 //! of `CloudEvents` says, so that no text of a client can end a header. Where the function takes batches, messages come in
-//! batched mode. Ours are the attributes `seq`, `attempt`, `clientip`, `closecode`, `closedby` and `durationms`.
+//! batched mode. Ours are the attributes `seq`, `attempt`, `clientip`, `closecode`, `closedby`, `durationms` and `group`, and
+//! the types `roost.group.joined` and `roost.group.left`, of which Azure has none.
 //!
 //! Answers are read in `answer`, and those to a client that wants to connect in `connect`.
 
@@ -54,6 +55,7 @@ const CE_CLIENT_IP: HeaderName = HeaderName::from_static("ce-clientip");
 const CE_CLOSE_CODE: HeaderName = HeaderName::from_static("ce-closecode");
 const CE_CLOSED_BY: HeaderName = HeaderName::from_static("ce-closedby");
 const CE_DURATION_MS: HeaderName = HeaderName::from_static("ce-durationms");
+const CE_GROUP: HeaderName = HeaderName::from_static("ce-group");
 const WEBHOOK_REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
 
 const JSON: &str = "application/json; charset=utf-8";
@@ -143,7 +145,7 @@ impl CloudEvents {
             (CE_TYPE, kind.into()),
             (CE_EVENT_NAME, name.into()),
             (CE_SOURCE, format!("/hubs/{hub}/client/{connection}").into()),
-            (CE_ID, format!("{connection}.{}", event.sequence).into()),
+            (CE_ID, id(&connection, event).into()),
             (CE_HUB, hub.into()),
             (CE_SEQ, event.sequence.to_string().into()),
             (CE_ATTEMPT, event.attempt.to_string().into()),
@@ -164,6 +166,9 @@ impl CloudEvents {
             also(CE_CLOSED_BY, Some(departure.by.name().into()));
             also(CE_DURATION_MS, Some(departure.lasted.as_millis().to_string().into()));
         }
+        if let What::Joined(group) | What::Left(group) = event.what {
+            also(CE_GROUP, Some(group.into()));
+        }
         attributes
     }
 
@@ -178,6 +183,12 @@ impl CloudEvents {
     }
 }
 
+/// The id of an event. Those of groups have numbers of their own.
+fn id(connection: &str, event: &Event<'_>) -> String {
+    let of_group = matches!(event.what, What::Joined(_) | What::Left(_));
+    format!("{connection}.{}{}", if of_group { "g" } else { "" }, event.sequence)
+}
+
 /// The type of an event, and its name.
 fn names(what: &What<'_>) -> (&'static str, &'static str) {
     match what {
@@ -185,6 +196,8 @@ fn names(what: &What<'_>) -> (&'static str, &'static str) {
         What::Connected => ("azure.webpubsub.sys.connected", "connected"),
         What::Messages(_) => ("azure.webpubsub.user.message", "message"),
         What::Disconnected(_) => ("azure.webpubsub.sys.disconnected", "disconnected"),
+        What::Joined(_) => ("roost.group.joined", "joined"),
+        What::Left(_) => ("roost.group.left", "left"),
     }
 }
 
@@ -201,6 +214,9 @@ fn content(event: &Event<'_>) -> (&'static str, Bytes) {
             .map_or((BINARY, Bytes::new()), |message| (media_type(message.text), message.data.clone())),
         What::Connected => (JSON, Bytes::from_static(b"{}")),
         What::Disconnected(departure) => (JSON, json!({ "reason": departure.reason }).to_string().into()),
+        What::Joined(group) | What::Left(group) => {
+            (JSON, json!({ "group": group, "user": event.of.user() }).to_string().into())
+        }
         What::Connect(handshake) => (JSON, connect::question(handshake, &event.of.path)),
     }
 }

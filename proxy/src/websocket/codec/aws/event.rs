@@ -103,7 +103,7 @@ pub(super) fn encode(api: &AwsApi, event: &Event<'_>, key: &str) -> Bytes {
             let (body, base64) = body(message);
             (None, None, Some(body), base64)
         }
-        What::Messages([]) | What::Connected => (None, None, None, false),
+        What::Messages([]) | What::Connected | What::Joined(_) | What::Left(_) => (None, None, None, false),
     };
     let context = context(api, event, key);
     let json = Json { headers, query, request_context: context, body, is_base64_encoded: base64 };
@@ -115,7 +115,7 @@ fn context<'a>(api: &'a AwsApi, event: &Event<'a>, key: &'a str) -> Context<'a> 
     let id = request_id(event);
     let (event_type, message_id, departure) = match event.what {
         What::Connect(_) | What::Connected => ("CONNECT", None, None),
-        What::Messages(_) => ("MESSAGE", Some(id.clone()), None),
+        What::Messages(_) | What::Joined(_) | What::Left(_) => ("MESSAGE", Some(id.clone()), None),
         What::Disconnected(departure) => ("DISCONNECT", None, Some(departure)),
     };
     Context {
