@@ -36,6 +36,7 @@ use crate::guard::HostGuard;
 use crate::image::Images;
 use crate::journal::{self, Journal};
 use crate::jwt::Tokens;
+use crate::lambda::Runtimes;
 use crate::logs::LogStore;
 use crate::metrics::{self, Collector, Sources, Timings};
 use crate::network::HostNetwork;
@@ -219,6 +220,7 @@ impl House {
             )),
             binds: binds.clone(),
             passes: passes.clone(),
+            runtimes: Runtimes::default(),
             steps: steps.clone(),
             settings: replica_settings(config),
         };
@@ -447,6 +449,7 @@ fn replica_settings(config: &Config) -> ReplicaSettings {
         drain: config.functions.drain,
         start_timeout: config.functions.start_timeout,
         log_limit: config.logs.max_size,
+        limits: limits(config),
     }
 }
 

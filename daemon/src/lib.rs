@@ -21,6 +21,7 @@ pub mod image;
 pub mod inotify;
 pub mod journal;
 pub mod jwt;
+pub mod lambda;
 pub mod logs;
 pub mod memory;
 pub mod metrics;

@@ -17,6 +17,8 @@ pub enum Example {
     SocketIo,
     /// A chat of AWS Lambda's. Its packages come from npm's registry.
     ChatLambda,
+    /// A Lambda function in Python under AWS' own runtime. Its packages come from PyPI.
+    LambdaPython,
     /// A shell script under a watchdog. Compiles the watchdog.
     Shell,
 }
@@ -29,6 +31,7 @@ impl Example {
             Self::NodeWs => "node-ws",
             Self::SocketIo => "socket-io",
             Self::ChatLambda => "chat-lambda",
+            Self::LambdaPython => "lambda-python",
             Self::Shell => "shell",
         }
     }
@@ -47,11 +50,13 @@ impl Example {
         static NODE_WS: OnceCell<PathBuf> = OnceCell::const_new();
         static SOCKET_IO: OnceCell<PathBuf> = OnceCell::const_new();
         static CHAT_LAMBDA: OnceCell<PathBuf> = OnceCell::const_new();
+        static LAMBDA_PYTHON: OnceCell<PathBuf> = OnceCell::const_new();
         static SHELL: OnceCell<PathBuf> = OnceCell::const_new();
         let built = match self {
             Self::NodeWs => &NODE_WS,
             Self::SocketIo => &SOCKET_IO,
             Self::ChatLambda => &CHAT_LAMBDA,
+            Self::LambdaPython => &LAMBDA_PYTHON,
             Self::Shell => &SHELL,
         };
         built.get_or_init(|| self.build()).await.clone()
