@@ -16,15 +16,18 @@ python3 -m pip install --quiet --disable-pip-version-check --no-compile --target
 cp app.py rootfs/var/task
 cp "$python" "rootfs$python"
 [ "$python" = /bin/python3 ] || ln -s "$python" rootfs/bin/python3
-# Without its tests, and what is installed beside it.
-tar -C "$library" --exclude __pycache__ --exclude ./test --exclude ./site-packages --exclude ./dist-packages \
-  --exclude './config-*' --exclude ./idlelib --exclude ./ensurepip --exclude ./tkinter -c . | tar -C "rootfs$library" -x
+# Without its tests, its windows, its compilers, and what is installed beside it.
+tar -C "$library" --exclude __pycache__ --exclude ./test --exclude '_test*' --exclude ./site-packages --exclude ./dist-packages \
+  --exclude './config-*' --exclude ./idlelib --exclude ./turtledemo --exclude '*tkinter*' --exclude ./ensurepip --exclude ./lib2to3 \
+  --exclude ./distutils --exclude ./pydoc_data -c . | tar -C "rootfs$library" -x
 # Every library and the loader, at the path where Python looks for it.
-ldd "$python" "$library"/lib-dynload/*.so | awk '$2 == "=>" && $3 ~ "^/" { print $3 } $1 ~ "^/" && $1 !~ ":$" { print $1 }' |
-  sort -u | while read -r needed; do
+find "rootfs$library" rootfs/var/task -name '*.so' -exec ldd "$python" {} + |
+  awk '$2 == "=>" && $3 ~ "^/" { print $3 } $1 ~ "^/" && $1 !~ ":$" { print $1 }' | sort -u | while read -r needed; do
   mkdir -p "rootfs$(dirname "$needed")"
   cp -L "$needed" "rootfs$needed"
 done
+# Their symbols are most of them.
+! command -v strip >/dev/null || find rootfs -name '*.so*' -exec strip --strip-unneeded {} +
 echo 'lambda:x:1000:1000::/tmp:/bin/false' >rootfs/etc/passwd
 echo 'lambda:x:1000:' >rootfs/etc/group
 echo 'hosts: files dns' >rootfs/etc/nsswitch.conf

@@ -1,6 +1,6 @@
 //! The images of the examples, built as their READMEs say: by their own `build.sh`, with the `roost` of this build.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::process::Command;
@@ -63,14 +63,46 @@ impl Example {
     }
 
     async fn build(self) -> PathBuf {
-        let roost = program("roost");
-        let images = roost.with_file_name("example-images");
-        std::fs::create_dir_all(&images).unwrap();
-        let archive = images.join(format!("{}.tar", self.name()));
+        let archive = images().join(format!("{}.tar", self.name()));
         let mut command = Command::new(self.dir().join("build.sh"));
-        command.arg("-o").arg(&archive).env("ROOST", &roost).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .arg("-o")
+            .arg(&archive)
+            .env("ROOST", program("roost"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         let output = command.output().await.unwrap();
         assert!(output.status.success(), "{self:?}: {}", String::from_utf8_lossy(&output.stderr));
         archive
     }
+}
+
+/// Where images are built.
+fn images() -> PathBuf {
+    let images = program("roost").with_file_name("example-images");
+    std::fs::create_dir_all(&images).unwrap();
+    images
+}
+
+/// An image of a directory as a file, built by `roost image build` with these further arguments.
+///
+/// # Panics
+/// When it cannot be built.
+pub async fn image_of(root: &Path, name: &str, args: &[&str]) -> PathBuf {
+    let archive = images().join(format!("{name}.tar"));
+    let mut command = Command::new(program("roost"));
+    command.args(["image", "build", "-t", name]).args(args).arg("-o").arg(&archive).arg(root);
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    archive
+}
+
+/// The root directory of an example's image, copied to `root` to be changed.
+///
+/// # Panics
+/// When it cannot be built or copied.
+pub async fn copy_of(example: Example, root: &Path) {
+    example.archive().await;
+    let copied = Command::new("cp").arg("-a").arg(example.dir().join("rootfs")).arg(root).status().await;
+    assert!(copied.unwrap().success(), "{}", root.display());
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hyper::{Method, StatusCode};
-use roost_tests::{Host, Message, Socket, clients, eventually, libraries};
+use roost_tests::{Host, Message, Socket, clients, eventually, image_of, libraries};
 use serde_json::json;
 
 /// The name of the function, and of its hub.
@@ -32,10 +32,9 @@ async fn import(host: &Host) {
     }
     put(&clients().await.node_modules(), "/app/node_modules");
     put(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/azure/server.mjs"), "/app/server.mjs");
-    let build =
-        ["image", "build", root.to_str().unwrap(), "-t", "azure:1", "--cmd", "/bin/node /app/server.mjs"];
-    host.roost_done(&build).await;
+    let image = image_of(&root, "azure", &["--cmd", "/bin/node /app/server.mjs"]).await;
     std::fs::remove_dir_all(root).unwrap();
+    host.roost_done(&["image", "import", image.to_str().unwrap()]).await;
 }
 
 async fn heard(socket: &mut Socket) -> String {
@@ -61,7 +60,7 @@ async fn azures_middleware_is_told_of_all_that_happens_and_its_signatures_follow
         "roost.websocket.signing": "primary,secondary",
     });
     let deployment = json!({
-        "service": NAME, "image": "azure:1", "secrets": ["primary", "secondary"], "annotations": annotations
+        "service": NAME, "image": "azure", "secrets": ["primary", "secondary"], "annotations": annotations
     });
     host.deployed(&deployment).await;
 

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use roost_tests::{Example, Host, PATIENCE, free_port};
+use roost_tests::{Example, Host, PATIENCE, copy_of, free_port, image_of};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -37,8 +37,9 @@ async fn of_oracle(dir: &Path) -> Vec<String> {
     for (name, port) in [("--httpPort", http), ("--websocketPort", websocket), ("--lambdaPort", lambda)] {
         command.arg(name).arg(port.to_string());
     }
+    let url = format!("http://127.0.0.1:{websocket}");
     let variables = [
-        ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", format!("http://127.0.0.1:{websocket}").as_str()),
+        ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", url.as_str()),
         ("AWS_ACCESS_KEY_ID", "any"),
         ("AWS_SECRET_ACCESS_KEY", "any"),
         ("AWS_REGION", "roost"),
@@ -60,8 +61,9 @@ async fn of_oracle(dir: &Path) -> Vec<String> {
         panic!("serverless-offline ended");
     };
     tokio::time::timeout(PATIENCE, ready).await.expect("serverless-offline");
-    let (transcript, ()) = tokio::select! {
-        transcript = transcript(dir, &format!("ws://127.0.0.1:{websocket}")) => (transcript, ()),
+    let url = format!("ws://127.0.0.1:{websocket}");
+    let transcript = tokio::select! {
+        transcript = transcript(dir, &url) => transcript,
         // Nobody else reads it.
         () = async { while said.next_line().await.unwrap().is_some() {} } => panic!("serverless-offline ended"),
     };
@@ -71,25 +73,21 @@ async fn of_oracle(dir: &Path) -> Vec<String> {
 
 /// The same under Roost: the example of a chat, with the oracle's handler in the place of its own.
 async fn of_roost(dir: &Path) -> Vec<String> {
-    Example::ChatLambda.archive().await;
     let host = Host::start().await;
     host.log_in().await;
     let root = host.dir().join("oracle");
-    let copied =
-        Command::new("cp").arg("-a").arg(Example::ChatLambda.dir().join("rootfs")).arg(&root).status().await;
-    assert!(copied.unwrap().success());
+    copy_of(Example::ChatLambda, &root).await;
     std::fs::copy(dir.join("handler.mjs"), root.join("app/handler.mjs")).unwrap();
-    let build =
-        ["image", "build", root.to_str().unwrap(), "-t", "oracle:1", "--cmd", "/bin/node /app/serve.mjs"];
-    host.roost_done(&build).await;
+    let image = image_of(&root, "oracle", &["--cmd", "/bin/node /app/serve.mjs"]).await;
     std::fs::remove_dir_all(root).unwrap();
+    host.roost_done(&["image", "import", image.to_str().unwrap()]).await;
     let annotations = json!({
         "roost.websocket": "events",
         "roost.websocket.codec": "aws",
         "roost.websocket.aws.transport": "lambda",
         "roost.websocket.aws.routes": "$connect,$disconnect,$default;two-way,ask;two-way,tell",
     });
-    host.deployed(&json!({ "service": "oracle", "image": "oracle:1", "annotations": annotations })).await;
+    host.deployed(&json!({ "service": "oracle", "image": "oracle", "annotations": annotations })).await;
     transcript(dir, &format!("ws://127.0.0.1:{}/function/oracle", host.port())).await
 }
 
