@@ -1,12 +1,14 @@
 //! The images of the examples, built as their READMEs say: by their own `build.sh`, with the `roost` of this build.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use crate::{program, repository};
+use crate::{Config, Host, clients, program, repository};
 
 /// An example whose image its `build.sh` builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,4 +107,49 @@ pub async fn copy_of(example: Example, root: &Path) {
     example.archive().await;
     let copied = Command::new("cp").arg("-a").arg(example.dir().join("rootfs")).arg(root).status().await;
     assert!(copied.unwrap().success(), "{}", root.display());
+}
+
+/// A program of Node's on this machine, as a function: the image is that of the node-ws example, and its server and its packages
+/// are mounted.
+#[derive(Debug)]
+pub struct NodeApp {
+    directory: PathBuf,
+    packages: PathBuf,
+}
+
+impl NodeApp {
+    /// Of these files, each with its name; `server.js` is what is run. The packages are those that `tests/clients/setup` installs.
+    ///
+    /// # Panics
+    /// When they cannot be copied, or the packages not installed.
+    pub async fn new(directory: &Path, files: &[(&Path, &str)]) -> Self {
+        for (source, name) in files {
+            std::fs::copy(source, directory.join(name)).unwrap();
+        }
+        std::fs::write(directory.join("package.json"), r#"{"type":"module"}"#).unwrap();
+        // It runs as a user of its own.
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { directory: directory.to_owned(), packages: clients().await.node_modules() }
+    }
+
+    /// A host with the image on it that lets functions have these directories.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn host(&self) -> Host {
+        let archive = Example::NodeWs.archive().await;
+        let mounts = [&self.directory, &self.packages].map(|path| path.display().to_string()).to_vec();
+        let host = Host::start_with(Config { mounts, ..Config::default() }).await;
+        host.log_in().await;
+        host.roost_done(&["image", "import", archive.to_str().unwrap()]).await;
+        host
+    }
+
+    /// A deployment of it as `name`, with these annotations beside its own.
+    #[must_use]
+    pub fn deployment(&self, name: &str, mut annotations: Value) -> Value {
+        annotations["roost.mount.app"] = json!(format!("{}:/app", self.directory.display()));
+        annotations["roost.mount.packages"] = json!(format!("{}:/node_modules", self.packages.display()));
+        json!({ "service": name, "image": Example::NodeWs.name(), "annotations": annotations })
+    }
 }

@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use hyper::{Method, StatusCode};
-use roost_tests::{Host, Message, Socket, clients, eventually, image_of, libraries};
+use roost_tests::{Message, NodeApp, Socket, eventually};
 use serde_json::json;
 
 /// The name of the function, and of its hub.
@@ -14,28 +13,6 @@ const NAME: &str = "chat";
 
 /// Where Azure's middleware takes events of this hub, unless it is told another place.
 const PATH: &str = "/api/webpubsub/hubs/chat/";
-
-/// Makes the image of the server, of this machine's node and the installed packages.
-async fn import(host: &Host) {
-    let which = Command::new("node").args(["-p", "process.execPath"]).output().unwrap();
-    let node = PathBuf::from(String::from_utf8(which.stdout).unwrap().trim());
-    let root = host.dir().join("azure");
-    let put = |from: &Path, to: &str| {
-        let to = root.join(to.trim_start_matches('/'));
-        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-        let copied = Command::new("cp").args(["-rL"]).arg(from).arg(to).status();
-        assert!(copied.unwrap().success(), "{}", from.display());
-    };
-    put(&node, "/bin/node");
-    for (from, to) in libraries(&node) {
-        put(&from, &to);
-    }
-    put(&clients().await.node_modules(), "/app/node_modules");
-    put(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/azure/server.mjs"), "/app/server.mjs");
-    let image = image_of(&root, "azure", &["--cmd", "/bin/node /app/server.mjs"]).await;
-    std::fs::remove_dir_all(root).unwrap();
-    host.roost_done(&["image", "import", image.to_str().unwrap()]).await;
-}
 
 async fn heard(socket: &mut Socket) -> String {
     match socket.next().await {
@@ -46,9 +23,10 @@ async fn heard(socket: &mut Socket) -> String {
 
 #[tokio::test]
 async fn azures_middleware_is_told_of_all_that_happens_and_its_signatures_follow_the_secret() {
-    let host = Host::start().await;
-    host.log_in().await;
-    import(&host).await;
+    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/azure/server.mjs");
+    let place = tempfile::tempdir().unwrap();
+    let app = NodeApp::new(place.path(), &[(&server, "server.js")]).await;
+    let host = app.host().await;
     for (name, value) in [("primary", "one\n"), ("secondary", "two")] {
         let secret = json!({ "name": name, "value": value }).to_string();
         assert_eq!(host.api.post("/system/secrets", secret).await.status, StatusCode::ACCEPTED);
@@ -59,9 +37,8 @@ async fn azures_middleware_is_told_of_all_that_happens_and_its_signatures_follow
         "roost.websocket.path": PATH,
         "roost.websocket.signing": "primary,secondary",
     });
-    let deployment = json!({
-        "service": NAME, "image": "azure", "secrets": ["primary", "secondary"], "annotations": annotations
-    });
+    let mut deployment = app.deployment(NAME, annotations);
+    deployment["secrets"] = json!(["primary", "secondary"]);
     host.deployed(&deployment).await;
 
     let refused = Socket::try_open(&host, "/function/chat", &[]).await.unwrap_err();
@@ -92,9 +69,8 @@ async fn azures_middleware_is_told_of_all_that_happens_and_its_signatures_follow
     }
 
     // Without the signature nobody is let in: so it was looked at.
-    let mut unsigned = deployment.clone();
-    unsigned["annotations"]["roost.websocket.signing"] = json!("secondary");
-    host.put_function(&unsigned).await;
+    deployment["annotations"]["roost.websocket.signing"] = json!("secondary");
+    host.put_function(&deployment).await;
     host.ready(NAME).await;
     let refused = eventually("a refusal", || async {
         Socket::try_open(&host, "/function/chat?name=ada", &[]).await.err()

@@ -138,8 +138,10 @@ async fn a_caller_whose_replica_dies_gets_a_bad_gateway_and_the_next_one_another
     let (answer, ()) = tokio::join!(host.call(NAME, r#"{"sleep":60}"#), killed);
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{}", answer.text());
     // It is not started again at once, as it has failed twice in a short time.
-    eventually("an answer", || async { (host.call(NAME, "{}").await.status == StatusCode::OK).then_some(()) })
-        .await;
+    eventually("an answer", || async {
+        (host.call(NAME, "{}").await.status == StatusCode::OK).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

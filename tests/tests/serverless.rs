@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use roost_tests::{Example, Host, PATIENCE, copy_of, free_port, image_of};
+use roost_tests::{Example, NodeApp, PATIENCE, free_port};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -71,23 +71,20 @@ async fn of_oracle(dir: &Path) -> Vec<String> {
     transcript
 }
 
-/// The same under Roost: the example of a chat, with the oracle's handler in the place of its own.
+/// The same under Roost, where the example of a chat calls the handler.
 async fn of_roost(dir: &Path) -> Vec<String> {
-    let host = Host::start().await;
-    host.log_in().await;
-    let root = host.dir().join("oracle");
-    copy_of(Example::ChatLambda, &root).await;
-    std::fs::copy(dir.join("handler.mjs"), root.join("app/handler.mjs")).unwrap();
-    let image = image_of(&root, "oracle", &["--cmd", "/bin/node /app/serve.mjs"]).await;
-    std::fs::remove_dir_all(root).unwrap();
-    host.roost_done(&["image", "import", image.to_str().unwrap()]).await;
+    let serve = Example::ChatLambda.dir().join("serve.mjs");
+    let place = tempfile::tempdir().unwrap();
+    let app =
+        NodeApp::new(place.path(), &[(&serve, "server.js"), (&dir.join("handler.mjs"), "handler.mjs")]).await;
+    let host = app.host().await;
     let annotations = json!({
         "roost.websocket": "events",
         "roost.websocket.codec": "aws",
         "roost.websocket.aws.transport": "lambda",
         "roost.websocket.aws.routes": "$connect,$disconnect,$default;two-way,ask;two-way,tell",
     });
-    host.deployed(&json!({ "service": "oracle", "image": "oracle", "annotations": annotations })).await;
+    host.deployed(&app.deployment("oracle", annotations)).await;
     transcript(dir, &format!("ws://127.0.0.1:{}/function/oracle", host.port())).await
 }
 
