@@ -38,6 +38,7 @@ use crate::image::Images;
 use crate::journal::{self, Journal};
 use crate::jwt::Tokens;
 use crate::keeper::HostKeeper;
+use crate::lambda::Runtimes;
 use crate::logs::LogStore;
 use crate::metrics::{self, Collector, Sources, Timings};
 use crate::network::HostNetwork;
@@ -229,6 +230,7 @@ impl House {
             )),
             binds: binds.clone(),
             passes: passes.clone(),
+            runtimes: Runtimes::default(),
             steps: steps.clone(),
             settings: replica_settings(config),
         };
@@ -470,6 +472,7 @@ fn replica_settings(config: &Config) -> ReplicaSettings {
         drain: config.functions.drain,
         start_timeout: config.functions.start_timeout,
         log_limit: config.logs.max_size,
+        limits: limits(config),
     }
 }
 

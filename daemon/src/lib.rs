@@ -23,6 +23,7 @@ pub mod inotify;
 pub mod journal;
 pub mod jwt;
 pub mod keeper;
+pub mod lambda;
 pub mod logs;
 pub mod memory;
 pub mod metrics;

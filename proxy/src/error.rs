@@ -96,6 +96,12 @@ pub enum Error {
         /// The id as the client gave it.
         id: String,
     },
+    /// It is there for WebSockets alone, and the client asks for none.
+    #[error("function {function} takes WebSockets alone: expected Upgrade: websocket")]
+    UpgradeRequired {
+        /// The function.
+        function: FunctionKey,
+    },
     /// No connection could be made, so nothing was sent.
     #[error("Can't reach service for: {}. Connecting to replica {replica} failed: {cause}", .function.name)]
     Connect {
@@ -239,6 +245,7 @@ impl Error {
             | Self::InvalidToken { .. }
             | Self::InsufficientToken { .. }
             | Self::Forbidden { .. }
+            | Self::UpgradeRequired { .. }
             | Self::MissingKey { .. }
             | Self::InvalidKey { .. }
             | Self::ClientStalled { .. }
@@ -271,6 +278,7 @@ impl Error {
             Self::UnknownFunction { .. } | Self::UnknownCall { .. } => StatusCode::NOT_FOUND,
             Self::Unauthorized { .. } | Self::InvalidToken { .. } => StatusCode::UNAUTHORIZED,
             Self::Forbidden { .. } | Self::InsufficientToken { .. } => StatusCode::FORBIDDEN,
+            Self::UpgradeRequired { .. } => StatusCode::UPGRADE_REQUIRED,
             Self::Connect { .. } | Self::NoAnswer { .. } if tunnel => StatusCode::BAD_GATEWAY,
             Self::Connect { .. } | Self::NoAnswer { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::RequestTimeout { .. } | Self::HeaderTimeout { .. } | Self::WaitingTimeout { .. }
@@ -366,6 +374,7 @@ mod tests {
             (Error::InvalidToken { function: function.clone(), why: BadToken::Expired }, 401, 401),
             (Error::Forbidden { function: function.clone(), what: "nobody" }, 403, 403),
             (Error::InsufficientToken { function: function.clone(), lacks: "a=b".into() }, 403, 403),
+            (Error::UpgradeRequired { function: function.clone() }, 426, 426),
             (Error::UnknownCall { id: "x".into() }, 404, 404),
             (
                 Error::Connect { function: function.clone(), replica: replica.clone(), cause: refused },

@@ -86,6 +86,9 @@ impl Handler {
                 return None;
             }
             let upstream = self.routes.find(path.segment())?;
+            if upstream.asks_for_upgrade(&plain.method) {
+                return None;
+            }
             let timeouts = upstream.timeouts_of_plain(plain.length)?;
             let claim = upstream.take_at_once()?;
             let mut connection = claim.endpoint().reuse()?;

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_TYPE, Entry, HeaderValue, LOCATION, SEC_WEBSOCKET_PROTOCOL,
-    SET_COOKIE, TE, TRAILER,
+    SET_COOKIE, TE, TRAILER, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -31,6 +31,7 @@ use crate::compress::{Compressor, Offer};
 use crate::error::Error;
 use crate::extended::{Asked, Extended};
 use crate::forward::{self, Answer};
+use crate::function::FunctionKey;
 use crate::headers;
 use crate::intake::{Deferred, Intake};
 use crate::limits::{self, Bounds, Gate, TunnelPlace};
@@ -218,7 +219,12 @@ impl Handler {
             record.status = StatusCode::BAD_REQUEST.as_u16();
             return status(StatusCode::BAD_REQUEST);
         };
-        let held = upstream.event_mode().filter(|_| headers::is_websocket(request.headers()));
+        let is_websocket = headers::is_websocket(request.headers());
+        if !is_websocket && upstream.asks_for_upgrade(request.method()) {
+            record.status = StatusCode::UPGRADE_REQUIRED.as_u16();
+            return ask_for_upgrade(upstream.key(), request.version(), &call);
+        }
+        let held = upstream.event_mode().filter(|_| is_websocket);
         let host = held.as_ref().and_then(|_| headers::host_of(&request));
         let asked_with = request.headers().get(CONTENT_TYPE).cloned();
         let offer = match upstream.compresses() {
@@ -636,6 +642,16 @@ pub(crate) fn refuse(error: &Error, call: &Call, tunnel: bool) -> Response<Respo
     let mut response = error.response(tunnel);
     let status = response.status();
     headers::to_client(status, response.headers_mut(), call, None, true);
+    response
+}
+
+/// Tells a client that there is a WebSocket where it asks for something else. Other versions of HTTP have no such header.
+fn ask_for_upgrade(function: &FunctionKey, version: Version, call: &Call) -> Response<ResponseBody> {
+    let mut response = refuse(&Error::UpgradeRequired { function: function.clone() }, call, false);
+    if version == Version::HTTP_11 {
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
     response
 }
 

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::Method;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
@@ -141,6 +142,8 @@ pub struct Upstream {
     pub(crate) placement: ArcSwapOption<Placement>,
     /// `None` where WebSockets are for the function itself.
     event_mode: ArcSwapOption<EventMode>,
+    /// It has nothing to say to a plain `GET`.
+    upgrades_alone: AtomicBool,
     pub(crate) endpoints: ArcSwap<Endpoints>,
     /// Those that take no new work and may still have tunnels.
     leaving: Mutex<Vec<Weak<Endpoint>>>,
@@ -174,6 +177,7 @@ impl Upstream {
             compress: AtomicBool::new(false),
             placement: ArcSwapOption::empty(),
             event_mode: ArcSwapOption::empty(),
+            upgrades_alone: AtomicBool::new(false),
             endpoints: ArcSwap::default(),
             leaving: Mutex::default(),
             held_keys: ArcSwapOption::empty(),
@@ -253,8 +257,15 @@ impl Upstream {
     /// Holds the connections of this function from now on and tells it what happens on them, or no more: those that are open
     /// stay as they are.
     pub fn set_event_mode(&self, mode: Option<EventMode>) {
+        let alone = mode.as_ref().is_some_and(|mode| mode.codec.is_for_websockets_alone());
+        self.upgrades_alone.store(alone, Ordering::Relaxed);
         self.event_mode.store(mode.map(Arc::new));
         self.published.notify_waiters();
+    }
+
+    /// Is a plain request of this method none that the function knows? What it has there is a WebSocket.
+    pub(crate) fn asks_for_upgrade(&self, method: &Method) -> bool {
+        self.upgrades_alone.load(Ordering::Relaxed) && matches!(*method, Method::GET | Method::HEAD)
     }
 
     /// How connections are held here, once they are.

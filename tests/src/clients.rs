@@ -1,4 +1,5 @@
-//! Clients that others wrote: Python `websockets` and npm `ws`, as their users have them, and Prometheus' own parser.
+//! Clients that others wrote: Python `websockets` and npm `ws`, the SDKs of AWS, all as their users have them, and Prometheus' own
+//! parser.
 //!
 //! `tests/clients/setup` installs them from their registries, once, below the target directory.
 
@@ -110,6 +111,28 @@ impl Clients {
             Runner::Node => self.dir.join("node/echo.mjs"),
         };
         satisfied(command.arg(script).arg(url)).await;
+    }
+
+    /// Lets an SDK of AWS speak to a connection by the calls of `@connections` at `endpoint`, with the id and the secret of an
+    /// access key. It ends the connection.
+    ///
+    /// # Panics
+    /// When it is not satisfied.
+    pub async fn manage(&self, sdk: Runner, endpoint: &str, connection: &str, (id, secret): (&str, &str)) {
+        let mut command = match sdk {
+            Runner::Python => {
+                let mut command = Command::new(self.dir.join("python/bin/python"));
+                command.arg(repository().join("tests/clients/management.py"));
+                command
+            }
+            Runner::Node => {
+                let mut command = Command::new("node");
+                command.arg(self.dir.join("node/management.mjs"));
+                command
+            }
+        };
+        command.args([endpoint, connection]).env("AWS_REGION", "roost").env("AWS_DEFAULT_REGION", "roost");
+        satisfied(command.env("AWS_ACCESS_KEY_ID", id).env("AWS_SECRET_ACCESS_KEY", secret)).await;
     }
 
     /// Lets npm's `socket.io-client` talk to the socket-io example in so many sessions, one after the other, and returns

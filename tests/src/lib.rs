@@ -34,7 +34,7 @@ pub use client::{Answer, Api, Body, body_in_pieces, body_of, next_piece};
 pub use clients::{Clients, Runner, Sample, clients};
 pub use command_line::Output;
 pub use events::{Events, Seen};
-pub use examples::Example;
+pub use examples::{Example, NodeApp, copy_of, image_of};
 pub use grpc::Plain;
 pub use host::{Config, ECHO, Host, Memory};
 pub use image::{Image, echo_binary, libraries};

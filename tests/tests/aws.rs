@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use hyper::StatusCode;
-use roost_tests::{Host, Image, Message, Socket, eventually};
+use roost_tests::{Host, Image, Message, Runner, Socket, clients, eventually};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "handler:1";
@@ -19,7 +19,9 @@ async fn host() -> Host {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws/serve.sh");
     let busybox = Path::new("/bin/busybox");
     let files = [(busybox, "/bin/sh"), (busybox, "/bin/busybox"), (script.as_path(), "/bin/serve")];
-    let command = ["/bin/busybox", "nc", "-ll", "-p", "8080", "-e", "/bin/serve"];
+    let run =
+        "echo keys $AWS_ACCESS_KEY_ID $AWS_SECRET_ACCESS_KEY; exec busybox nc -ll -p 8080 -e /bin/serve";
+    let command = ["/bin/sh", "-c", run];
     host.import(&Image::new(&files, &command), IMAGE).await;
     host
 }
@@ -89,7 +91,6 @@ async fn events_reach_the_functions_of_their_routes_and_failures_are_told_to_the
     // What fails, and what has no route, is told to the client in a frame; the connection stays.
     for (says, hears) in [
         (r#"{"action":"send","do":"throw"}"#, "Internal server error"),
-        (r#"{"action":"note","do":"status"}"#, "Internal server error"),
         (r#"{"action":"note","do":"crash"}"#, "Internal server error"),
         (r#"{"action":"else"}"#, "Forbidden"),
         ("no JSON", "Forbidden"),
@@ -108,6 +109,49 @@ async fn events_reach_the_functions_of_their_routes_and_failures_are_told_to_the
     // The function of $disconnect got no message, that of messages nothing else.
     let other = host.log_lines("sender").await.into_iter().find(|line| line.contains("CONNECT"));
     assert_eq!(other, None);
+}
+
+#[tokio::test]
+async fn the_sdks_of_aws_speak_to_connections_and_know_each_error_by_its_class() {
+    let host = host().await;
+    let api = json!({
+        "roost.websocket": "events",
+        "roost.websocket.codec": "aws",
+        "roost.websocket.aws.transport": "lambda",
+        "roost.websocket.aws.routes": "$default",
+    });
+    deploy(&host, "rooms", api).await;
+    let keys = eventually("the replica's keys", || async {
+        let lines = host.log_lines("rooms").await.into_iter();
+        lines.filter_map(|line| Some(line.strip_prefix("keys ")?.to_owned())).next()
+    })
+    .await;
+    let (id, secret) = keys.split_once(' ').unwrap();
+    let clients = clients().await;
+    for (sdk, name) in [(Runner::Python, "boto3"), (Runner::Node, "JavaScript")] {
+        let mut socket = Socket::open(&host, "/function/rooms").await;
+        let listed = host.api.get("/system/connections?function=rooms").await.json();
+        let connection = listed["connections"][0]["id"].as_str().unwrap().to_owned();
+        // A path before the call does not matter, as handlers put their stage there.
+        clients.manage(sdk, &format!("{}/prod", host.url()), &connection, (id, secret)).await;
+        assert_eq!(heard(&mut socket).await, format!("h\u{e9}llo from {name}"));
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::binary(vec![0xff, 0]));
+        assert_eq!(socket.closed().await, (1000, String::new()));
+    }
+}
+
+#[tokio::test]
+async fn a_plain_get_is_told_that_there_is_a_websocket() {
+    let host = host().await;
+    deploy(&host, "rooms", json!({ "roost.websocket": "events", "roost.websocket.codec": "aws" })).await;
+    let answer = host.api.get("/function/rooms").await;
+    assert_eq!(answer.status, StatusCode::UPGRADE_REQUIRED, "{}", answer.text());
+    assert_eq!((answer.header("upgrade"), answer.header("connection")), ("websocket", "Upgrade"));
+    // It can be invoked by whoever says what with, as any function.
+    assert_eq!(host.call("rooms", "hello").await.status, StatusCode::OK);
+    // Where events are those of another dialect, a function answers what it likes.
+    deploy(&host, "echo", json!({ "roost.websocket": "events" })).await;
+    assert_eq!(host.api.get("/function/echo").await.status, StatusCode::OK);
 }
 
 #[tokio::test]

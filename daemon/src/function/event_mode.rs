@@ -20,6 +20,7 @@ use roost_proxy::websocket::{
 
 use crate::function::spec::{Deployment, parse_namespace};
 use crate::function::timeouts::KEEPALIVE;
+use crate::secrets::SecretName;
 use crate::units;
 
 const MODE: &str = "roost.websocket";
@@ -41,9 +42,10 @@ const ORIGINS: &str = "roost.websocket.origins";
 const HISTORY: &str = "roost.websocket.history";
 const GROUP_EVENTS: &str = "roost.websocket.group-events";
 const RESUME: &str = "roost.websocket.resume";
+const SIGNING: &str = "roost.websocket.signing";
 
 /// All of them, but those of the dialect of AWS.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 20] = [
     MODE,
     CODEC,
     PATH,
@@ -63,10 +65,11 @@ const NAMES: [&str; 19] = [
     HISTORY,
     GROUP_EVENTS,
     RESUME,
+    SIGNING,
 ];
 
 /// Those that mean nothing in the dialect of AWS: its routes say what there is to be told.
-const NOT_OF_AWS: [&str; 3] = [PATH, EVENTS, BATCH];
+const NOT_OF_AWS: [&str; 4] = [PATH, EVENTS, BATCH, SIGNING];
 
 /// The most of what can be asked for.
 const MOST_RETRIES: u32 = 20;
@@ -77,6 +80,7 @@ const MOST_PAIRS: usize = 16;
 const LONGEST_PAIR: usize = 256;
 const LONGEST_PATH: usize = 1024;
 const MOST_ORIGINS: usize = 64;
+const MOST_KEYS: usize = 2;
 const LONGEST_WINDOW: Duration = Duration::from_mins(1);
 const MOST_HISTORY: usize = 10_000;
 const LONGEST_HISTORY: Duration = Duration::from_hours(24);
@@ -169,6 +173,8 @@ pub fn parse(deployment: &Deployment) -> Result<Option<EventMode>, Vec<String>> 
             (Codec::CloudEvents(codec), events, batching)
         }
     };
+    let expected = "one or two of the function's secrets, such as primary,secondary";
+    reader.read(SIGNING, expected, |value| secrets(value, deployment));
     let default = EventMode::new(codec);
     let mode = EventMode {
         events,
@@ -250,6 +256,13 @@ fn within(mode: EventMode, limits: &WebSocketLimits, asked: bool) -> EventMode {
         limits.max_message.map_or(mode.max_message, |most| usize::try_from(most).unwrap_or(usize::MAX));
     let ping_interval = if asked { limits.keepalive } else { mode.ping_interval };
     EventMode { max_message, ping_interval, ..mode }
+}
+
+/// The names of the secrets with which a function's events are signed, if it asks for that.
+#[must_use]
+pub fn signing(deployment: &Deployment) -> Vec<SecretName> {
+    let settings = deployment.settings();
+    settings.get(SIGNING).and_then(|value| secrets(value, deployment)).unwrap_or_default()
 }
 
 fn own(deployment: &Deployment) -> Option<FunctionKey> {
@@ -364,6 +377,16 @@ fn pairs(value: &str) -> Option<Vec<(Bytes, Bytes)>> {
     pairs.collect::<Option<Vec<_>>>().filter(|pairs| pairs.len() <= MOST_PAIRS)
 }
 
+/// Names of secrets that the function has: so they are there, and stay as long as it does.
+fn secrets(value: &str, deployment: &Deployment) -> Option<Vec<SecretName>> {
+    let names = value.split(',').map(str::trim);
+    let names = names.map(|name| {
+        let has = deployment.secrets.iter().any(|secret| secret == name);
+        has.then(|| name.parse().ok()).flatten()
+    });
+    names.collect::<Option<Vec<_>>>().filter(|names| names.len() <= MOST_KEYS)
+}
+
 fn origins(value: &str) -> Option<Vec<String>> {
     let is_origin = |origin: &str| {
         origin == "*"
@@ -447,6 +470,23 @@ mod tests {
         assert_eq!(history.history.unwrap().bytes, 1 << 20);
         assert!(history.group_events.contains("anything"));
         assert!(mode(&[(HISTORY, "off")]).history.is_none());
+    }
+
+    #[test]
+    fn events_are_signed_with_secrets_that_the_function_has() {
+        let signed = |value: &str| {
+            let secrets = ["primary", "secondary", "third"].map(str::to_owned).into();
+            let deployment = Deployment { secrets, ..deployment(&[(MODE, "events"), (SIGNING, value)]) };
+            let names = signing(&deployment).iter().map(ToString::to_string).collect::<Vec<_>>();
+            parse(&deployment).map(|_| names)
+        };
+        assert_eq!(signed("primary").unwrap(), ["primary"]);
+        assert_eq!(signed(" secondary, primary ").unwrap(), ["secondary", "primary"]);
+        assert!(signing(&deployment(&[(MODE, "events")])).is_empty());
+        for value in ["", "other", "primary,", "primary,secondary,third"] {
+            let [why] = &*signed(value).unwrap_err() else { panic!("{value}: one mistake") };
+            assert!(why.contains("expected one or two of the function's secrets"), "{why}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::function::spec::Deployment;
 
 /// The name of the setting.
-pub(super) const PROTOCOL: &str = "roost.protocol";
+pub(crate) const PROTOCOL: &str = "roost.protocol";
 
 /// What is spoken to a replica.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

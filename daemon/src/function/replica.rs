@@ -19,13 +19,12 @@
 mod build;
 mod life;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use roost_proxy::function::{FunctionKey, ReplicaId};
-use roost_proxy::{Endpoint, ReplicaKey};
+use roost_proxy::{Endpoint, ReplicaKey, UpstreamLimits};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
@@ -35,9 +34,10 @@ use crate::function::controller::Happening;
 use crate::function::grants::Allowed;
 use crate::function::liveness::Liveness;
 use crate::function::readiness::Probe;
-use crate::function::spec::FunctionSpec;
+use crate::function::spec::{Deployment, FunctionSpec};
 use crate::function::steps::Steps;
 use crate::image::ResolvedImage;
+use crate::lambda::{Lambda, Runtimes, Seat};
 use crate::logs::LogStore;
 use crate::metrics::Timings;
 use crate::network::HostNetwork;
@@ -66,6 +66,8 @@ pub struct Host {
     pub binds: Binds,
     /// What its replicas are known by when they speak to connections.
     pub passes: Passes,
+    /// Where those are asked that poll for their events.
+    pub runtimes: Runtimes,
     /// How long the steps took that led to being ready, by their names.
     pub steps: Timings<&'static str>,
     /// Limits of time and space.
@@ -83,6 +85,8 @@ pub struct ReplicaSettings {
     pub start_timeout: Duration,
     /// How much output of one replica is kept, in bytes.
     pub log_limit: u64,
+    /// What holds for the requests of functions that say nothing of it.
+    pub limits: UpstreamLimits,
 }
 
 /// Why a replica ended that should not have.
@@ -158,15 +162,23 @@ pub struct Checks {
     pub probe: Probe,
     /// Whether it still lives, if it is asked.
     pub liveness: Option<Liveness>,
+    /// It polls for its events, and is asked for nothing.
+    pub lambda: Option<Lambda>,
 }
 
 impl Checks {
-    /// What these settings ask for, as far as this daemon understands them: an earlier one took them as they are.
+    /// What a deployment asks for where `limits` hold for all, as far as this daemon understands it: an earlier one took it
+    /// as it is.
     #[must_use]
-    pub fn of(settings: &BTreeMap<&str, &str>) -> Self {
+    pub fn of(deployment: &Deployment, limits: UpstreamLimits) -> Self {
+        if let Some(lambda) = Lambda::of(deployment, limits) {
+            return Self { lambda: Some(lambda), ..Self::default() };
+        }
+        let settings = deployment.settings();
         Self {
-            probe: Probe::parse(settings).unwrap_or_default(),
-            liveness: Liveness::parse(settings).ok().flatten(),
+            probe: Probe::parse(&settings).unwrap_or_default(),
+            liveness: Liveness::parse(&settings).ok().flatten(),
+            lambda: None,
         }
     }
 }
@@ -214,18 +226,29 @@ impl Replica {
     /// Lives until its end: why it ended, if nobody asked for it.
     async fn live(&self, origin: Origin) -> Option<Cause> {
         let mut steps = Steps::begin();
-        let (found, checks, known) = match origin {
+        let (found, seat, checks, known) = match origin {
             Origin::New(new) => {
                 let (spec, image) = *new;
-                match self.make(&spec, &image, &mut steps).await {
-                    Ok(made) => (made, Checks { probe: spec.probe, liveness: spec.liveness }, false),
+                let checks = Checks::of(&spec.deployment, self.host.settings.limits);
+                match self.make(&spec, &image, checks.lambda, &mut steps).await {
+                    Ok((made, seat)) => (made, seat, checks, false),
                     Err(why) => return Some(Cause::NotStarted(why)),
                 }
             }
-            Origin::Adopted(found, checks) => (found, *checks, true),
+            Origin::Adopted(found, checks) => match self.seat(found.address.ip(), checks.lambda) {
+                Ok(seat) => (found, seat, *checks, true),
+                Err(why) => return Some(Cause::NotStarted(why)),
+            },
             Origin::Leftover => return None,
         };
-        Life::new(self, found, checks, steps, known).run().await
+        Life::new(self, found, seat, checks, steps, known).run().await
+    }
+
+    /// A place at the Runtime API, if it polls for its events.
+    fn seat(&self, address: IpAddr, lambda: Option<Lambda>) -> Result<Option<Seat>, String> {
+        let Host { runtimes, network, .. } = &self.host;
+        let gateway = network.gateway(&self.key.namespace);
+        lambda.map(|lambda| runtimes.seat(&self.key, address, gateway, lambda)).transpose()
     }
 
     /// Resolves when the first process has ended: how, and whether it was for its memory.

@@ -18,6 +18,7 @@ use crate::function::readiness::Probe;
 use crate::function::timeouts::Times;
 use crate::function::{access, compression, event_mode, protocol};
 use crate::image::Reference;
+use crate::lambda;
 use crate::runtime::Limits;
 use crate::scaling::Policy;
 use crate::units;
@@ -174,6 +175,7 @@ impl FunctionSpec {
         mistakes.0.extend(compression::parse(&deployment).err());
         mistakes.0.extend(event_mode::parse(&deployment).err().into_iter().flatten());
         mistakes.0.extend(protocol::parse(&deployment).err());
+        mistakes.0.extend(lambda::setting::parse(&deployment).err());
         check_environment(&mut mistakes, &deployment.env_process, &deployment.env_vars);
         mistakes.0.extend(check_texts("labels", &deployment.labels));
         mistakes.0.extend(check_texts("annotations", &deployment.annotations));

@@ -16,6 +16,7 @@ use crate::function::protocol::PROTOCOL;
 use crate::function::record::Revision;
 use crate::function::spec::Deployment;
 use crate::function::timeouts::{self, Times};
+use crate::lambda::setting::{self as lambda, LAMBDA};
 use crate::scaling::{Policy, labels};
 
 /// The fields of a deployment.
@@ -86,6 +87,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
     }
     warnings.extend(without_effect(&revision.deployment));
     warnings.extend(event_mode::without_effect(&revision.deployment));
+    warnings.extend(lambda::without_effect(&revision.deployment));
     warnings.extend(timeouts::unreadable(&revision.deployment));
     let known = |name: &str| {
         [AUTH, CLAIMS, DOMAIN, INTERNAL].contains(&name)
@@ -94,7 +96,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
             || Policy::is_setting_name(name)
             || Times::is_setting_name(name)
             || event_mode::is_setting_name(name)
-            || [COMPRESSION, PROTOCOL].contains(&name)
+            || [COMPRESSION, LAMBDA, PROTOCOL].contains(&name)
     };
     let names = revision.deployment.settings().into_keys();
     let unknown = names.filter(|name| name.starts_with(OURS) && !known(name)).take(MAX_FIELDS);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use roost_proxy::{Affinity, Placement};
 
 use crate::function::spec::{Deployment, MAX_REPLICAS};
+use crate::lambda::setting::{self as lambda, LAMBDA};
 use crate::scaling::policy::{Cap, IdleBy, LoadTarget, Measure, Policy, Rest, Rung, Zero};
 use crate::scaling::schedule::Schedule;
 use crate::units;
@@ -83,6 +84,11 @@ const DEFAULT_ZERO: Duration = Duration::from_mins(15);
 const DEFAULT_PAUSED: Duration = Duration::from_mins(5);
 const DEFAULT_CREATED: Duration = Duration::from_hours(1);
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
+
+/// How long a call of a Lambda function waits for a replica that works on another one, where nothing is said of that: each takes
+/// one at a time.
+const LAMBDA_WAIT: Duration = Duration::from_mins(1);
+
 const LONGEST_DRAIN: Duration = Duration::from_hours(1);
 const LONGEST_IDLE: Duration = Duration::from_hours(365 * 24);
 
@@ -118,10 +124,7 @@ pub(super) fn read(deployment: &Deployment) -> Result<Policy, Vec<String>> {
         max,
         load: reader.load(kind, min, max),
         zero: reader.zero(kind),
-        cap: Cap {
-            per_replica: reader.capacity(),
-            wait: reader.up_to(WAIT, LONGEST_WAIT).unwrap_or_default(),
-        },
+        cap: Cap { per_replica: reader.capacity(), wait: reader.wait() },
         placement: Placement {
             affinity: reader.affinity(kind),
             max_keys: if key.is_some() { max as usize } else { 0 },
@@ -306,7 +309,18 @@ impl<'a> Reader<'a> {
             let why = "expected a number of requests, or 0 for any number";
             self.mistakes.push(format!("envVars.{MAX_INFLIGHT}: {why}"));
         }
+        if lambda::is_asked_for(self.deployment) {
+            if annotated.is_some_and(|most| most != NonZeroU32::MIN) {
+                self.refuse(CAPACITY, &format!("expected 1, as {LAMBDA} asks for"));
+            }
+            return Some(NonZeroU32::MIN);
+        }
         annotated.or_else(|| NonZeroU32::new(inflight.unwrap_or(0)))
+    }
+
+    fn wait(&mut self) -> Duration {
+        let wait = self.up_to(WAIT, LONGEST_WAIT);
+        wait.unwrap_or(if lambda::is_asked_for(self.deployment) { LAMBDA_WAIT } else { Duration::ZERO })
     }
 
     fn recreate(&mut self, kind: Kind) -> bool {

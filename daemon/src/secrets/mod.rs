@@ -8,12 +8,13 @@ mod copies;
 mod files;
 mod value;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use roost_proxy::function::{Namespace, ReplicaId};
+use roost_proxy::websocket::codec::cloudevents::SigningKey;
 use tracing::{info, warn};
 
 use self::copies::Copies;
@@ -62,6 +63,8 @@ pub struct Secrets {
 struct Inner {
     files: Files,
     copies: Copies,
+    /// Those that events are signed with.
+    keys: Mutex<HashMap<(Namespace, SecretName), SigningKey>>,
     /// Held by whoever writes to either tree, so that no copy is older than its file.
     writer: Mutex<()>,
 }
@@ -74,13 +77,31 @@ impl Secrets {
     /// When a directory or the tmpfs cannot be made.
     pub fn open(state: &Path, run: &Path) -> Result<Self, SecretError> {
         let (files, copies) = (Files::open(state.join("secrets"))?, Copies::open(run.join("secrets"))?);
-        Ok(Self { inner: Arc::new(Inner { files, copies, writer: Mutex::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner { files, copies, keys: Mutex::default(), writer: Mutex::default() }),
+        })
     }
 
     /// Is there such a secret? Looks at one entry of a directory; a text that is no name names none.
     #[must_use]
     pub fn contains(&self, namespace: &Namespace, name: &str) -> bool {
         name.parse().is_ok_and(|name| self.inner.files.contains(namespace, &name))
+    }
+
+    /// A key to sign with, which is what the secret holds, but for white space behind it. From then on it follows every
+    /// update. Reads one file, if it is asked for for the first time.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it cannot be read.
+    pub fn signing_key(&self, namespace: &Namespace, name: &SecretName) -> Result<SigningKey, SecretError> {
+        let mut keys = self.inner.keys();
+        let of = (namespace.clone(), name.clone());
+        if let Some(key) = keys.get(&of) {
+            return Ok(key.clone());
+        }
+        let key = SigningKey::new(self.inner.files.read(namespace, name)?.bytes().trim_ascii_end());
+        keys.insert(of, key.clone());
+        Ok(key)
     }
 
     /// The names of a namespace's secrets, in order.
@@ -140,6 +161,7 @@ impl Secrets {
     pub async fn remove(&self, namespace: Namespace, name: SecretName) -> Result<(), SecretError> {
         self.work(move |inner| {
             inner.files.remove(&namespace, &name)?;
+            inner.keys().remove(&(namespace.clone(), name.clone()));
             info!("secret {name}.{namespace}: removed");
             Ok(())
         })
@@ -220,6 +242,11 @@ impl Secrets {
 }
 
 impl Inner {
+    /// Whoever reads or writes a file for one holds this meanwhile: what is in here is never older than its file.
+    fn keys(&self) -> MutexGuard<'_, HashMap<(Namespace, SecretName), SigningKey>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes a secret down and hands it to all replicas that see it.
     fn write(
         &self,
@@ -228,6 +255,9 @@ impl Inner {
         value: &SecretValue,
     ) -> Result<(), SecretError> {
         self.files.write(namespace, name, value)?;
+        if let Some(key) = self.keys().get(&(namespace.clone(), name.clone())) {
+            key.replace(value.bytes().trim_ascii_end());
+        }
         let mut result = Ok(());
         for dir in self.copies.with(namespace, name)? {
             if let Err(error) = self.copies.put(&dir, name, value) {

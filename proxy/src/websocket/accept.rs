@@ -40,6 +40,13 @@ use crate::upstream::Upstream;
 /// A client that came back to a connection that is not known, among [`RETURNS`](super::RETURNS).
 const UNKNOWN: usize = 2;
 
+/// A client that comes back to its connection.
+struct Returning {
+    member: Arc<Member>,
+    wish: Wish,
+    lease: Option<Box<Lease>>,
+}
+
 /// A request for a WebSocket that was let through to here.
 pub(crate) struct Arrival {
     pub(crate) upstream: Arc<Upstream>,
@@ -117,7 +124,8 @@ impl Shared {
         let wish = settings.resume.and_then(|_| returns::read(head.uri.query()));
         if let Some(wish @ Wish { token: Some(token), .. }) = wish {
             if let Some(member) = self.returning(&upstream, token, &offer, claims.subject()) {
-                return Ok(self.let_back_in(member, wish, lease, &offer, asked, call, record));
+                let returning = Returning { member, wish, lease };
+                return Ok(self.let_back_in(returning, &offer, asked, call, record));
             }
             upstream.counters().events.returned(UNKNOWN);
         }
@@ -188,9 +196,7 @@ impl Shared {
     /// Gives a connection the socket of its client that is back.
     fn let_back_in(
         &self,
-        member: Arc<Member>,
-        wish: Wish,
-        lease: Option<Box<Lease>>,
+        Returning { member, wish, lease }: Returning,
         offer: &Opening,
         asked: Asked,
         call: &Call,

@@ -165,6 +165,8 @@ impl Teller<'_> {
             What::Connected => EVENTS[1],
             What::Messages(_) => EVENTS[2],
             What::Disconnected(_) => EVENTS[3],
+            What::Joined(_) => EVENTS[4],
+            What::Left(_) => EVENTS[5],
         };
         self.counters.died(failing.reason);
         let Call { function, request, terms } = call;

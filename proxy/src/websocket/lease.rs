@@ -3,6 +3,7 @@
 //! Owns the words by which a client gives a new token: a text message `{"type":"auth","token":"…"}`, which the function does
 //! not get, and its answer. Never verifies a token itself, and never ends a connection.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -108,6 +109,12 @@ impl Lease {
 
     pub(super) fn pass_on(&self) -> PassedLease {
         PassedLease { subject: self.subject.as_deref().map(str::to_owned), until: milliseconds(self.until) }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("until", &self.until).finish_non_exhaustive()
     }
 }
 

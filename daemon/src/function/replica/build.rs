@@ -13,6 +13,7 @@ use crate::function::grants::Granted;
 use crate::function::spec::FunctionSpec;
 use crate::function::steps::Steps;
 use crate::image::ResolvedImage;
+use crate::lambda::{Lambda, Seat, environment};
 use crate::pauses::Pauses;
 use crate::runtime::{BindMount, ReplicaPlan, Standing};
 
@@ -23,7 +24,8 @@ const KEY_VARIABLE: &str = "ROOST_KEY";
 const CLEAN_UP_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 impl Replica {
-    /// Makes all of it, and starts it if it is to run at once: how far it is, and where it will answer.
+    /// Makes all of it, and starts it if it is to run at once: how far it is, where it will answer, and its place at the
+    /// Runtime API, if it polls for its events.
     ///
     /// # Errors
     /// With what failed, for whoever runs the host. What was made is there, for [`take_apart`](Self::take_apart).
@@ -31,8 +33,9 @@ impl Replica {
         &self,
         spec: &FunctionSpec,
         image: &ResolvedImage,
+        lambda: Option<Lambda>,
         steps: &mut Steps,
-    ) -> Result<Adoptable, String> {
+    ) -> Result<(Adoptable, Option<Seat>), String> {
         // Side by side, and each to its end.
         let (attachment, given) =
             tokio::join!(self.host.network.attach(&self.id, &spec.key), self.give(spec));
@@ -42,7 +45,12 @@ impl Replica {
         if matches!(*self.orders.borrow(), Order::End(_)) {
             return Err("no longer wanted".to_owned());
         }
+        // Before it runs: it polls at once.
+        let seat = self.seat(attachment.address, lambda)?;
         let mut env = self.host.passes.environment(&spec.key.namespace, &spec.deployment);
+        if lambda.is_some() {
+            env.extend(environment::of(spec, &image.config));
+        }
         env.extend(spec.environment());
         if let Some(key) = &self.replica_key {
             env.insert(KEY_VARIABLE.to_owned(), key.to_string());
@@ -70,7 +78,8 @@ impl Replica {
         made.map_err(|error| error.to_string())?;
         steps.done("create");
         let standing = if run { Standing::Running } else { Standing::Created };
-        Ok(Adoptable { standing, address: SocketAddr::new(attachment.address, FUNCTION_PORT) })
+        let address = SocketAddr::new(attachment.address, FUNCTION_PORT);
+        Ok((Adoptable { standing, address }, seat))
     }
 
     /// Gives it what it sees of the host and of its secrets.

@@ -15,6 +15,7 @@ use super::{Adoptable, Cause, Checks, Event, FUNCTION_PORT, Order, Replica};
 use crate::function::protocol::Protocol;
 use crate::function::readiness::{self, Answer, Probe, Watched};
 use crate::function::steps::Steps;
+use crate::lambda::Seat;
 use crate::pauses::Pauses;
 use crate::runtime::Standing;
 
@@ -32,6 +33,8 @@ type End = Option<Cause>;
 pub(super) struct Life<'a> {
     replica: &'a Replica,
     found: Adoptable,
+    /// Where it polls for its events, if it does.
+    seat: Option<Seat>,
     checks: Checks,
     orders: watch::Receiver<Order>,
     /// The only one: it is published, withdrawn and published again.
@@ -49,6 +52,7 @@ impl<'a> Life<'a> {
     pub(super) fn new(
         replica: &'a Replica,
         found: Adoptable,
+        seat: Option<Seat>,
         checks: Checks,
         steps: Steps,
         known: bool,
@@ -58,8 +62,9 @@ impl<'a> Life<'a> {
             Protocol::Http => Endpoint::of_key,
             Protocol::H2c => Endpoint::over_http2,
         };
-        let endpoint = make(replica.id.clone(), found.address, replica.replica_key.clone());
-        Self { replica, found, checks, orders, endpoint, steps, known, was_ready: false }
+        let address = seat.as_ref().map_or(found.address, Seat::front);
+        let endpoint = make(replica.id.clone(), address, replica.replica_key.clone());
+        Self { replica, found, seat, checks, orders, endpoint, steps, known, was_ready: false }
     }
 
     /// To the end.
@@ -149,6 +154,9 @@ impl<'a> Life<'a> {
 
     /// Waits until it is ready: `None`, or what it was like when its time was over.
     async fn late(&self) -> Option<String> {
+        if let Some(seat) = &self.seat {
+            return self.polls_late(seat).await;
+        }
         let (probe, last): (&Probe, _) = (&self.checks.probe, Watched::default());
         let limit = self.replica.host.settings.start_timeout;
         let ready = probe.ready(self.found.address, &last);
@@ -162,24 +170,45 @@ impl<'a> Life<'a> {
         })
     }
 
+    /// The same for one that polls for its events: it is ready when it does.
+    async fn polls_late(&self, seat: &Seat) -> Option<String> {
+        let limit = self.replica.host.settings.start_timeout;
+        match timeout(limit, seat.desk().ready()).await {
+            Ok(ready) => ready.err(),
+            Err(_) => {
+                Some(format!("not ready after {} s: it does not poll the Runtime API", limit.as_secs()))
+            }
+        }
+    }
+
     /// Waits until the program, which an earlier daemon started, accepts connections. It was ready then, or will be.
     async fn accepts(&self) -> Result<(), End> {
         let Replica { host, key, id, .. } = self.replica;
         host.runtime.resume(&key.namespace, id);
+        let accepts = async {
+            match &self.seat {
+                Some(seat) => seat.desk().ready().await,
+                None => {
+                    readiness::accepts(self.found.address).await;
+                    Ok(())
+                }
+            }
+        };
         tokio::select! {
-            () = readiness::accepts(self.found.address) => Ok(()),
+            ready = accepts => ready.map_err(|why| Some(Cause::Ended(why))),
             () = self.replica.told_to_end() => Err(None),
         }
     }
 
     /// Takes requests, until it is told to pause: how long it may go on with what it has.
     async fn serve(&mut self) -> Result<Duration, End> {
-        let Checks { probe, liveness } = &self.checks;
+        let Checks { probe, liveness, .. } = &self.checks;
         let address = self.found.address;
         let lost = async {
-            match liveness {
-                Some(liveness) => liveness.lost(address).await,
-                None => std::future::pending().await,
+            match (liveness, &self.seat) {
+                (_, Some(seat)) => seat.desk().stuck().await,
+                (Some(liveness), None) => liveness.lost(address).await,
+                (None, None) => std::future::pending().await,
             }
         };
         tokio::pin!(lost);
@@ -259,6 +288,11 @@ impl<'a> Life<'a> {
         }
         self.told_to_run().await?;
         self.thaw().await?;
+        if self.seat.is_some() {
+            // What it polled may have been another daemon.
+            self.becomes_ready().await?;
+            return Ok(());
+        }
         self.steps.done("thaw");
         self.tell_steps();
         Ok(())

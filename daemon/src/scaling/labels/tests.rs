@@ -300,6 +300,24 @@ fn an_annotation_goes_before_a_label_and_no_error_is_long() {
 }
 
 #[test]
+fn a_replica_of_a_lambda_function_takes_one_call_at_a_time_and_the_others_wait() {
+    let lambda = |settings: &[(&str, &str)]| {
+        let mut annotations = map(settings);
+        annotations.insert("roost.lambda".to_owned(), "runtime-api".to_owned());
+        let env_vars = [("max_inflight".to_owned(), "9".to_owned())].into();
+        Policy::parse(&Deployment { annotations, env_vars, ..Deployment::default() })
+    };
+    let cap = |settings: &[(&str, &str)]| {
+        let cap = lambda(settings).unwrap().cap;
+        (cap.per_replica.map(NonZeroU32::get), cap.wait)
+    };
+    assert_eq!(cap(&[]), (Some(1), Duration::from_mins(1)));
+    assert_eq!(cap(&[("roost.scale.capacity", "1"), ("roost.queue.wait", "0")]), (Some(1), Duration::ZERO));
+    let why = lambda(&[("roost.scale.capacity", "2")]).unwrap_err();
+    assert_eq!(why, ["annotations.roost.scale.capacity: expected 1, as roost.lambda asks for"]);
+}
+
+#[test]
 fn names_of_settings_are_known() {
     for (name, known) in [
         ("com.openfaas.scale.min", true),

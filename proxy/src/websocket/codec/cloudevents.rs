@@ -18,7 +18,9 @@ mod tests;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
@@ -86,13 +88,20 @@ impl Default for CloudEvents {
     }
 }
 
-/// A secret that this host and a function share.
+/// A secret that this host and a function share. Clones are of the same one: what replaces it replaces it everywhere.
 #[derive(Clone)]
-pub struct SigningKey(Box<str>);
+pub struct SigningKey(Arc<ArcSwap<Box<[u8]>>>);
 
-impl From<&str> for SigningKey {
-    fn from(secret: &str) -> Self {
-        Self(secret.into())
+impl SigningKey {
+    /// Of this secret.
+    #[must_use]
+    pub fn new(secret: &[u8]) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(secret.into())))
+    }
+
+    /// Signs with another secret from now on.
+    pub fn replace(&self, secret: &[u8]) {
+        self.0.store(Arc::new(secret.into()));
     }
 }
 
@@ -175,7 +184,7 @@ impl CloudEvents {
     /// `sha256=HEX,sha256=HEX`: the id of a connection, signed with each key.
     fn signature(&self, connection: &str) -> Option<String> {
         let signed = |key: &SigningKey| {
-            let mut mac = Hmac::<Sha256>::new_from_slice(key.0.as_bytes()).expect("any length will do");
+            let mut mac = Hmac::<Sha256>::new_from_slice(&key.0.load()).expect("any length will do");
             mac.update(connection.as_bytes());
             format!("sha256={}", super::hex(&mac.finalize().into_bytes()))
         };

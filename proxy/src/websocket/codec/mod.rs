@@ -97,6 +97,13 @@ impl Codec {
         }
     }
 
+    /// Is a function of this dialect told of WebSockets and of nothing else? What is behind the same address at AWS answers no
+    /// plain `GET`.
+    #[must_use]
+    pub fn is_for_websockets_alone(&self) -> bool {
+        matches!(self, Self::Aws(_))
+    }
+
     /// The request that tells a function of an event. Asked again for each attempt.
     #[must_use]
     pub fn call(&self, event: &Event<'_>) -> Encoded {

@@ -72,7 +72,8 @@ fn accept(event: &Event<'_>, headers: &HeaderMap, complaints: &mut Vec<String>) 
     }
 }
 
-/// Reads the answer to any other event.
+/// Reads the answer to any other event. A status that a handler returns says nothing there, as in API Gateway: it has failed
+/// if it threw an error.
 pub(super) fn outcome(
     transport: Transport,
     event: &Event<'_>,
@@ -85,7 +86,9 @@ pub(super) fn outcome(
             complaints.push(why);
             failed(event, StatusCode::BAD_GATEWAY.as_u16())
         }
-        Ok(Said { status: Some(status), .. }) if !status.is_success() => failed(event, status.as_u16()),
+        Ok(Said { status: Some(status), .. }) if transport == Transport::Http && !status.is_success() => {
+            failed(event, status.as_u16())
+        }
         Ok(said) => {
             let reply = said.body.filter(|message| terms.two_way && !message.data.is_empty());
             Outcome::Done(reply.map(Action::Send).into_iter().collect())
@@ -101,11 +104,11 @@ fn read(transport: Transport, answer: Response<Bytes>, complaints: &mut Vec<Stri
         let body = body::message(&head.headers, data);
         return Ok(Said { status: Some(head.status), headers: head.headers, body: Some(body) });
     }
-    if !head.status.is_success() {
-        return Err(format!("status {}: the handler was not run", head.status.as_u16()));
-    }
     if head.headers.contains_key(&FUNCTION_ERROR) {
         return Err(format!("{FUNCTION_ERROR}: the handler failed"));
+    }
+    if !head.status.is_success() {
+        return Err(format!("status {}: the handler was not run", head.status.as_u16()));
     }
     if data.trim_ascii().is_empty() {
         return Ok(Said::default());

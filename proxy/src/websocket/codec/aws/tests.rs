@@ -305,8 +305,9 @@ fn an_answer_of_a_handler_is_what_it_returns() {
         ("", nothing()),
         // One that says a status has not failed, whatever else it says.
         (r#"{"statusCode":200,"errorMessage":"x"}"#, nothing()),
-        (r#"{"statusCode":400,"body":"no"}"#, failure(400)),
-        (r#"{"statusCode":502}"#, failure(502)),
+        // Nor has one that says any other status: there is no answer that it could be of.
+        (r#"{"statusCode":400,"body":"no"}"#, send(text("no"))),
+        (r#"{"statusCode":500}"#, nothing()),
         (r#"{"errorMessage":"boom","errorType":"Error","trace":[]}"#, failure(502)),
         (r#"{"statusCode":99}"#, failure(502)),
         (r#"{"statusCode":600}"#, failure(502)),
@@ -321,8 +322,8 @@ fn an_answer_of_a_handler_is_what_it_returns() {
         for transport in [Transport::Lambda, Transport::Emulator] {
             let decoded = outcome(transport, true, answer(200, &[], body.as_bytes()));
             assert_eq!(decoded.meant, expected, "{body}");
-            // Why is said, unless the handler itself has said so.
-            let unreadable = decoded.meant == failure(502) && !body.contains("502");
+            // Why is said.
+            let unreadable = decoded.meant == failure(502);
             assert_eq!(decoded.complaints.len(), usize::from(unreadable), "{body}: {:?}", decoded.complaints);
         }
         let swallowed = if matches!(expected, Outcome::Done(_)) { nothing() } else { expected };
@@ -335,6 +336,13 @@ fn an_answer_of_a_handler_is_what_it_returns() {
     let unhandled = answer(200, &[("X-Amz-Function-Error", "Unhandled")], b"{}");
     assert_eq!(outcome(Transport::Emulator, true, unhandled).meant, failure(502));
     assert_eq!(outcome(Transport::Lambda, true, answer(500, &[], br#"{"body":"x"}"#)).meant, failure(502));
+    // As this host's own Runtime API says it.
+    let failed =
+        outcome(Transport::Lambda, true, answer(502, &[("X-Amz-Function-Error", "Unhandled")], b"{}"));
+    assert_eq!(
+        (failed.meant, failed.complaints),
+        (failure(502), vec!["x-amz-function-error: the handler failed".into()])
+    );
 }
 
 #[test]

@@ -139,12 +139,17 @@ fn each_key_signs_the_id_of_the_connection_and_without_one_there_is_no_signature
         (vec!["one"], Some(one.to_owned())),
         (vec!["one", "two"], Some(format!("{one},{two}"))),
     ] {
-        let keys = keys.into_iter().map(SigningKey::from).collect();
+        let keys = keys.into_iter().map(|key: &str| SigningKey::new(key.as_bytes())).collect();
         let request = asked(CloudEvents { keys, ..CloudEvents::default() }, &event);
         let signature = request.headers().get(CE_SIGNATURE).map(|value| value.to_str().unwrap());
         assert_eq!(signature, expected.as_deref());
     }
-    assert_eq!(format!("{:?}", SigningKey::from("secret")), "SigningKey");
+    // What takes the place of a secret counts at once, wherever it is used.
+    let key = SigningKey::new(b"two");
+    let settings = CloudEvents { keys: vec![key.clone()], ..CloudEvents::default() };
+    key.replace(b"one");
+    assert_eq!(asked(settings, &event).headers()[CE_SIGNATURE], one);
+    assert_eq!(format!("{key:?}"), "SigningKey");
 }
 
 #[test]
