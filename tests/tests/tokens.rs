@@ -46,9 +46,10 @@ impl Issuer {
     async fn start(&mut self, host: &Host, ids: &[&str]) {
         let mut all = Vec::new();
         for id in ids {
-            let printed =
-                roost(host, &["token", "--jwks", "--kid", id, "--key", self.key(id).to_str().unwrap()]);
-            let set: Value = serde_json::from_str(&printed.await).unwrap();
+            let key = self.key(id);
+            let args = ["token", "--jwks", "--kid", id, "--key", key.to_str().unwrap()];
+            let printed = roost(host, &args).await;
+            let set: Value = serde_json::from_str(&printed).unwrap();
             all.push(set["keys"][0].clone());
         }
         *self.keys.lock().unwrap() = json!({ "keys": all }).to_string();

@@ -251,7 +251,7 @@ async fn a_message_is_the_functions_where_nobody_came_with_a_token_or_none_is_ta
 async fn each_user_has_so_many_connections_and_opens_them_so_fast() {
     let clients = ClientLimits {
         user_connections: NonZeroUsize::new(2),
-        user_handshakes: Some("4/h".parse().unwrap()),
+        user_handshakes: Some("4/h burst 4".parse().unwrap()),
         ..ClientLimits::default()
     };
     let proxy = Proxy::on_this_thread_with(Settings { clients, ..Settings::default() }).await;
