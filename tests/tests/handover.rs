@@ -38,17 +38,21 @@ struct Traffic {
 
 impl Traffic {
     async fn start(host: &Host, count: usize) -> Self {
-        Self::through(host, "echo", count).await
+        Self::through(host, "echo", count, 20_000).await
     }
 
-    async fn through(host: &Host, function: &str, count: usize) -> Self {
+    /// Of messages of up to `longest` bytes and a few.
+    async fn through(host: &Host, function: &str, count: usize, longest: u64) -> Self {
         let (stop, round) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let mut sockets = Vec::new();
-        for number in 0..count {
+        let mut open = Vec::new();
+        for _ in 0..count {
             let url = format!("ws://127.0.0.1:{}/function/{function}", host.port());
-            let socket = connect_async(url).await.unwrap().0;
-            sockets.push(tokio::spawn(talk(socket, number, Arc::clone(&stop), Arc::clone(&round))));
+            open.push(connect_async(url).await.unwrap().0);
         }
+        let talking = open.into_iter().enumerate().map(|(number, socket)| {
+            tokio::spawn(talk(socket, number, longest, Arc::clone(&stop), Arc::clone(&round)))
+        });
+        let sockets = talking.collect();
         Self { stop, round, sockets }
     }
 
@@ -77,12 +81,13 @@ impl Traffic {
 async fn talk(
     mut socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     number: usize,
+    longest: u64,
     stop: Arc<AtomicBool>,
     round: Arc<AtomicU64>,
 ) -> u64 {
     const AHEAD: u64 = 4;
     let message = |index: u64| {
-        let length = 16 + (index * 7919 + number as u64 * 104_729) % 20_000;
+        let length = 16 + (index * 7919 + number as u64 * 104_729) % longest;
         let bytes = (0..length).map(|at| (at * 31 + index * 17 + number as u64) as u8);
         let head = index.to_be_bytes().into_iter().chain((number as u64).to_be_bytes());
         Message::binary(head.chain(bytes).collect::<Vec<u8>>())
@@ -251,7 +256,7 @@ async fn holds(host: &Host, events: &str) {
 async fn connections_that_the_daemon_holds_go_on_when_one_daemon_follows_another() {
     let host = supervised().await;
     holds(&host, "message").await;
-    let traffic = Traffic::through(&host, "held", BUSY).await;
+    let traffic = Traffic::through(&host, "held", BUSY, 20_000).await;
     let mut idle = Vec::new();
     for number in 0..IDLE {
         idle.push(Socket::open(&host, &format!("/function/held/{number}")).await);
@@ -342,14 +347,19 @@ async fn paths_told(host: &Host) -> Vec<String> {
 async fn deployments_one_after_the_other_close_no_connection_that_is_held_and_lose_no_message() {
     let (deployments, connections) = if is_long() { (100, 1000) } else { (10, 100) };
     let host = Host::with_echo(Config::default()).await;
-    holds(&host, "message").await;
-    let traffic = Traffic::through(&host, "held", connections).await;
-    for number in 0..deployments {
+    let deployment = |number: usize| {
+        json!({
+            "service": "held", "image": ECHO, "annotations": { "roost.websocket": "events" },
+            "envVars": { "QUIET": "yes", "DEPLOYMENT": number.to_string() },
+        })
+    };
+    host.deployed(&deployment(0)).await;
+    // A thousand with long messages would be a test of the machine.
+    let traffic = Traffic::through(&host, "held", connections, 200).await;
+    for number in 1..=deployments {
         traffic.go_on(connections as u64).await;
-        let annotations = json!({ "roost.websocket": "events", "roost.websocket.events": "message" });
-        let changed = json!({ "service": "held", "image": ECHO, "annotations": annotations,
-            "envVars": { "QUIET": "yes", "DEPLOYMENT": number.to_string() } });
-        let answer = host.api.send(Method::PUT, "/system/functions?wait=60s", changed.to_string()).await;
+        let changed = deployment(number).to_string();
+        let answer = host.api.send(Method::PUT, "/system/functions?wait=60s", changed).await;
         assert_eq!(answer.status, StatusCode::ACCEPTED, "{number}: {}", answer.text());
     }
     traffic.go_on(connections as u64).await;
