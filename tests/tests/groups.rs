@@ -37,7 +37,16 @@ impl Watch {
         let response = api.open(request.body(body_of("")).unwrap()).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { body: response.into_body(), text: String::new(), last: last.to_owned() }
+        let mut watch = Self { body: response.into_body(), text: String::new(), last: String::new() };
+        // The first words tell where it is, so that it can come back there if it hears nothing else.
+        while !watch.text.contains("\n\n") {
+            let piece = tokio::time::timeout(PATIENCE, next_piece(&mut watch.body)).await.expect("words");
+            watch.text.push_str(str::from_utf8(&piece.unwrap().expect("no end")).unwrap());
+        }
+        let (opening, rest) = watch.text.split_once("\n\n").unwrap();
+        let id = opening.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
+        (watch.last, watch.text) = (id.to_owned(), rest.to_owned());
+        watch
     }
 
     /// What the next event says; `None` when the stream ends, however it does.
