@@ -24,7 +24,7 @@ const gone = 'L0SM9cOFvHcCIhw=';
 await refused(new GetConnectionCommand({ ConnectionId: gone }), 'GoneException', 410);
 await refused(new DeleteConnectionCommand({ ConnectionId: gone }), 'GoneException', 410);
 await refused(new PostToConnectionCommand({ ConnectionId: gone, Data: 'x' }), 'GoneException', 410);
-const large = new Uint8Array(33 << 20);
+const large = new Uint8Array((1 << 20) + 1);
 await refused(new PostToConnectionCommand({ ConnectionId, Data: large }), 'PayloadTooLargeException', 413);
 const secret = { accessKeyId: process.env.AWS_ACCESS_KEY_ID, secretAccessKey: 'another' };
 const stranger = new ApiGatewayManagementApiClient({ endpoint, credentials: secret });

@@ -1,5 +1,6 @@
 """Speaks to a connection by boto3 as a handler does, and looks at the classes of its errors: management.py ENDPOINT ID"""
 
+import os
 import sys
 
 import boto3
@@ -27,8 +28,9 @@ gone = "L0SM9cOFvHcCIhw="
 assert refused(errors.GoneException, client.get_connection, ConnectionId=gone) == 410
 assert refused(errors.GoneException, client.delete_connection, ConnectionId=gone) == 410
 assert refused(errors.GoneException, client.post_to_connection, ConnectionId=gone, Data="x") == 410
-large = b"x" * (33 << 20)
+large = b"x" * ((1 << 20) + 1)
 assert refused(errors.PayloadTooLargeException, client.post_to_connection, ConnectionId=connection, Data=large) == 413
-stranger = boto3.client("apigatewaymanagementapi", endpoint_url=endpoint, aws_secret_access_key="another")
+keys = {"aws_access_key_id": os.environ["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": "another"}
+stranger = boto3.client("apigatewaymanagementapi", endpoint_url=endpoint, **keys)
 assert refused(errors.ForbiddenException, stranger.get_connection, ConnectionId=connection) == 403
 client.delete_connection(ConnectionId=connection)

@@ -83,6 +83,33 @@ async fn shell_greets_whom_the_body_names() {
     assert!(log.iter().any(|line| line == "POST /greet 200"), "{log:?}");
 }
 
+#[tokio::test]
+async fn lambda_python_runs_under_the_runtime_of_aws_and_echoes_behind_a_websocket() {
+    let archive = Example::LambdaPython.archive().await;
+    let host = Host::start().await;
+    host.log_in().await;
+    host.roost_done(&["image", "import", archive.to_str().unwrap()]).await;
+    let deploy =
+        ["deploy", "lambda-python", "--image", "lambda-python", "--annotation", "roost.lambda=runtime-api"];
+    host.roost_done(&deploy).await;
+    let answer = host.call("lambda-python", r#"{"name":"Ada"}"#).await;
+    assert_eq!((answer.status, &answer.json()["message"]), (StatusCode::OK, &json!("Hello, Ada!")));
+    let held = [
+        "--annotation",
+        "roost.websocket=events",
+        "--annotation",
+        "roost.websocket.codec=aws",
+        "--annotation",
+        "roost.websocket.aws.transport=lambda",
+        "--annotation",
+        "roost.websocket.aws.routes=$connect,$disconnect,$default;two-way",
+    ];
+    host.roost_done(&[&deploy[..], &held].concat()).await;
+    let mut socket = Socket::open(&host, "/function/lambda-python").await;
+    socket.says("hello").await;
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
+}
+
 #[test]
 fn the_readme_of_shell_shows_the_script_as_it_is() {
     let read = |file| std::fs::read_to_string(Example::Shell.dir().join(file)).unwrap();

@@ -9,9 +9,10 @@ const post = (ConnectionId, message) =>
   client.send(new PostToConnectionCommand({ ConnectionId, Data: JSON.stringify(message) }));
 
 // What of an event does not depend on where it is: the names of what is there, and the values that are no ids and no
-// times. AWS tells how a connection was closed, serverless-offline does not.
+// times. At AWS messages alone have a messageId, and it is told how a connection was closed; serverless-offline differs.
 function shape({ requestContext, ...event }) {
-  const { routeKey, eventType, messageDirection, disconnectStatusCode, disconnectReason, ...context } = requestContext;
+  const { routeKey, eventType, messageDirection, messageId, disconnectStatusCode, disconnectReason, ...context } = requestContext;
+  if (eventType === 'MESSAGE') context.messageId = messageId;
   return { fields: Object.keys(event).sort(), context: Object.keys(context).sort(), routeKey, eventType, messageDirection };
 }
 

@@ -72,8 +72,8 @@ fn accept(event: &Event<'_>, headers: &HeaderMap, complaints: &mut Vec<String>) 
     }
 }
 
-/// Reads the answer to any other event. A status that a handler returns says nothing there, as in API Gateway: it has failed
-/// if it threw an error.
+/// Reads the answer to any other event. A status that a handler returns says nothing there: a proxy integration passes on what
+/// it says, whatever that is. It has failed if it threw an error.
 pub(super) fn outcome(
     transport: Transport,
     event: &Event<'_>,
