@@ -16,6 +16,7 @@ use super::event::{Identity, Message};
 use super::outbound::{Outbound, Said};
 use super::settings::{GROUPS, OUTBOUND};
 use super::spoken::Spoken;
+use super::sweep::Dirty;
 use crate::upstream::Upstream;
 
 /// One connection.
@@ -136,14 +137,15 @@ impl Member {
     }
 
     pub(super) fn carried_in(&self, bytes: usize) {
-        self.carried(0, bytes);
+        self.carried(0, bytes, Instant::now());
         self.counters().received(bytes);
     }
 
-    fn carried(&self, way: usize, bytes: usize) {
+    fn carried(&self, way: usize, bytes: usize, at: Instant) {
         self.messages[way].fetch_add(1, Relaxed);
         self.bytes[way].fetch_add(bytes as u64, Relaxed);
-        let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let since = at.saturating_duration_since(self.began);
+        let milliseconds = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.active.store(milliseconds, Relaxed);
     }
 
@@ -186,12 +188,34 @@ impl Member {
 
     pub(super) fn speak(&self, spoken: &Spoken<'_>) -> Said {
         let said = self.outbound.say(spoken.to(self.deflate.get().copied()));
+        self.note_said(said, spoken);
+        said
+    }
+
+    /// The same for its own task, which is going to write it.
+    pub(super) fn speak_of_task(&self, message: &Message) -> Said {
+        let spoken = Spoken::new(message);
+        let said = self.outbound.say_of_task(spoken.to(self.deflate.get().copied()));
+        self.note_said(said, &spoken);
+        said
+    }
+
+    /// The same as one of many, who are written to when it was said to all of them.
+    pub(super) fn speak_of_many(self: &Arc<Self>, spoken: &Spoken<'_>, dirty: &mut Dirty) -> Said {
+        let (said, sweep) = self.outbound.say_of_many(spoken.to(self.deflate.get().copied()));
+        if let Some(sweep) = sweep {
+            dirty.add(sweep, self);
+        }
+        self.note_said(said, spoken);
+        said
+    }
+
+    fn note_said(&self, said: Said, spoken: &Spoken<'_>) {
         if said == Said::Queued {
             let bytes = spoken.message.data.len();
-            self.carried(1, bytes);
+            self.carried(1, bytes, spoken.at);
             self.counters().sent(bytes);
         }
-        said
     }
 
     /// Ends the connection, behind everything that was said before. `false` if it ends already.

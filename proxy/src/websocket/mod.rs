@@ -36,11 +36,12 @@ mod passed;
 mod settings;
 mod socket;
 mod spoken;
+mod sweep;
 mod wire;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,7 @@ pub(crate) use counters::EventCounters;
 pub use counters::{EVENTS, End, EventTotals, OUTCOMES};
 pub use ending::{Category, Ending};
 use handover::Left;
+use sweep::Sweep;
 pub use handover::{Bequest, LETTER_NAME, MAX_LEFT};
 pub use hub::{CannotJoin, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_name};
 pub use keeper::{DeadEvent, Forgetful, Keeper};
@@ -59,6 +61,7 @@ pub use outbound::Said;
 pub use settings::{Batching, Delivery, EventMode, OnError, Subscriptions};
 
 use crate::caller::Caller;
+use crate::lanes;
 use crate::tunnel::keep::DescriptorStore;
 
 /// Where connections are, and who keeps what has to outlive this process.
@@ -96,6 +99,8 @@ pub(crate) struct Shared {
     leaving: AtomicBool,
     left: Mutex<Vec<Left>>,
     store: OnceLock<Arc<dyn DescriptorStore>>,
+    /// Of each lane.
+    sweeps: Mutex<Vec<(usize, Arc<Sweep>)>>,
     /// End now.
     cut: CancellationToken,
 }
@@ -112,8 +117,21 @@ impl Shared {
             leaving: AtomicBool::new(false),
             left: Mutex::default(),
             store: OnceLock::new(),
+            sweeps: Mutex::default(),
             cut: CancellationToken::new(),
         })
+    }
+
+    /// The sweep of the lane on which this is called.
+    fn sweep(&self) -> Arc<Sweep> {
+        let lane = lanes::current();
+        let mut sweeps = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, sweep)) = sweeps.iter().find(|(of, _)| *of == lane) {
+            return Arc::clone(sweep);
+        }
+        let sweep = Sweep::here();
+        sweeps.push((lane, Arc::clone(&sweep)));
+        sweep
     }
 
     /// Lets no more in.
