@@ -52,13 +52,13 @@ pub(crate) use counters::EventCounters;
 pub use counters::{EVENTS, End, EventTotals, OUTCOMES};
 pub use ending::{Category, Ending};
 use handover::Left;
-use sweep::Sweep;
 pub use handover::{Bequest, LETTER_NAME, MAX_LEFT};
 pub use hub::{CannotJoin, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_name};
 pub use keeper::{DeadEvent, Forgetful, Keeper};
 pub use member::{Carried, Member};
 pub use outbound::Said;
 pub use settings::{Batching, Delivery, EventMode, OnError, Subscriptions};
+use sweep::Sweep;
 
 use crate::caller::Caller;
 use crate::lanes;

@@ -284,10 +284,7 @@ impl Queue {
     }
 
     /// Has `write` write the next of what waits, as much as one system call takes.
-    fn write(
-        &mut self,
-        write: impl FnOnce(&mut Socket, &[IoSlice<'_>]) -> Poll<io::Result<usize>>,
-    ) -> Wrote {
+    fn write(&mut self, write: impl FnOnce(&mut Socket, &[IoSlice<'_>]) -> Poll<io::Result<usize>>) -> Wrote {
         let Some(socket) = &mut self.socket else { return Wrote::Nothing };
         if self.frames.is_empty() {
             return Wrote::Nothing;
