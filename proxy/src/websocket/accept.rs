@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Shared;
-use super::connection::{Connection, Ties, tell_loss};
+use super::connection::{self, Connection, Ties, tell_loss};
 use super::event::{Acceptance, ConnectionId, Decision, Event, Handshake, Identity, What};
 use super::frame::{Decoder, Limits};
 use super::handshake::Opening;
@@ -160,7 +160,7 @@ impl Shared {
             record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
             record.held(response.headers());
             let cut = self.cut.clone();
-            let life = live(ties, asked, state, lease, record);
+            let life = connection::live(Box::pin(open(ties, asked, state, lease, record)));
             self.tracker.spawn(async move { cut.run_until_cancelled_owned(life).await });
             candidate.accepted = true;
         }
@@ -289,22 +289,22 @@ impl Shared {
     }
 }
 
-/// Waits for the socket, and lives.
-async fn live(
+/// Waits for the socket.
+async fn open(
     ties: Ties,
     asked: Asked,
     state: Option<Box<str>>,
     lease: Option<Box<Lease>>,
     mut record: Record,
-) {
+) -> Option<Box<Connection>> {
     let (max_message, deflate) = (ties.settings.max_message, ties.member.deflate.get().is_some());
     let limits = Limits { max_message, deflate, ..Limits::default() };
     match Socket::upgraded(asked).await {
         Ok((socket, ahead)) => {
             let decoder = Decoder::new(limits);
-            let mut connection = Connection::new(ties, socket, ahead, decoder, state, record);
+            let mut connection = Box::new(Connection::new(ties, socket, ahead, decoder, state, record));
             connection.lets_go_with(lease);
-            connection.run().await;
+            Some(connection)
         }
         Err(error) => {
             debug!(%error, "a connection ended before it began");
@@ -313,6 +313,7 @@ async fn live(
             ties.shared.hub.leave(&ties.member);
             ties.member.counters().never_began();
             tell_loss(ties, "never connected").await;
+            None
         }
     }
 }

@@ -72,7 +72,7 @@ pub(super) struct Connection {
     /// What the function wants to be told again. With the event that is in flight, if one is.
     state: Option<Box<str>>,
     sequence: u64,
-    timer: Pin<Box<Sleep>>,
+    timer: Option<Pin<Box<Sleep>>>,
     record: Record,
     /// For how long its client may stay.
     lease: Option<Box<Lease>>,
@@ -80,7 +80,7 @@ pub(super) struct Connection {
     goes_on: bool,
     /// Its socket is lost, and until then it waits for its client to come back.
     away: Option<Instant>,
-    left: Option<Left>,
+    left: Option<Box<Left>>,
 }
 
 /// What waits for the function.
@@ -178,8 +178,9 @@ impl Connection {
         let rules = Rules { settings: Arc::clone(&ties.settings), member: Arc::clone(&ties.member) };
         let now = Instant::now();
         let most = ties.settings.mailbox.max(1);
+        ties.member.outbound.attach(socket, ties.shared.sweep());
         Self {
-            wire: Wire::new(socket, ahead, decoder),
+            wire: Wire::new(ahead, decoder),
             mailbox: Inbox {
                 messages: VecDeque::new(),
                 bytes: 0,
@@ -193,7 +194,7 @@ impl Connection {
             state,
             // The number of `connected`, whether anybody is told of that or not.
             sequence: 1,
-            timer: Box::pin(sleep_until(now)),
+            timer: None,
             record,
             lease: None,
             goes_on: false,
@@ -222,15 +223,17 @@ impl Connection {
         self.away = Some(until);
     }
 
-    /// Lives.
-    pub(super) async fn run(mut self) {
-        let settings = Arc::clone(&self.ties.settings);
-        if settings.events.connected && !self.goes_on {
+    /// What is done when its life begins.
+    fn start(&mut self) {
+        if self.ties.settings.events.connected && !self.goes_on {
             self.begin(Happened::Connected);
         }
-        poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    /// What is done when it is gone.
+    async fn finish(mut self: Box<Self>) {
         if let Some(left) = self.left.take() {
-            return self.pass_on(left);
+            return self.pass_on(*left);
         }
         let closed = self.wire.closed().cloned().unwrap_or_else(lost);
         self.leave(&closed);
@@ -250,8 +253,9 @@ impl Connection {
             let mut moved = self.poll_event(cx) | self.poll_renewal(cx);
             moved |= self.comes_back();
             if self.away.is_none() {
-                moved |= self.wire.poll_read(cx, &mut self.mailbox).is_ready();
-                moved |= self.wire.poll_write(cx, &self.ties.member.outbound).is_ready();
+                let outbound = &self.ties.member.outbound;
+                moved |= self.wire.poll_read(cx, outbound, &mut self.mailbox).is_ready();
+                moved |= self.wire.poll_write(cx, outbound).is_ready();
             }
             let lost = self.away.is_some() || self.wire.is_gone();
             if (lost && !self.stays()) || self.leaves() {
@@ -301,7 +305,10 @@ impl Connection {
         }
         let max_message = self.ties.settings.max_message;
         let decoder = Decoder::new(Limits { max_message, deflate: false, ..Limits::default() });
-        self.wire = Wire::new(back.socket, back.ahead, decoder);
+        // Nothing is said on the new socket before what the client has not had.
+        returns.goes_away(&member.outbound);
+        member.outbound.attach(back.socket, self.ties.shared.sweep());
+        self.wire = Wire::new(back.ahead, decoder);
         self.away = None;
         let whole = returns.goes_on(&member.outbound, back.seen, back.greet);
         member.counters().returned(usize::from(!whole));
@@ -323,8 +330,9 @@ impl Connection {
     /// Leaves the connection to the next process, if that is what is wanted, and nothing is under way.
     fn leaves(&mut self) -> bool {
         let shared = &self.ties.shared;
+        let outbound = &self.ties.member.outbound;
         let away = self.away;
-        if shared.handing_over.load(Ordering::Acquire) && away.is_none() && !self.wire.can_leave() {
+        if shared.handing_over.load(Ordering::Acquire) && away.is_none() && !self.wire.can_leave(outbound) {
             self.ties.member.end(Ending::shutdown());
         }
         let is_busy = self.in_flight.is_some() || self.lease.as_ref().is_some_and(|lease| lease.is_busy());
@@ -335,14 +343,13 @@ impl Connection {
             self.leave_without_socket(until);
             return true;
         }
-        if !self.wire.can_leave() {
+        if !self.wire.can_leave(outbound) {
             return false;
         }
-        let outbound = &self.ties.member.outbound;
         let Some((socket, unsent)) = self.wire.leave(outbound) else { return false };
         let mut passed = self.write_down();
         passed.unsent = unsent.into_iter().map(Raw).collect();
-        self.left = Some(Left { socket: Some(socket), passed });
+        self.left = Some(Box::new(Left { socket: Some(socket), passed }));
         true
     }
 
@@ -365,11 +372,11 @@ impl Connection {
         passed.rest = Raw::default();
         let left = until.saturating_duration_since(Instant::now());
         passed.away = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        self.left = Some(Left { socket: None, passed });
+        self.left = Some(Box::new(Left { socket: None, passed }));
     }
 
     /// It is the next process' from here on.
-    fn pass_on(mut self, left: Left) {
+    fn pass_on(mut self: Box<Self>, left: Left) {
         let Ties { shared, member, .. } = &self.ties;
         shared.hub.pass_on(member);
         member.counters().passed_on();
@@ -415,7 +422,9 @@ impl Connection {
             lease.renew(&claims).map_err(str::to_owned)
         });
         drop_word(
-            self.ties.member.say(&lease::answer(renewed.as_ref().map(|until| *until).map_err(|why| &**why))),
+            self.ties
+                .member
+                .speak_of_task(&lease::answer(renewed.as_ref().map(|until| *until).map_err(|why| &**why))),
         );
         true
     }
@@ -453,7 +462,7 @@ impl Connection {
             (said, _) => said,
         };
         match (on_error, tell) {
-            (OnError::Reply, Some(message)) => drop_word(member.say(&message)),
+            (OnError::Reply, Some(message)) => drop_word(member.speak_of_task(&message)),
             (OnError::Reply | OnError::Ignore, _) => {}
             (OnError::Close | OnError::Dialect, _) if overload => {
                 member.end(Ending::of_host(1013, "try again later", Category::Overload));
@@ -468,7 +477,7 @@ impl Connection {
         let Ties { shared, member, settings, .. } = &self.ties;
         let namespace = &member.identity().function.namespace;
         match action {
-            Action::Send(message) => drop_word(member.say(&message)),
+            Action::Send(message) => drop_word(member.speak_of_task(&message)),
             Action::Publish { group, message, exclude_self } => {
                 let me = [member.identity().id];
                 let except = if exclude_self { &me[..] } else { &[] };
@@ -494,10 +503,11 @@ impl Connection {
     fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
             let Some(due) = self.due() else { return false };
-            if self.timer.deadline() > due || self.timer.is_elapsed() {
-                self.timer.as_mut().reset(due);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if timer.deadline() > due || timer.is_elapsed() {
+                timer.as_mut().reset(due);
             }
-            if self.timer.as_mut().poll(cx).is_pending() {
+            if timer.as_mut().poll(cx).is_pending() {
                 return false;
             }
             if self.due().is_none_or(|due| due > Instant::now()) {
@@ -575,7 +585,7 @@ impl Connection {
         );
     }
 
-    async fn tell_end(mut self, closed: &Closed) {
+    async fn tell_end(mut self: Box<Self>, closed: &Closed) {
         let departure = Departure {
             code: closed.code,
             reason: closed.reason.clone(),
@@ -585,9 +595,23 @@ impl Connection {
         self.sequence += 1;
         let (state, sequence) = (self.state.take(), self.sequence);
         let (keeper, id) = (Arc::clone(&self.ties.shared.keeper), self.ties.member.identity().id);
-        deal(self.ties, Happened::Left(departure), sequence, state).await;
+        let ties = self.ties.clone();
+        drop(self);
+        deal(ties, Happened::Left(departure), sequence, state).await;
         keeper.ended(id);
     }
+}
+
+/// The way to a connection that is open, or to none.
+pub(super) type Opening = Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>;
+
+/// Lives. What is in this function is what a connection takes for as long as it is open: all that comes before and behind
+/// is in boxes of its own, and there only then.
+pub(super) async fn live(opening: Opening) {
+    let Some(mut connection) = opening.await else { return };
+    connection.start();
+    poll_fn(|cx| connection.poll(cx)).await;
+    Box::pin(connection.finish()).await;
 }
 
 /// Tells the function of the end of a connection that nobody saw.
@@ -621,6 +645,13 @@ impl Ties {
     /// What the function asks of events now: it may have been changed since the connection was opened.
     pub(super) fn now(&self) -> Arc<EventMode> {
         self.member.upstream().event_mode().unwrap_or_else(|| Arc::clone(&self.settings))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Others may have the member for a while, and the socket is this connection's.
+        self.ties.member.outbound.detach();
     }
 }
 
@@ -679,4 +710,19 @@ fn drop_word(_said: Said) {}
 
 fn lost() -> Closed {
     Closed { code: 1006, reason: "".into(), by: By::Network, category: Category::Network }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of;
+
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // Beside these two there are its socket's place with the runtime, a few texts and the lists that it is in.
+        let opening: Opening = Box::pin(std::future::ready(None));
+        let sizes = [size_of::<Connection>(), size_of::<Member>(), size_of_val(&live(opening))];
+        assert!(sizes[0] <= 640 && sizes[1] <= 512 && sizes[2] <= 64, "{sizes:?}");
+    }
 }

@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::connection::{Connection, Ties};
+use super::connection::{self, Connection, Ties};
 use super::ending::{Category, Ending};
 use super::event::{ConnectionId, Identity, Message};
 use super::frame::{Decoder, Limits, State};
@@ -239,15 +239,16 @@ impl Shared {
             returns.goes_away(&member.outbound);
         }
         let (shared, cut) = (Arc::clone(self), self.cut.clone());
-        let life = async move {
+        let opening = Box::pin(async move {
             let Some(settings) = settings(&upstream).await else {
                 shared.give_up(&member, "its function holds none");
-                return;
+                return None;
             };
             let ties = Ties { shared: Arc::clone(&shared), member, settings, key };
             shared.count(RESUMED, 1);
-            go_on(ties, socket, passed, seat).await;
-        };
+            go_on(ties, socket, passed, seat).map(Box::new)
+        });
+        let life = connection::live(opening);
         self.tracker.spawn_on(async move { cut.run_until_cancelled_owned(life).await }, &lane);
     }
 
@@ -285,7 +286,7 @@ impl Shared {
                 let Some(settings) = settings(&upstream).await else { return };
                 let member = Member::new(identity, upstream, 0);
                 let ties = Ties { shared, member, settings, key: None };
-                super::connection::tell_loss(ties, "host restarted").await;
+                connection::tell_loss(ties, "host restarted").await;
             };
             self.tracker.spawn(async move { cut.run_until_cancelled_owned(telling).await });
         }
@@ -362,13 +363,16 @@ async fn settings(upstream: &Upstream) -> Option<Arc<EventMode>> {
     timeout(ADOPTION, upstream.held()).await.ok()
 }
 
-async fn go_on(ties: Ties, socket: Option<OwnedFd>, passed: Passed, seat: Option<Seat>) {
+fn go_on(ties: Ties, socket: Option<OwnedFd>, passed: Passed, seat: Option<Seat>) -> Option<Connection> {
     let (shared, member) = (Arc::clone(&ties.shared), Arc::clone(&ties.member));
     let away = passed.away.filter(|_| socket.is_none());
     let socket = match socket.map(open) {
         Some(Ok(socket)) => Socket::Resumed(socket, seat),
         None => Socket::Lost,
-        Some(Err(error)) => return shared.give_up(&member, &error.to_string()),
+        Some(Err(error)) => {
+            shared.give_up(&member, &error.to_string());
+            return None;
+        }
     };
     member.outbound.set_limit(ties.settings.outbound);
     let deflate = passed.window.and_then(super::deflate::Deflate::of_window);
@@ -399,7 +403,7 @@ async fn go_on(ties: Ties, socket: Option<OwnedFd>, passed: Passed, seat: Option
         // Its limits are others now.
         member.end(Ending::of_host(1012, "service restart", Category::Deploy));
     }
-    connection.run().await;
+    Some(connection)
 }
 
 fn open(socket: OwnedFd) -> io::Result<TcpStream> {

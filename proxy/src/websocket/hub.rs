@@ -22,6 +22,7 @@ use super::outbound::Said;
 use super::presence::{Change, Listener};
 use super::returns::Returns;
 use super::spoken::Spoken;
+use super::sweep::Dirty;
 use crate::function::{FunctionKey, Namespace};
 
 /// In how many parts the connections lie.
@@ -517,14 +518,15 @@ pub fn is_group_name(name: &str) -> bool {
 }
 
 fn say_to_all<'a>(members: impl IntoIterator<Item = &'a Arc<Member>>, spoken: &Spoken<'_>) -> Reach {
-    let mut reach = Reach::default();
+    let (mut reach, mut dirty) = (Reach::default(), Dirty::default());
     for member in members {
-        match member.speak(spoken) {
+        match member.speak_of_many(spoken, &mut dirty) {
             Said::Queued => reach.queued += 1,
             Said::TooSlow => reach.too_slow += 1,
             Said::Gone => {}
         }
     }
+    dirty.sweep();
     reach
 }
 

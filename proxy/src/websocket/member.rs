@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::counters::EventCounters;
@@ -17,6 +18,7 @@ use super::outbound::{Outbound, Said};
 use super::returns::Return;
 use super::settings::{GROUPS, OUTBOUND, Subscriptions};
 use super::spoken::Spoken;
+use super::sweep::Dirty;
 use crate::upstream::Upstream;
 
 /// One connection.
@@ -141,14 +143,15 @@ impl Member {
     }
 
     pub(super) fn carried_in(&self, bytes: usize) {
-        self.carried(0, bytes);
+        self.carried(0, bytes, Instant::now());
         self.counters().received(bytes);
     }
 
-    fn carried(&self, way: usize, bytes: usize) {
+    fn carried(&self, way: usize, bytes: usize, at: Instant) {
         self.messages[way].fetch_add(1, Relaxed);
         self.bytes[way].fetch_add(bytes as u64, Relaxed);
-        let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let since = at.saturating_duration_since(self.began);
+        let milliseconds = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.active.store(milliseconds, Relaxed);
     }
 
@@ -197,18 +200,48 @@ impl Member {
 
     pub(super) fn speak(&self, spoken: &Spoken<'_>) -> Said {
         let frame = spoken.to(self.deflate.get().copied());
-        let said = match self.returns.get() {
-            None => self.outbound.say(frame),
-            Some(returns) => returns.say(&self.outbound, frame),
-        };
+        let said = self.say_frame(frame, Outbound::say);
+        self.note_said(said, spoken);
+        said
+    }
+
+    /// The same for its own task, which is going to write it.
+    pub(super) fn speak_of_task(&self, message: &Message) -> Said {
+        let spoken = Spoken::new(message);
+        let said = self.say_frame(spoken.to(self.deflate.get().copied()), Outbound::say_of_task);
+        self.note_said(said, &spoken);
+        said
+    }
+
+    /// The same as one of many, who are written to when it was said to all of them.
+    pub(super) fn speak_of_many(self: &Arc<Self>, spoken: &Spoken<'_>, dirty: &mut Dirty) -> Said {
+        let said = self.say_frame(spoken.to(self.deflate.get().copied()), |outbound, frame| {
+            let (said, sweep) = outbound.say_of_many(frame);
+            if let Some(sweep) = sweep {
+                dirty.add(sweep, self);
+            }
+            said
+        });
+        self.note_said(said, spoken);
+        said
+    }
+
+    /// Has `say` say it, and keeps it where its client may come back.
+    fn say_frame(&self, frame: Bytes, say: impl FnOnce(&Outbound, Bytes) -> Said) -> Said {
+        match self.returns.get() {
+            None => say(&self.outbound, frame),
+            Some(returns) => returns.say(&self.outbound, frame, say),
+        }
+    }
+
+    fn note_said(&self, said: Said, spoken: &Spoken<'_>) {
         if said == Said::Queued {
             let bytes = spoken.message.data.len();
-            self.carried(1, bytes);
+            self.carried(1, bytes, spoken.at);
             self.counters().sent(bytes);
         } else {
             self.counters().dropped(said);
         }
-        said
     }
 
     /// Ends the connection, behind everything that was said before. `false` if it ends already.

@@ -42,11 +42,12 @@ mod settings;
 mod socket;
 mod spoken;
 mod streams;
+mod sweep;
 mod wire;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -67,9 +68,11 @@ pub use redrive::Redrive;
 pub use returns::LONGEST_RETURN;
 pub use settings::{Batching, Delivery, EventMode, GroupNames, OnError, Subscriptions};
 pub(crate) use streams::{group_of, may_be_group};
+use sweep::Sweep;
 
 use crate::access::Guard;
 use crate::caller::Caller;
+use crate::lanes;
 use crate::limits::Users;
 use crate::tunnel::keep::DescriptorStore;
 
@@ -115,6 +118,8 @@ pub(crate) struct Shared {
     /// Connections of earlier processes: those that went on, and those that did not.
     resumed: [AtomicU64; 2],
     store: OnceLock<Arc<dyn DescriptorStore>>,
+    /// Of each lane.
+    sweeps: Mutex<Vec<(usize, Arc<Sweep>)>>,
     /// End now.
     cut: CancellationToken,
 }
@@ -135,10 +140,23 @@ impl Shared {
             left: Mutex::default(),
             resumed: Default::default(),
             store: OnceLock::new(),
+            sweeps: Mutex::default(),
             cut: CancellationToken::new(),
         });
         shared.listen();
         shared
+    }
+
+    /// The sweep of the lane on which this is called.
+    fn sweep(&self) -> Arc<Sweep> {
+        let lane = lanes::current();
+        let mut sweeps = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, sweep)) = sweeps.iter().find(|(of, _)| *of == lane) {
+            return Arc::clone(sweep);
+        }
+        let sweep = Sweep::here();
+        sweeps.push((lane, Arc::clone(&sweep)));
+        sweep
     }
 
     /// Lets no more in.

@@ -1,19 +1,25 @@
-//! What is to be said to one client, until its socket takes it.
+//! What is to be said to one client, and the socket that it is said on.
 //!
-//! Owns the queue and its bound. Anybody may say something; the connection's task alone takes it, in the order in which it
-//! was said. What ends a connection is said last: behind it nothing is taken any more.
+//! Owns the queue, its bound, and the socket for as long as there is one. Anybody may say something; it is written by the
+//! connection's task or, where something was said to many, by the [sweep](super::sweep) of its lane: one of them at a time,
+//! in the order in which it was said. What ends a connection is said last: behind it nothing is taken any more.
+//!
+//! The lock is held for a look, a change, or one system call that does not wait.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
 
 use super::ending::Ending;
+use super::socket::Socket;
+use super::sweep::Sweep;
 
 /// How many frames one system call takes.
 const FRAMES_AT_ONCE: usize = 32;
@@ -29,56 +35,102 @@ pub enum Said {
     Gone,
 }
 
-/// The queue of one connection.
+/// The queue of one connection, and its socket.
 #[derive(Debug)]
 pub(crate) struct Outbound {
     queue: Mutex<Queue>,
     task: AtomicWaker,
     /// How many bytes may wait.
     limit: AtomicUsize,
+    /// Who writes for the task what was said to many, once there is a socket.
+    sweep: OnceLock<Arc<Sweep>>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    frames: VecDeque<Bytes>,
-    /// Of `frames`, and of what the task has taken and not written yet.
+    socket: Option<Socket>,
+    /// Of the first one a part may be written.
+    frames: VecDeque<Frame>,
+    /// How many bytes others have said that are not written.
     bytes: usize,
+    /// A part of the first frame is written: nothing may come before the rest.
+    begun: bool,
+    /// A sweep is going to look here.
+    awaits_sweep: bool,
+    /// Since when the socket takes nothing of what waits.
+    stalled: Option<Instant>,
     end: Option<Ending>,
     /// Nothing more is taken.
     closed: bool,
 }
 
-/// What the connection's task has taken and not written yet.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    frames: VecDeque<Bytes>,
-    bytes: usize,
+#[derive(Debug)]
+struct Frame {
+    bytes: Bytes,
+    /// It is of the protocol, not of a message, and counts against no limit.
+    own: bool,
+}
+
+/// What came of writing.
+#[derive(Debug)]
+pub(super) enum Wrote {
+    /// There is nothing to write.
+    Nothing,
+    /// Some of it was written.
+    Some {
+        /// Nothing is left.
+        all: bool,
+    },
+    /// The socket takes nothing, since then.
+    Stalled(Instant),
+    Failed(io::Error),
 }
 
 impl Outbound {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { queue: Mutex::default(), task: AtomicWaker::new(), limit: AtomicUsize::new(limit) }
+        Self {
+            queue: Mutex::default(),
+            task: AtomicWaker::new(),
+            limit: AtomicUsize::new(limit),
+            sweep: OnceLock::new(),
+        }
     }
 
-    /// Says a frame.
+    /// Says a frame, and has the task write it.
     pub(crate) fn say(&self, frame: Bytes) -> Said {
-        let said = {
-            let mut queue = self.lock();
-            if queue.closed {
-                return Said::Gone;
-            }
-            // One frame may be larger than the limit: it was let in as a message.
-            if queue.bytes > 0 && queue.bytes.saturating_add(frame.len()) > self.limit.load(Relaxed) {
-                queue.close(Ending::too_slow());
-                Said::TooSlow
-            } else {
-                queue.bytes += frame.len();
-                queue.frames.push_back(frame);
-                Said::Queued
-            }
-        };
-        self.task.wake();
+        let said = self.lock().say(frame, self.limit.load(Relaxed));
+        if said != Said::Gone {
+            self.task.wake();
+        }
         said
+    }
+
+    /// Says a frame, for the task itself: it is going to write.
+    pub(super) fn say_of_task(&self, frame: Bytes) -> Said {
+        self.lock().say(frame, self.limit.load(Relaxed))
+    }
+
+    /// Says a frame that was said to many. The sweep that is to write it, if none is going to; where none can, the task is
+    /// woken.
+    pub(super) fn say_of_many(&self, frame: Bytes) -> (Said, Option<&Arc<Sweep>>) {
+        let (said, sweep) = {
+            let mut queue = self.lock();
+            let said = queue.say(frame, self.limit.load(Relaxed));
+            let sweep = self.sweep.get().filter(|_| said == Said::Queued);
+            if sweep.is_some() && mem::replace(&mut queue.awaits_sweep, true) {
+                return (said, None);
+            }
+            (said, sweep)
+        };
+        if sweep.is_none() && said != Said::Gone {
+            self.task.wake();
+        }
+        (said, sweep)
+    }
+
+    /// Puts in a frame of the protocol. For the task: it is going to write.
+    pub(super) fn push_own(&self, frame: Bytes) {
+        self.lock().frames.push_back(Frame { bytes: frame, own: true });
     }
 
     /// Says again what an earlier process has taken, however much that is.
@@ -86,14 +138,17 @@ impl Outbound {
         let mut queue = self.lock();
         for frame in frames {
             queue.bytes += frame.len();
-            queue.frames.push_back(frame);
+            queue.frames.push_back(Frame { bytes: frame, own: false });
         }
     }
 
-    /// Begins again with these frames, on another socket: what was to be said on the last one is forgotten, its end too.
-    pub(super) fn restart(&self, frames: VecDeque<Bytes>) {
+    /// Begins again with these frames: what was to be said before is forgotten, its end too.
+    pub(super) fn restart(&self, frames: impl IntoIterator<Item = Bytes>) {
+        let frames: VecDeque<_> = frames.into_iter().map(|bytes| Frame { bytes, own: false }).collect();
+        let bytes = frames.iter().map(|frame| frame.bytes.len()).sum();
         let mut queue = self.lock();
-        *queue = Queue { bytes: frames.iter().map(Bytes::len).sum(), frames, ..Queue::default() };
+        let (socket, awaits_sweep) = (queue.socket.take(), queue.awaits_sweep);
+        *queue = Queue { socket, frames, bytes, awaits_sweep, ..Queue::default() };
         drop(queue);
         self.task.wake();
     }
@@ -115,12 +170,43 @@ impl Outbound {
         was_open
     }
 
+    /// From here on it is written to this socket.
+    pub(super) fn attach(&self, socket: Socket, sweep: Arc<Sweep>) {
+        self.lock().socket = Some(socket);
+        self.sweep.get_or_init(|| sweep);
+    }
+
+    /// There is no socket any more: it is closed.
+    pub(super) fn detach(&self) {
+        let socket = self.lock().socket.take();
+        drop(socket);
+    }
+
+    /// Does something with the socket. `None` if there is none.
+    pub(super) fn socket<T>(&self, with: impl FnOnce(&mut Socket) -> T) -> Option<T> {
+        self.lock().socket.as_mut().map(with)
+    }
+
     /// Takes nothing more, without a word: the connection is gone.
     pub(super) fn gone(&self) {
         let mut queue = self.lock();
         queue.closed = true;
-        queue.frames = VecDeque::new();
-        queue.bytes = 0;
+        queue.drop_frames();
+    }
+
+    /// Takes nothing more of others. What was said is still said.
+    pub(super) fn close(&self) {
+        let mut queue = self.lock();
+        (queue.closed, queue.end) = (true, None);
+    }
+
+    /// The same for a client that hears nothing more: of what others have said, only the frame is ended that has begun.
+    pub(super) fn fall_silent(&self) {
+        let mut queue = self.lock();
+        (queue.closed, queue.end) = (true, None);
+        let mut begun = queue.begun;
+        queue.frames.retain(|frame| mem::take(&mut begun) || frame.own);
+        queue.bytes = queue.frames.iter().filter(|frame| !frame.own).map(|frame| frame.bytes.len()).sum();
     }
 
     /// Is an end waiting to be said?
@@ -128,12 +214,14 @@ impl Outbound {
         self.lock().closed
     }
 
-    /// All that waits. Nothing more is taken: whatever comes is for the next process to say.
+    /// All that waits; of the first one a part may be gone. Nothing more is taken: whatever comes is for the next process to
+    /// say.
     pub(super) fn take_all(&self) -> Vec<Bytes> {
         let mut queue = self.lock();
         queue.closed = true;
-        queue.bytes = 0;
-        mem::take(&mut queue.frames).into()
+        let all = mem::take(&mut queue.frames).into_iter().map(|frame| frame.bytes).collect();
+        queue.drop_frames();
+        all
     }
 
     /// Has the task look again.
@@ -151,24 +239,34 @@ impl Outbound {
         self.task.register(waker);
     }
 
-    /// Moves what was said to `batch` if that is empty; gives the end, once, when nothing else is left.
-    pub(super) fn take(&self, batch: &mut Batch) -> Option<Ending> {
-        if !batch.frames.is_empty() {
-            return None;
-        }
+    /// Gives the end, once, when nothing else is left to be said.
+    pub(super) fn take_end(&self) -> Option<Ending> {
         let mut queue = self.lock();
-        if queue.frames.is_empty() {
-            return queue.end.take();
-        }
-        mem::swap(&mut queue.frames, &mut batch.frames);
-        batch.bytes = queue.bytes;
-        None
+        if queue.frames.is_empty() { queue.end.take() } else { None }
     }
 
-    /// So much of a batch was written.
-    pub(super) fn written(&self, bytes: usize) {
-        let mut queue = self.lock();
-        queue.bytes = queue.bytes.saturating_sub(bytes);
+    /// Writes what the socket takes at once. For the task, which is woken when it takes more.
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>) -> Wrote {
+        self.lock().write(|socket, slices| socket.poll_write(cx, slices))
+    }
+
+    /// The same for a sweep. What is left is for the task to write.
+    pub(super) fn sweep(&self) {
+        let done = {
+            let mut queue = self.lock();
+            queue.awaits_sweep = false;
+            // The task waits for room already.
+            if queue.stalled.is_some() {
+                return;
+            }
+            match queue.write(Socket::try_write) {
+                Wrote::Nothing | Wrote::Some { all: true } => queue.end.is_none(),
+                Wrote::Some { all: false } | Wrote::Stalled(_) | Wrote::Failed(_) => false,
+            }
+        };
+        if !done {
+            self.task.wake();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -178,6 +276,20 @@ impl Outbound {
 }
 
 impl Queue {
+    fn say(&mut self, frame: Bytes, limit: usize) -> Said {
+        if self.closed {
+            return Said::Gone;
+        }
+        // One frame may be larger than the limit: it was let in as a message.
+        if self.bytes > 0 && self.bytes.saturating_add(frame.len()) > limit {
+            self.close(Ending::too_slow());
+            return Said::TooSlow;
+        }
+        self.bytes += frame.len();
+        self.frames.push_back(Frame { bytes: frame, own: false });
+        Said::Queued
+    }
+
     fn close(&mut self, ending: Ending) -> bool {
         if self.closed {
             return false;
@@ -186,59 +298,59 @@ impl Queue {
         self.end = Some(ending);
         true
     }
-}
 
-impl Batch {
-    pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    /// All of it. Of the first frame a part may be gone.
-    pub(super) fn take_all(&mut self) -> Vec<Bytes> {
-        self.bytes = 0;
-        mem::take(&mut self.frames).into()
-    }
-
-    /// Puts in a frame that is ours, and counts against no limit.
-    pub(super) fn push(&mut self, frame: Bytes) {
-        self.frames.push_back(frame);
-    }
-
-    /// The next of them, as one system call takes them.
-    pub(super) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; FRAMES_AT_ONCE]) -> usize {
+    /// Has `write` write the next of what waits, as much as one system call takes.
+    fn write(&mut self, write: impl FnOnce(&mut Socket, &[IoSlice<'_>]) -> Poll<io::Result<usize>>) -> Wrote {
+        let Some(socket) = &mut self.socket else { return Wrote::Nothing };
+        if self.frames.is_empty() {
+            return Wrote::Nothing;
+        }
+        let mut slices: [IoSlice<'_>; FRAMES_AT_ONCE] = std::array::from_fn(|_| IoSlice::new(&[]));
         let mut count = 0;
         for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-            *slice = IoSlice::new(frame);
+            *slice = IoSlice::new(&frame.bytes);
             count += 1;
         }
-        count
+        match write(socket, &slices[..count]) {
+            Poll::Ready(Ok(0)) => Wrote::Failed(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(written)) => {
+                self.advance(written);
+                Wrote::Some { all: self.frames.is_empty() }
+            }
+            Poll::Ready(Err(error)) => Wrote::Failed(error),
+            Poll::Pending => Wrote::Stalled(*self.stalled.get_or_insert_with(Instant::now)),
+        }
     }
 
-    /// So many bytes were written: those of them that were said by others are given back.
-    pub(super) fn advance(&mut self, mut written: usize) -> usize {
-        let of_others = written.min(self.bytes);
-        self.bytes -= of_others;
+    /// So many bytes were written.
+    fn advance(&mut self, mut written: usize) {
+        self.stalled = None;
+        self.begun = false;
         while written > 0
-            && let Some(frame) = self.frames.front_mut()
+            && let Some(Frame { bytes, own }) = self.frames.front_mut()
         {
-            if frame.len() > written {
-                frame.advance(written);
-                break;
+            let now = written.min(bytes.len());
+            if !*own {
+                self.bytes -= now;
             }
-            written -= frame.len();
+            if bytes.len() > now {
+                bytes.advance(now);
+                self.begun = true;
+                return;
+            }
+            written -= now;
             self.frames.pop_front();
         }
         if self.frames.is_empty() {
             // A connection that waits holds no room for what it may say one day.
             self.frames = VecDeque::new();
         }
-        of_others
     }
-}
 
-/// Room for as many slices as are written at once.
-pub(super) fn no_slices<'a>() -> [IoSlice<'a>; FRAMES_AT_ONCE] {
-    std::array::from_fn(|_| IoSlice::new(&[]))
+    fn drop_frames(&mut self) {
+        self.frames = VecDeque::new();
+        (self.bytes, self.begun, self.stalled) = (0, false, None);
+    }
 }
 
 #[cfg(test)]
@@ -251,52 +363,68 @@ mod tests {
         Bytes::copy_from_slice(text.as_bytes())
     }
 
-    fn texts(batch: &Batch) -> Vec<&[u8]> {
-        batch.frames.iter().map(|frame| &frame[..]).collect()
+    fn texts(outbound: &Outbound) -> Vec<Bytes> {
+        outbound.lock().frames.iter().map(|frame| frame.bytes.clone()).collect()
+    }
+
+    fn written(outbound: &Outbound, bytes: usize) {
+        outbound.lock().advance(bytes);
     }
 
     #[test]
-    fn what_was_said_is_taken_in_order_and_the_end_comes_last() {
-        let (outbound, mut batch) = (Outbound::new(100), Batch::default());
+    fn what_was_said_is_written_in_order_and_the_end_comes_last() {
+        let outbound = Outbound::new(100);
         assert_eq!(outbound.say(frame("one")), Said::Queued);
         assert_eq!(outbound.say(frame("two")), Said::Queued);
         assert!(outbound.end(Ending::new(CloseFrame::new(4000, "bye"), By::Host, Category::Api)));
         assert_eq!(outbound.say(frame("late")), Said::Gone);
         assert!(!outbound.end(Ending::new(CloseFrame::new(1000, ""), By::Host, Category::Api)));
-        assert!(outbound.take(&mut batch).is_none());
-        assert_eq!(texts(&batch), [b"one", b"two"]);
-        assert!(outbound.take(&mut batch).is_none(), "not before the batch is written");
-        outbound.written(batch.advance(6));
-        assert!(batch.is_empty());
-        assert_eq!(outbound.take(&mut batch).unwrap().frame.code(), Some(4000));
-        assert!(outbound.take(&mut batch).is_none(), "once");
+        assert_eq!(texts(&outbound), ["one", "two"]);
+        assert!(outbound.take_end().is_none(), "not before all is written");
+        written(&outbound, 6);
+        assert_eq!(outbound.take_end().unwrap().frame.code(), Some(4000));
+        assert!(outbound.take_end().is_none(), "once");
     }
 
     #[test]
     fn a_client_that_does_not_keep_up_is_ended_and_what_is_unwritten_counts() {
-        let (outbound, mut batch) = (Outbound::new(10), Batch::default());
+        let outbound = Outbound::new(10);
         assert_eq!(outbound.say(frame("12345678901234567890")), Said::Queued, "one frame, whatever its size");
         assert_eq!(outbound.say(frame("x")), Said::TooSlow);
         assert_eq!(outbound.say(frame("x")), Said::Gone);
 
         let outbound = Outbound::new(10);
         assert_eq!(outbound.say(frame("1234567890")), Said::Queued);
-        outbound.take(&mut batch);
-        outbound.written(batch.advance(4));
-        assert_eq!((outbound.bytes(), texts(&batch)), (6, vec![&b"567890"[..]]));
+        written(&outbound, 4);
+        assert_eq!((outbound.bytes(), texts(&outbound)), (6, vec![frame("567890")]));
         assert_eq!(outbound.say(frame("1234")), Said::Queued);
         assert_eq!(outbound.say(frame("5")), Said::TooSlow);
-        outbound.written(batch.advance(6));
-        assert!(outbound.take(&mut batch).is_none(), "what was said before is still said");
-        assert_eq!(texts(&batch), [b"1234"]);
+        written(&outbound, 6);
+        assert!(outbound.take_end().is_none(), "what was said before is still said");
+        assert_eq!(texts(&outbound), ["1234"]);
     }
 
     #[test]
     fn our_own_frames_count_against_no_limit() {
-        let (outbound, mut batch) = (Outbound::new(10), Batch::default());
-        batch.push(frame("pong"));
+        let outbound = Outbound::new(10);
+        outbound.push_own(frame("pong"));
         assert_eq!(outbound.say(frame("1234567890")), Said::Queued);
-        outbound.written(batch.advance(4));
+        written(&outbound, 4);
         assert_eq!(outbound.bytes(), 10);
+    }
+
+    #[test]
+    fn who_falls_silent_ends_the_frame_that_has_begun_and_says_nothing_more() {
+        let outbound = Outbound::new(100);
+        for text in ["one", "two", "three"] {
+            assert_eq!(outbound.say(frame(text)), Said::Queued);
+        }
+        written(&outbound, 4);
+        outbound.push_own(frame("pong"));
+        outbound.fall_silent();
+        assert_eq!((texts(&outbound), outbound.bytes()), (vec![frame("wo"), frame("pong")], 2));
+        outbound.push_own(frame("close"));
+        assert_eq!(outbound.say(frame("four")), Said::Gone);
+        assert_eq!(texts(&outbound), ["wo", "pong", "close"]);
     }
 }

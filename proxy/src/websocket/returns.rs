@@ -139,13 +139,18 @@ impl Return {
         self.lock().token
     }
 
-    /// Says a frame, and keeps it. To one who is away it is kept alone.
-    pub(super) fn say(&self, outbound: &Outbound, frame: Bytes) -> Said {
+    /// Has `say` say a frame, and keeps it. To one who is away it is kept alone.
+    pub(super) fn say(
+        &self,
+        outbound: &Outbound,
+        frame: Bytes,
+        say: impl FnOnce(&Outbound, Bytes) -> Said,
+    ) -> Said {
         let mut state = self.lock();
         let said = match state.away {
             true if outbound.is_ending() => Said::Gone,
             true => Said::Queued,
-            false => outbound.say(frame.clone()),
+            false => say(outbound, frame.clone()),
         };
         if said == Said::Queued {
             state.keep(frame);
@@ -153,11 +158,12 @@ impl Return {
         said
     }
 
-    /// Its socket is lost: what was to be written to that is forgotten, as it is kept here.
+    /// Its socket is lost, and closed: what was to be written to that is forgotten, as it is kept here.
     pub(super) fn goes_away(&self, outbound: &Outbound) {
         let mut state = self.lock();
         state.away = true;
-        outbound.restart(VecDeque::new());
+        outbound.detach();
+        outbound.restart([]);
     }
 
     /// A client is there with its socket.
@@ -326,7 +332,7 @@ mod tests {
                 if at == lost_at {
                     returns.goes_away(&outbound);
                 }
-                prop_assert_eq!(returns.say(&outbound, frame.clone()), Said::Queued);
+                prop_assert_eq!(returns.say(&outbound, frame.clone(), Outbound::say), Said::Queued);
             }
             let whole = returns.goes_on(&outbound, seen, false);
             let again = outbound.take_all();

@@ -87,6 +87,22 @@ impl Socket {
         }
     }
 
+    /// Writes what can be written at once, for somebody who is not to be woken when more can: only to a plain socket.
+    pub(super) fn try_write(&mut self, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let socket: &TcpStream = match self {
+            Self::Connection(socket) => match socket.stream() {
+                Stream::Plain(socket) => socket,
+                Stream::Tls(_) => return Poll::Pending,
+            },
+            Self::Http2(..) | Self::Lost => return Poll::Pending,
+            Self::Resumed(socket, _) => socket,
+        };
+        match socket.try_write_vectored(slices) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            written => Poll::Ready(written),
+        }
+    }
+
     /// Has what was written on its way. A plain socket needs nothing for it.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

@@ -5,6 +5,7 @@
 use std::cell::{OnceCell, RefCell};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::deflate::Deflate;
 use super::event::Message;
@@ -13,6 +14,8 @@ use super::frame;
 /// A message that is being said.
 pub(super) struct Spoken<'a> {
     pub(super) message: &'a Message,
+    /// When it began to be said.
+    pub(super) at: Instant,
     plain: OnceCell<Bytes>,
     /// By how far their readers look back.
     compressed: RefCell<Vec<(u8, Bytes)>>,
@@ -20,7 +23,7 @@ pub(super) struct Spoken<'a> {
 
 impl<'a> Spoken<'a> {
     pub(super) fn new(message: &'a Message) -> Self {
-        Self { message, plain: OnceCell::new(), compressed: RefCell::default() }
+        Self { message, at: Instant::now(), plain: OnceCell::new(), compressed: RefCell::default() }
     }
 
     /// The frame for a client with which this was agreed upon.

@@ -1,4 +1,4 @@
-//! One end of a WebSocket: its socket, what is read of it and what is written to it, and how it is closed.
+//! One end of a WebSocket: what is read of its socket and what is written to it, and how it is closed.
 //!
 //! Owns the closing handshake, pings, and the deadlines of both. Never knows what a message is for.
 //!
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::ending::{Category, Ending};
 use super::event::Message;
 use super::frame::{self, Decoder, Incoming, Opcode};
-use super::outbound::{Batch, Outbound, no_slices};
+use super::outbound::{Outbound, Wrote};
 use super::socket::Socket;
 use crate::tunnel::{By, CloseFrame};
 
@@ -75,11 +75,9 @@ enum Phase {
 
 #[derive(Debug)]
 pub(super) struct Wire {
-    socket: Socket,
     decoder: Decoder,
     /// Read and not looked at yet.
     rest: Bytes,
-    batch: Batch,
     own: usize,
     phase: Phase,
     closed: Option<Closed>,
@@ -109,12 +107,10 @@ pub(super) enum Taken {
 }
 
 impl Wire {
-    pub(super) fn new(socket: Socket, ahead: Bytes, decoder: Decoder) -> Self {
+    pub(super) fn new(ahead: Bytes, decoder: Decoder) -> Self {
         Self {
-            socket,
             decoder,
             rest: ahead,
-            batch: Batch::default(),
             own: 0,
             phase: Phase::Open,
             closed: None,
@@ -127,20 +123,18 @@ impl Wire {
     }
 
     /// Can another process go on with it?
-    pub(super) fn can_leave(&mut self) -> bool {
-        self.socket.is_plain()
+    pub(super) fn can_leave(&self, outbound: &Outbound) -> bool {
+        outbound.socket(Socket::is_plain).unwrap_or(false)
     }
 
     /// Its socket, and where it stands, for another process; `None` if it is not open, or cannot be given away.
-    pub(super) fn leave(&mut self, outbound: &Outbound) -> Option<(OwnedFd, Vec<Bytes>)> {
+    pub(super) fn leave(&self, outbound: &Outbound) -> Option<(OwnedFd, Vec<Bytes>)> {
         if !self.is_open() || outbound.is_ending() {
             return None;
         }
-        let socket =
-            self.socket.copy()?.inspect_err(|error| tracing::debug!(%error, "a socket is not left")).ok()?;
-        let mut unsent = self.batch.take_all();
-        unsent.extend(outbound.take_all());
-        Some((socket, unsent))
+        let socket = outbound.socket(Socket::copy)??;
+        let socket = socket.inspect_err(|error| tracing::debug!(%error, "a socket is not left")).ok()?;
+        Some((socket, outbound.take_all()))
     }
 
     /// Where its frames are, and what was read behind them.
@@ -179,7 +173,7 @@ impl Wire {
         let now = Instant::now();
         if self.stalled.is_some_and(|since| since + STALL <= now) {
             // Nothing more can be said to it.
-            self.end(Ending::too_slow());
+            self.end(Ending::too_slow(), outbound);
             self.phase = Phase::Gone;
             return Due::Nothing;
         }
@@ -193,7 +187,7 @@ impl Wire {
                 }
                 (None, Some(ping)) if self.heard + ping <= now => {
                     self.pinged = Some(now);
-                    self.push_own(frame::encode(Opcode::Ping, &[], false));
+                    self.push_own(frame::encode(Opcode::Ping, &[], false), outbound);
                     Due::Pinged
                 }
                 _ => Due::Nothing,
@@ -207,11 +201,16 @@ impl Wire {
     }
 
     /// Reads what there is, for as long as the mailbox takes it. `Ready` when something has changed.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, mailbox: &mut impl Mailbox) -> Poll<()> {
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        outbound: &Outbound,
+        mailbox: &mut impl Mailbox,
+    ) -> Poll<()> {
         if !self.rest.is_empty() && self.is_open() && mailbox.has_room() {
             let mut rest = std::mem::take(&mut self.rest);
             let mut bytes = &rest[..];
-            self.hear(&mut bytes, mailbox);
+            self.hear(&mut bytes, outbound, mailbox);
             let left = bytes.len();
             self.rest = rest.split_off(rest.len() - left);
             return Poll::Ready(());
@@ -226,13 +225,14 @@ impl Wire {
         }
         BUFFER.with_borrow_mut(|buffer| {
             let mut window = ReadBuf::new(buffer);
-            let read = ready!(self.socket.poll_read(cx, &mut window));
+            let read = outbound.socket(|socket| socket.poll_read(cx, &mut window));
+            let read = ready!(read.unwrap_or(Poll::Pending));
             let mut bytes = window.filled();
             match read {
                 Ok(()) if !bytes.is_empty() => {
                     self.heard = Instant::now();
                     self.pinged = None;
-                    self.hear(&mut bytes, mailbox);
+                    self.hear(&mut bytes, outbound, mailbox);
                     self.rest = Bytes::copy_from_slice(bytes);
                 }
                 ended => self.broke(ended.err()),
@@ -242,7 +242,7 @@ impl Wire {
     }
 
     /// Reads frames out of `bytes` until they end, or the mailbox is full.
-    fn hear(&mut self, bytes: &mut &[u8], mailbox: &mut impl Mailbox) {
+    fn hear(&mut self, bytes: &mut &[u8], outbound: &Outbound, mailbox: &mut impl Mailbox) {
         loop {
             if self.is_open() && !mailbox.has_room() {
                 return;
@@ -252,12 +252,12 @@ impl Wire {
                 Ok(Some(Incoming::Ping(data))) => {
                     mailbox.probed();
                     if self.is_open() {
-                        self.push_own(frame::encode(Opcode::Pong, &data, false));
+                        self.push_own(frame::encode(Opcode::Pong, &data, false), outbound);
                     }
                 }
                 Ok(Some(Incoming::Pong(_))) => mailbox.probed(),
                 Ok(Some(Incoming::Close(said))) => {
-                    self.heard_close(said);
+                    self.heard_close(said, outbound);
                     *bytes = &[];
                     return;
                 }
@@ -265,8 +265,8 @@ impl Wire {
                 Ok(Some(Incoming::Message(_))) if !self.is_open() => {}
                 Ok(Some(Incoming::Message(message))) => match mailbox.take(message) {
                     Taken::Kept => {}
-                    Taken::Answered(frame) => self.push_own(frame),
-                    Taken::Refused(ending) => self.end(ending),
+                    Taken::Answered(frame) => self.push_own(frame, outbound),
+                    Taken::Refused(ending) => self.end(ending, outbound),
                 },
                 Err(violation) => {
                     *bytes = &[];
@@ -276,7 +276,7 @@ impl Wire {
                             1009 => Category::TooBig,
                             _ => Category::ProtocolError,
                         };
-                        self.end(Ending::new(violation.to_close(), By::Host, category));
+                        self.end(Ending::new(violation.to_close(), By::Host, category), outbound);
                     }
                     // Nothing that comes can be understood any more, not even a Close.
                     self.phase = Phase::Both { until: Instant::now() + SHUT_TIMEOUT };
@@ -286,12 +286,13 @@ impl Wire {
         }
     }
 
-    fn heard_close(&mut self, said: Option<(u16, String)>) {
+    fn heard_close(&mut self, said: Option<(u16, String)>, outbound: &Outbound) {
         let until = Instant::now() + SHUT_TIMEOUT;
         if self.is_open() {
             let answer = said.as_ref().map(|(code, reason)| CloseFrame::new(*code, reason));
             let answer = answer.unwrap_or_else(|| CloseFrame::new(0, ""));
-            self.push_own(frame::close(&answer));
+            outbound.fall_silent();
+            self.push_own(frame::close(&answer), outbound);
             let (code, reason) = said.unwrap_or((1005, String::new()));
             self.closed.get_or_insert(Closed {
                 code,
@@ -304,7 +305,7 @@ impl Wire {
     }
 
     /// Says Close, as the last thing. It is for whoever ends it to have said all else before.
-    fn end(&mut self, ending: Ending) {
+    fn end(&mut self, ending: Ending, outbound: &Outbound) {
         if !self.is_open() {
             return;
         }
@@ -315,7 +316,8 @@ impl Wire {
             by,
             category,
         });
-        self.push_own(frame::close(&frame));
+        outbound.close();
+        self.push_own(frame::close(&frame), outbound);
         self.phase = Phase::Said { until: Instant::now() + CLOSE_TIMEOUT };
         self.rest = Bytes::new();
     }
@@ -333,9 +335,9 @@ impl Wire {
         self.phase = Phase::Gone;
     }
 
-    fn push_own(&mut self, frame: Bytes) {
+    fn push_own(&mut self, frame: Bytes, outbound: &Outbound) {
         self.own += 1;
-        self.batch.push(frame);
+        outbound.push_own(frame);
     }
 
     /// Writes what there is to say. `Ready` when something has changed.
@@ -343,19 +345,32 @@ impl Wire {
         if self.is_gone() {
             return Poll::Pending;
         }
-        if self.is_open()
-            && let Some(ending) = outbound.take(&mut self.batch)
-        {
-            self.end(ending);
+        match outbound.poll_write(cx) {
+            Wrote::Nothing => (self.own, self.stalled) = (0, None),
+            Wrote::Some { all } => {
+                if all {
+                    self.own = 0;
+                }
+                (self.stalled, self.unflushed) = (None, true);
+                return Poll::Ready(());
+            }
+            Wrote::Stalled(since) => {
+                self.stalled = Some(since);
+                return Poll::Pending;
+            }
+            Wrote::Failed(error) => {
+                self.broke(Some(error));
+                return Poll::Ready(());
+            }
         }
-        if !self.batch.is_empty() {
-            let mut slices = no_slices();
-            let count = self.batch.slices(&mut slices);
-            let written = self.socket.poll_write(cx, &slices[..count]);
-            return self.wrote(written, outbound);
+        if self.is_open()
+            && let Some(ending) = outbound.take_end()
+        {
+            self.end(ending, outbound);
+            return Poll::Ready(());
         }
         if self.unflushed {
-            return match self.socket.poll_flush(cx) {
+            return match outbound.socket(|socket| socket.poll_flush(cx)).unwrap_or(Poll::Pending) {
                 Poll::Ready(Ok(())) => {
                     self.unflushed = false;
                     Poll::Ready(())
@@ -368,7 +383,7 @@ impl Wire {
             };
         }
         if matches!(self.phase, Phase::Both { .. }) && !self.shut {
-            return match self.socket.poll_shutdown(cx) {
+            return match outbound.socket(|socket| socket.poll_shutdown(cx)).unwrap_or(Poll::Pending) {
                 Poll::Ready(Ok(())) => {
                     self.shut = true;
                     Poll::Ready(())
@@ -381,29 +396,6 @@ impl Wire {
             };
         }
         Poll::Pending
-    }
-
-    fn wrote(&mut self, written: Poll<io::Result<usize>>, outbound: &Outbound) -> Poll<()> {
-        match written {
-            Poll::Ready(Ok(0)) => self.broke(Some(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(Ok(written)) => {
-                let of_others = self.batch.advance(written);
-                if of_others > 0 {
-                    outbound.written(of_others);
-                }
-                if self.batch.is_empty() {
-                    self.own = 0;
-                }
-                self.stalled = None;
-                self.unflushed = true;
-            }
-            Poll::Ready(Err(error)) => self.broke(Some(error)),
-            Poll::Pending => {
-                self.stalled.get_or_insert_with(Instant::now);
-                return Poll::Pending;
-            }
-        }
-        Poll::Ready(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The memory of connections on which nothing is said, and one word to all of them.
+//! The memory of connections on which nothing is said, and what it takes to say something to all of them.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,10 @@ const AT_A_TIME: usize = 64;
 const SETTLE: Duration = Duration::from_secs(3);
 /// The bar, in bytes of one connection.
 const BAR: f64 = 6.0 * 1024.0;
+/// What is said to all of them.
+const WORDS: &str = "to all of you";
+/// How often, when it is said more than once.
+const BURST: usize = 20;
 /// For how many the line is drawn.
 const FAR: f64 = 100_000.0;
 
@@ -46,20 +50,31 @@ pub(crate) async fn measure(peers: &Peers, counts: &[usize]) {
     println!("\nidle connections, function at zero replicas\n\n{table}");
     println!("by this line, {FAR:.0} would take {:.0} MiB", last.1 / last.0.max(1) as f64 * FAR / 1048576.0);
 
-    let (began, cpu) = (Instant::now(), roost.cpu());
-    let queued = broadcast::say(peers, "to all of you").await;
-    let heard = futures_util::future::join_all(open.iter_mut().map(async |socket| {
-        let mut frame = [0; 15];
-        socket.read_exact(&mut frame).await.unwrap();
-        assert_eq!(&frame[2..], b"to all of you");
-    }))
-    .await;
-    println!(
-        "one broadcast reached {} of {queued} within {:.0} ms, {:.1} µs of processor time each",
-        heard.len(),
-        began.elapsed().as_secs_f64() * 1000.0,
-        (roost.cpu() - cpu).as_secs_f64() * 1e6 / heard.len() as f64
-    );
+    for messages in [1, BURST] {
+        let (began, cpu) = (Instant::now(), roost.cpu());
+        let mut queued = 0;
+        for _ in 0..messages {
+            queued = broadcast::say(peers, WORDS).await;
+        }
+        let heard = futures_util::future::join_all(open.iter_mut().map(async |socket| {
+            for _ in 0..messages {
+                let mut frame = [0; WORDS.len() + 2];
+                socket.read_exact(&mut frame).await.unwrap();
+                assert_eq!(&frame[2..], WORDS.as_bytes());
+            }
+        }))
+        .await;
+        let frames = (heard.len() * messages) as f64;
+        let used = (roost.cpu() - cpu).as_secs_f64();
+        println!(
+            "{messages} to all, one behind the other: heard by {} of {queued} within {:.0} ms, \
+             {:.1} µs of processor time a frame, {:.0} frames of a second",
+            heard.len(),
+            began.elapsed().as_secs_f64() * 1000.0,
+            used * 1e6 / frames,
+            frames / used
+        );
+    }
 }
 
 /// The memory of Roost once it gets no less.

@@ -11,6 +11,7 @@
 mod broadcast;
 #[path = "../figures.rs"]
 mod figures;
+mod floor;
 mod idle;
 mod peers;
 mod rounds;

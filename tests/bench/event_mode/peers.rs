@@ -20,15 +20,16 @@ use tokio::net::TcpStream;
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     pub(crate) port: u16,
-    /// The first of its processes.
-    pid: i32,
+    /// Its processes that none of the others has started.
+    pids: Vec<i32>,
 }
 
 /// Roost, and what it is measured against. They end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Peers {
     all: [Peer; 2],
-    pushpin: Child,
+    /// Pushpin, and what asks functions for it.
+    pushpin: [Child; 2],
     _dir: TempDir,
     pub(crate) host: Host,
 }
@@ -46,19 +47,26 @@ impl Peers {
         let dir = tempfile::Builder::new().prefix("roost-bench-").tempdir().unwrap();
         let ports = [0; 5].map(|_| free_port());
         fs::write(dir.path().join("routes"), format!("* {replica},over_http\n")).unwrap();
-        let conf = dir.path().join("pushpin.conf");
-        fs::write(&conf, pushpin_conf(dir.path(), ports)).unwrap();
-        let mut pushpin = Command::new("pushpin");
-        pushpin.arg(format!("--config={}", conf.display())).stdin(Stdio::null()).stdout(Stdio::null());
-        let pushpin = pushpin.spawn().unwrap();
+        fs::write(dir.path().join("zurl.conf"), zurl_conf(dir.path())).unwrap();
+        fs::write(dir.path().join("pushpin.conf"), pushpin_conf(dir.path(), ports)).unwrap();
+        let started = ["zurl", "pushpin"].map(|name| {
+            let conf = dir.path().join(format!("{name}.conf"));
+            let mut command = Command::new(name);
+            command.arg(format!("--config={}", conf.display())).stdin(Stdio::null()).stdout(Stdio::null());
+            if name == "zurl" {
+                command.arg("--loglevel=0");
+            }
+            command.spawn().unwrap()
+        });
+        let pids = started.iter().map(|child| i32::try_from(child.id()).unwrap()).collect();
         let all = [
-            Peer { name: "roost", port: host.port(), pid: host.daemon_pid() },
-            Peer { name: "pushpin", port: ports[0], pid: i32::try_from(pushpin.id()).unwrap() },
+            Peer { name: "roost", port: host.port(), pids: vec![host.daemon_pid()] },
+            Peer { name: "pushpin", port: ports[0], pids },
         ];
         for peer in &all {
             eventually(peer.name, || async { TcpStream::connect(("127.0.0.1", peer.port)).await.ok() }).await;
         }
-        Self { all, pushpin, _dir: dir, host }
+        Self { all, pushpin: started, _dir: dir, host }
     }
 
     pub(crate) fn all(&self) -> &[Peer] {
@@ -72,8 +80,10 @@ impl Peers {
 
 impl Drop for Peers {
     fn drop(&mut self) {
-        kill(Pid::from_raw(i32::try_from(self.pushpin.id()).unwrap()), Signal::SIGTERM).unwrap();
-        self.pushpin.wait().expect("a child can be waited for");
+        for child in &mut self.pushpin {
+            kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+            child.wait().expect("a child can be waited for");
+        }
     }
 }
 
@@ -97,7 +107,7 @@ impl Peer {
     }
 
     fn pids(&self) -> Vec<i32> {
-        let mut pids = vec![self.pid];
+        let mut pids = self.pids.clone();
         let mut at = 0;
         // Of the daemon's children, none is in the way of an event.
         while self.name != "roost" && at < pids.len() {
@@ -143,6 +153,27 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// As it is installed it asks no private address, and functions have those.
+fn zurl_conf(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "[General]
+in_spec=ipc://{dir}/zurl-in
+in_stream_spec=ipc://{dir}/zurl-in-stream
+out_spec=ipc://{dir}/zurl-out
+in_req_spec=ipc://{dir}/zurl-req
+defpolicy=allow
+allow=
+deny=
+max_open_requests=20000
+buffer_size=200000
+timeout=600
+in_hwm=100000
+out_hwm=100000
+"
+    )
+}
+
 /// With the limit on messages a second out of the way.
 fn pushpin_conf(dir: &Path, [http, push, publish, subscribe, command]: [u16; 5]) -> String {
     let dir = dir.display();
@@ -162,6 +193,9 @@ client_maxconn=19000
 [proxy]
 routesfile={dir}/routes
 sig_key=changeme
+zurl_out_specs=ipc://{dir}/zurl-in
+zurl_out_stream_specs=ipc://{dir}/zurl-in-stream
+zurl_in_specs=ipc://{dir}/zurl-out
 [handler]
 push_in_spec=tcp://127.0.0.1:{push}
 push_in_http_addr=127.0.0.1
