@@ -97,7 +97,8 @@ async fn a_token_in_the_query_or_behind_a_subprotocol_reaches_the_function_in_it
     // Nor is it told of where nobody asks for one, or nobody is let in.
     for (name, token, status) in [("f", "forged", 401), ("none", "sub%3Dada", 404)] {
         let asked = handshake(&format!("?access_token={token}&x=1"), "");
-        let answer = proxy.ask(&asked.replace("function/f", &format!("function/{name}"))).await.answer().await;
+        let answer =
+            proxy.ask(&asked.replace("function/f", &format!("function/{name}"))).await.answer().await;
         assert_eq!(answer.head.status(), status);
         let entry = within(log.recv()).await.unwrap();
         assert_eq!(entry.query.as_deref(), Some("x=1"), "{entry:?}");
