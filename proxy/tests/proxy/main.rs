@@ -18,6 +18,7 @@ mod domains;
 mod endings;
 mod events;
 mod events_left;
+mod events_many;
 mod exactness;
 mod express;
 mod extended;
