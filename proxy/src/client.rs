@@ -17,7 +17,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -34,6 +34,9 @@ use crate::stream::Stream;
 
 /// The first bytes of HTTP/2 without an upgrade.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2";
+
+/// How many files a connection takes: its own socket, and one to a replica.
+pub(crate) const FILES_EACH: u32 = 2;
 
 /// Why a connection ends whose head is not there in time.
 pub(crate) const SLOW_HEAD: &str = "the request head took too long";
@@ -65,6 +68,8 @@ pub(crate) struct Requests {
     reset: AtomicBool,
     /// The connection's place among those allowed, for as long as the socket is in use.
     _permit: OwnedSemaphorePermit,
+    /// And that of the connection to a replica that it may need.
+    onward: Mutex<Option<OwnedSemaphorePermit>>,
     /// Its place on a lane, as long.
     _seat: Option<Seat>,
     /// And its place among those of this client, where they are counted.
@@ -80,8 +85,14 @@ pub(crate) struct Busy {
 }
 
 impl Requests {
-    pub(crate) fn new(permit: OwnedSemaphorePermit, seat: Option<Seat>, place: Option<Place>) -> Arc<Self> {
+    /// `permit` is for [`FILES_EACH`] files.
+    pub(crate) fn new(
+        mut permit: OwnedSemaphorePermit,
+        seat: Option<Seat>,
+        place: Option<Place>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            onward: Mutex::new(permit.split(1)),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             reset: AtomicBool::new(false),
@@ -318,6 +329,12 @@ impl AsyncWrite for ClientSocket {
 }
 
 impl BareSocket {
+    /// It is held here, and needs no connection to a replica of its own: another client may have the place of that.
+    pub(crate) fn hold(&self) {
+        let onward = self.requests.onward.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(onward);
+    }
+
     pub(crate) fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }

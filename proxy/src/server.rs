@@ -41,7 +41,7 @@ use crate::body::ResponseBody;
 use crate::call::CallIds;
 use crate::caller::Caller;
 use crate::challenges::Challenges;
-use crate::client::{ClientSocket, Limits, Requests};
+use crate::client::{ClientSocket, FILES_EACH, Limits, Requests};
 use crate::client_body::{ClientBody, Upgrade};
 use crate::compress::Compressor;
 use crate::express::{Express, Origin};
@@ -93,7 +93,8 @@ pub struct Settings {
     pub clients: ClientLimits,
     /// The secret of the cookies by which clients come back to their replicas: they do so for as long as it stays the same.
     pub affinity_key: AffinityKey,
-    /// Connections and tunnels open at once; more wait in the backlog.
+    /// Connections and tunnels open at once; more wait in the backlog. One that is held for a function takes a half: it has
+    /// no connection to a replica beside it.
     pub max_connections: usize,
     /// How many threads of their own connections are served on, each by one of them from its first byte to its last.
     /// With 0 they are served where [`Server::serve`] runs.
@@ -198,7 +199,7 @@ impl Server {
             }),
             http2: http2(&settings, &tracker),
             lanes: NonZeroUsize::new(settings.lanes).and_then(lanes),
-            permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
+            permits: Arc::new(Semaphore::new(places(settings.max_connections))),
             settings,
             tracker,
             ending: AtomicBool::new(false),
@@ -440,11 +441,16 @@ fn http2(settings: &Settings, tracker: &TaskTracker) -> http2::Builder<Tracked> 
     http2
 }
 
+/// For the files that so many connections take.
+fn places(connections: usize) -> usize {
+    connections.saturating_mul(FILES_EACH as usize).min(Semaphore::MAX_PERMITS)
+}
+
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+    let permit = Arc::clone(permits).acquire_many_owned(FILES_EACH).await.map_err(io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
     Ok((stream, peer, permit))

@@ -36,7 +36,11 @@ impl Socket {
     pub(super) async fn upgraded(asked: Asked) -> Result<(Self, Bytes), ClientBodyError> {
         let Asked { upgrade, extended } = asked;
         Ok(match upgrade.upgraded().await? {
-            UpgradedClient::Http1(socket, ahead) => (Self::Connection(socket.into_bare()), ahead),
+            UpgradedClient::Http1(socket, ahead) => {
+                let socket = socket.into_bare();
+                socket.hold();
+                (Self::Connection(socket), ahead)
+            }
             UpgradedClient::Http2(stream) => {
                 (Self::Http2(Box::new(TokioIo::new(stream)), extended), Bytes::new())
             }

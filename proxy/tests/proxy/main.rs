@@ -19,6 +19,7 @@ mod domains;
 mod endings;
 mod events;
 mod events_left;
+mod events_many;
 mod exactness;
 mod express;
 mod extended;
