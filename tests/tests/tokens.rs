@@ -61,8 +61,10 @@ impl Issuer {
         self.up = Some(tokio::spawn(async move {
             loop {
                 let (mut socket, _) = listener.accept().await.unwrap();
-                let mut request = [0; 4096];
-                socket.read(&mut request).await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    assert!(socket.read_buf(&mut request).await.unwrap() > 0, "a request ends");
+                }
                 let keys = keys.lock().unwrap().clone();
                 let head =
                     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", keys.len());
