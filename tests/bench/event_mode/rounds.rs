@@ -35,8 +35,15 @@ pub(crate) async fn measure(peers: &Peers, rounds: usize, turn: Duration) {
         println!(
             "\nevents: {LENGTH} bytes sent back by the function, {connections} connections, {rounds} turns of {turn:?}\n"
         );
-        let mut table =
-            Table::new(&["", "round trips/s", "CPU µs each", "least", "round trips per CPU second", "bar", "closed"]);
+        let mut table = Table::new(&[
+            "",
+            "round trips/s",
+            "CPU µs each",
+            "least",
+            "round trips per CPU second",
+            "bar",
+            "closed",
+        ]);
         for (peer, (per_second, micros, lost)) in peers.all().iter().zip(&figures) {
             let of_roost = micros.median().zip(figures[0].1.median()).map(|(own, roost)| own / roost);
             table.row(&[
