@@ -12,40 +12,40 @@
 //! and the client's own sending stops. A connection in which nothing happens is this struct, its socket and one timer.
 //! Where the client may [come back](super::returns), the connection outlives its socket for a while.
 
+mod away;
+mod clock;
+mod deal;
+mod inbox;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
 use tracing::{debug, warn};
 
 use super::Shared;
-use super::counters::EventCounters;
 use super::ending::{Category, Ending};
-use super::event::{Action, Departure, Event, Message, Outcome, What};
-use super::frame::{Decoder, Limits};
-use super::handover::{self, Left};
-use super::invoke::{Teller, Told};
+use super::event::{Action, Departure, Message, Outcome};
+use super::frame::Decoder;
+use super::handover::Left;
+use super::invoke::Told;
 use super::lease::{self, Lease};
 use super::member::Member;
 use super::outbound::Said;
-use super::passed::{Passed, Raw};
-use super::settings::{Batching, EventMode, OnError};
+use super::settings::{EventMode, OnError};
 use super::socket::Socket;
-use super::spoken::Spoken;
-use super::wire::{self, Closed, Due, Taken, Wire};
+use super::wire::{Closed, Wire};
 use crate::access_log::Record;
 use crate::placement::{KeySource, ReplicaKey};
 use crate::token::Claims;
 use crate::tunnel::By;
-
-/// How many bytes of messages wait for the function before no more is read, whatever the mailbox holds by number.
-const MAILBOX_BYTES: usize = 1 << 20;
+pub(super) use deal::tell_loss;
+use deal::{Dealt, Happened, deal};
+use inbox::Inbox;
 
 /// What goes with a connection from its handshake to its end.
 pub(super) struct Ties {
@@ -58,11 +58,6 @@ pub(super) struct Ties {
 
 /// An event in flight; resolves with what came of it, and the state that it took along.
 type InFlight = Pin<Box<dyn Future<Output = Dealt> + Send>>;
-
-struct Dealt {
-    told: Told<Outcome>,
-    state: Option<Box<str>>,
-}
 
 pub(super) struct Connection {
     ties: Ties,
@@ -83,89 +78,6 @@ pub(super) struct Connection {
     left: Option<Box<Left>>,
 }
 
-/// What waits for the function.
-struct Inbox {
-    messages: VecDeque<Message>,
-    bytes: usize,
-    most: usize,
-    /// When the first of them came.
-    since: Instant,
-    rules: Rules,
-    /// Its client may give a new token, and this is one that it gave.
-    renews: bool,
-    token: Option<String>,
-}
-
-/// What becomes of a message before it is let into the mailbox.
-struct Rules {
-    settings: Arc<EventMode>,
-    member: Arc<Member>,
-}
-
-impl wire::Mailbox for Inbox {
-    fn has_room(&self) -> bool {
-        self.messages.len() < self.most && self.bytes < MAILBOX_BYTES
-    }
-
-    fn take(&mut self, message: Message) -> Taken {
-        let Rules { settings, member } = &self.rules;
-        if self.renews
-            && let Some(token) = lease::token_in(&message)
-        {
-            member.counters().answered_here();
-            self.token = Some(token);
-            return Taken::Kept;
-        }
-        if let Some((_, answer)) = settings.auto_response.iter().find(|(asked, _)| *asked == message.data) {
-            member.counters().answered_here();
-            let answer = Message { text: message.text, data: answer.clone() };
-            return Taken::Answered(Spoken::new(&answer).to(member.deflate.get().copied()));
-        }
-        member.carried_in(message.data.len());
-        if settings.text_only && !message.text {
-            return Taken::Refused(Ending::of_host(1003, "text only", Category::Unsupported));
-        }
-        if settings.events.no_messages {
-            return Taken::Kept;
-        }
-        if self.messages.is_empty() {
-            self.since = Instant::now();
-        }
-        self.bytes += message.data.len();
-        self.messages.push_back(message);
-        Taken::Kept
-    }
-
-    fn probed(&mut self) {}
-}
-
-impl Inbox {
-    /// What the next event is of, if it is to be made now.
-    fn next(&mut self, batching: Option<Batching>, at_once: bool) -> Option<Vec<Message>> {
-        let count = match batching {
-            None => 1,
-            Some(batching) => {
-                let due = at_once || self.messages.len() >= batching.count.min(self.most);
-                if !due && self.since + batching.window > Instant::now() {
-                    return None;
-                }
-                batching.count
-            }
-        };
-        let count = count.min(self.messages.len());
-        if count == 0 {
-            return None;
-        }
-        let next: Vec<Message> = self.messages.drain(..count).collect();
-        self.bytes -= next.iter().map(|message| message.data.len()).sum::<usize>();
-        if self.messages.is_empty() {
-            self.messages = VecDeque::new();
-        }
-        self.since = Instant::now();
-        Some(next)
-    }
-}
-
 impl Connection {
     pub(super) fn new(
         ties: Ties,
@@ -175,21 +87,10 @@ impl Connection {
         state: Option<Box<str>>,
         record: Record,
     ) -> Self {
-        let rules = Rules { settings: Arc::clone(&ties.settings), member: Arc::clone(&ties.member) };
-        let now = Instant::now();
-        let most = ties.settings.mailbox.max(1);
         ties.member.outbound.attach(socket, ties.shared.sweep());
         Self {
             wire: Wire::new(ahead, decoder),
-            mailbox: Inbox {
-                messages: VecDeque::new(),
-                bytes: 0,
-                most,
-                since: now,
-                rules,
-                renews: false,
-                token: None,
-            },
+            mailbox: Inbox::new(&ties.settings, &ties.member),
             in_flight: None,
             state,
             // The number of `connected`, whether anybody is told of that or not.
@@ -208,8 +109,7 @@ impl Connection {
     pub(super) fn goes_on(&mut self, sequence: u64, messages: VecDeque<Message>) {
         self.goes_on = true;
         self.sequence = sequence;
-        self.mailbox.bytes = messages.iter().map(|message| message.data.len()).sum();
-        self.mailbox.messages = messages;
+        self.mailbox.fill(messages);
     }
 
     /// Its client may stay for as long as this.
@@ -265,124 +165,6 @@ impl Connection {
                 return Poll::Pending;
             }
         }
-    }
-
-    /// Its socket is lost. Does it wait for its client to come back?
-    fn stays(&mut self) -> bool {
-        let member = &self.ties.member;
-        let Some(returns) = member.returns.get() else { return false };
-        if let Some(until) = self.away {
-            return until > Instant::now() && !member.outbound.is_ending();
-        }
-        let Some(window) = self.ties.now().resume else { return false };
-        if !self.is_lost() || member.outbound.end_waits() {
-            return false;
-        }
-        returns.goes_away(&member.outbound);
-        self.away = Some(Instant::now() + window);
-        true
-    }
-
-    /// Has nobody wanted it to end?
-    fn is_lost(&self) -> bool {
-        let shared = &self.ties.shared;
-        let restarts = shared.handing_over.load(Ordering::Acquire);
-        match self.wire.closed().map(|closed| closed.category) {
-            None | Some(Category::Network) => restarts || !shared.closing.load(Ordering::Acquire),
-            Some(Category::Shutdown) => restarts,
-            Some(_) => false,
-        }
-    }
-
-    /// Goes on with the socket of a client that is back. `true` if there is one.
-    fn comes_back(&mut self) -> bool {
-        let member = &self.ties.member;
-        let Some(returns) = member.returns.get() else { return false };
-        let Some(back) = returns.take_back() else { return false };
-        // Whoever wants it to end has said so before.
-        if member.outbound.end_waits() || (self.wire.closed().is_some() && !self.is_lost()) {
-            return false;
-        }
-        let max_message = self.ties.settings.max_message;
-        let decoder = Decoder::new(Limits { max_message, deflate: false, ..Limits::default() });
-        // Nothing is said on the new socket before what the client has not had.
-        returns.goes_away(&member.outbound);
-        member.outbound.attach(back.socket, self.ties.shared.sweep());
-        self.wire = Wire::new(back.ahead, decoder);
-        self.away = None;
-        let whole = returns.goes_on(&member.outbound, back.seen, back.greet);
-        member.counters().returned(usize::from(!whole));
-        if back.whole && !whole {
-            // It was told otherwise: more was said meanwhile than is kept.
-            member.end(Ending::too_slow());
-        }
-        if back.lease.is_some() {
-            self.lets_go_with(back.lease);
-        }
-        true
-    }
-
-    /// Is what waits for the next process to tell?
-    fn is_held_back(&self) -> bool {
-        self.ties.shared.leaving.load(Ordering::Acquire) && self.wire.closed().is_none()
-    }
-
-    /// Leaves the connection to the next process, if that is what is wanted, and nothing is under way.
-    fn leaves(&mut self) -> bool {
-        let shared = &self.ties.shared;
-        let outbound = &self.ties.member.outbound;
-        let away = self.away;
-        if shared.handing_over.load(Ordering::Acquire) && away.is_none() && !self.wire.can_leave(outbound) {
-            self.ties.member.end(Ending::shutdown());
-        }
-        let is_busy = self.in_flight.is_some() || self.lease.as_ref().is_some_and(|lease| lease.is_busy());
-        if is_busy || !shared.leaving.load(Ordering::Acquire) {
-            return false;
-        }
-        if let Some(until) = away {
-            self.leave_without_socket(until);
-            return true;
-        }
-        if !self.wire.can_leave(outbound) {
-            return false;
-        }
-        let Some((socket, unsent)) = self.wire.leave(outbound) else { return false };
-        let mut passed = self.write_down();
-        passed.unsent = unsent.into_iter().map(Raw).collect();
-        self.left = Some(Box::new(Left { socket: Some(socket), passed }));
-        true
-    }
-
-    /// Where it stands, but for what was not written yet. Nothing is left in the mailbox.
-    fn write_down(&mut self) -> Passed {
-        let (decoder, rest) = self.wire.place();
-        let mut passed =
-            handover::write_down(&self.ties, self.state.as_deref(), self.sequence, decoder, rest);
-        passed.lease = self.lease.as_ref().map(|lease| lease.pass_on());
-        let messages = std::mem::take(&mut self.mailbox.messages);
-        passed.messages = messages.into_iter().map(|message| (message.text, Raw(message.data))).collect();
-        passed
-    }
-
-    /// The next process is to wait for its client.
-    fn leave_without_socket(&mut self, until: Instant) {
-        // What is said from here on is not for this one.
-        self.ties.member.outbound.take_all();
-        let mut passed = self.write_down();
-        passed.rest = Raw::default();
-        let left = until.saturating_duration_since(Instant::now());
-        passed.away = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        self.left = Some(Box::new(Left { socket: None, passed }));
-    }
-
-    /// It is the next process' from here on.
-    fn pass_on(mut self: Box<Self>, left: Left) {
-        let Ties { shared, member, .. } = &self.ties;
-        shared.hub.pass_on(member);
-        member.counters().passed_on();
-        self.record.broken = Some("handed over");
-        self.record.closed(None, None);
-        shared.left.lock().unwrap_or_else(PoisonError::into_inner).push(left);
     }
 
     /// Until nothing waits for the function any more.
@@ -499,77 +281,6 @@ impl Connection {
         }
     }
 
-    /// Does what is due, and waits for what is due next. `true` if something has changed.
-    fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
-        loop {
-            let Some(due) = self.due() else { return false };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            if timer.deadline() > due || timer.is_elapsed() {
-                timer.as_mut().reset(due);
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return false;
-            }
-            if self.due().is_none_or(|due| due > Instant::now()) {
-                continue;
-            }
-            self.on_time();
-            return true;
-        }
-    }
-
-    /// When the next thing is due that no byte brings.
-    fn due(&self) -> Option<Instant> {
-        let (ping, pong) = self.ping();
-        let settings = &self.ties.settings;
-        let waits = !self.mailbox.messages.is_empty() && self.in_flight.is_none() && !self.is_held_back();
-        let batch = settings.batching.filter(|_| waits);
-        let batch = batch.map(|batching| self.mailbox.since + batching.window);
-        let open = self.wire.closed().is_none() && self.away.is_none();
-        let limits = self.ties.member.upstream().limits_now();
-        let idle = limits.timeouts.tunnel_idle.map(|limit| self.ties.member.idle_since() + limit);
-        let lifetime = limits.timeouts.lifetime.map(|limit| self.ties.member.began() + limit);
-        let of_wire = match self.away {
-            Some(until) => Some(until),
-            None => self.wire.deadline(ping, pong),
-        };
-        let expiry = self.lease.as_ref().and_then(|lease| lease.ends(limits.timeouts.token_grace));
-        let of_limits = idle.into_iter().chain(lifetime).chain(expiry).filter(|_| open);
-        of_wire.into_iter().chain(batch).chain(of_limits).min()
-    }
-
-    fn on_time(&mut self) {
-        // Whether that is over, is seen to where its socket is.
-        if self.away.is_some() {
-            return;
-        }
-        let (ping, pong) = self.ping();
-        let member = &self.ties.member;
-        match self.wire.on_time(ping, pong, &member.outbound) {
-            Due::Pinged => member.counters().pinged(),
-            Due::Unanswered => member.counters().unanswered(),
-            Due::Nothing => {}
-        }
-        let (limits, now) = (member.upstream().limits_now(), Instant::now());
-        let over = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since + limit <= now);
-        if over(member.idle_since(), limits.timeouts.tunnel_idle) {
-            member.end(Ending::of_host(1001, "idle timeout", Category::Idle));
-        } else if over(member.began(), limits.timeouts.lifetime) {
-            member.end(Ending::of_host(1001, "lifetime", Category::Lifetime));
-        }
-        let expiry = self.lease.as_ref().and_then(|lease| lease.ends(limits.timeouts.token_grace));
-        if expiry.is_some_and(|expiry| expiry <= now) {
-            member.end(Ending::of_host(1008, "token expired", Category::TokenExpired));
-        }
-    }
-
-    /// How long a silence may be, and the one behind a ping. Clients that came together are not asked together.
-    fn ping(&self) -> (Option<Duration>, Duration) {
-        let settings = &self.ties.settings;
-        let spread = 0.9 + 0.2 * f64::from(self.ties.member.identity().id.spread()) / 255.0;
-        (settings.ping_interval.map(|interval| interval.mul_f64(spread)), settings.ping_timeout)
-    }
-
     /// It is gone: for everybody but the function, which may still have to hear what was said.
     fn leave(&mut self, closed: &Closed) {
         let Ties { shared, member, .. } = &self.ties;
@@ -614,17 +325,6 @@ pub(super) async fn live(opening: Opening) {
     Box::pin(connection.finish()).await;
 }
 
-/// Tells the function of the end of a connection that nobody saw.
-pub(super) async fn tell_loss(ties: Ties, why: &'static str) {
-    let (keeper, id) = (Arc::clone(&ties.shared.keeper), ties.member.identity().id);
-    if ties.settings.events.disconnected {
-        let lasted = ties.member.identity().since.elapsed().unwrap_or_default();
-        let departure = Departure { code: 1006, reason: why.into(), by: By::Host, lasted };
-        deal(ties, Happened::Left(departure), u64::from(u32::MAX), None).await;
-    }
-    keeper.ended(id);
-}
-
 impl Ties {
     /// May a client that gives a token which says this stay on the connection that it has?
     fn admits(&self, claims: &Claims) -> Result<(), String> {
@@ -664,45 +364,6 @@ impl Clone for Ties {
             key: self.key.clone(),
         }
     }
-}
-
-/// What a function is told, and owned by the telling.
-enum Happened {
-    Connected,
-    Said(Vec<Message>),
-    Left(Departure),
-}
-
-async fn deal(ties: Ties, happened: Happened, sequence: u64, state: Option<Box<str>>) -> Dealt {
-    let began = Instant::now();
-    let (what, kind) = match &happened {
-        Happened::Connected => (What::Connected, 1),
-        Happened::Said(messages) => (What::Messages(messages), 2),
-        Happened::Left(departure) => (What::Disconnected(departure), 3),
-    };
-    let counters = ties.member.counters();
-    let event = Event {
-        of: ties.member.identity(),
-        sequence,
-        attempt: 1,
-        at: SystemTime::now(),
-        state: state.as_deref(),
-        what,
-    };
-    let (settings, key) = (ties.now(), ties.key.as_ref());
-    let told = Teller { shared: &ties.shared, settings: &settings, counters, key }.happened(event).await;
-    count(counters, kind, &told, began);
-    Dealt { told, state }
-}
-
-/// Counts what came of an event.
-fn count(counters: &EventCounters, kind: usize, told: &Told<Outcome>, began: Instant) {
-    let outcome = match told {
-        Told::Answered(Outcome::Done(_)) => 0,
-        Told::Answered(Outcome::Failed { .. }) => 1,
-        Told::Unanswered { .. } => 2,
-    };
-    counters.event(kind, outcome, began.elapsed());
 }
 
 /// A word that could not be said has its consequence already: the connection ends, or has ended.
