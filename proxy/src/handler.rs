@@ -42,7 +42,7 @@ use crate::token::{Claims, Token};
 use crate::trace;
 use crate::tunnel::{Tunnel, Tunnels};
 use crate::upstream::{Timeouts, Upstream};
-use crate::websocket::{self, Arrival, EventMode, Refusal};
+use crate::websocket::{self, Arrival, Asking, EventMode, Refusal};
 
 /// Answers everything that is neither under `/function/` nor under `/async-function/`.
 pub type Fallback = Arc<
@@ -198,7 +198,9 @@ impl Handler {
         }
         let record = Record::begin(&upstream, note.take());
         if let Some((settings, group)) = watched(&upstream, path) {
-            return self.websockets.stream(&upstream, &settings, &group, &request, &call, record);
+            let claims = token.claims().ok().filter(|_| upstream.access().token);
+            let asked = Asking { group: &group, claims, request: &request };
+            return self.websockets.stream(&upstream, &settings, &asked, &call, record);
         }
         self.invoke(upstream, request, path, token, call, peer, record).await
     }

@@ -67,7 +67,7 @@ pub use outbound::Said;
 pub use redrive::Redrive;
 pub use returns::LONGEST_RETURN;
 pub use settings::{Batching, Delivery, EventMode, GroupNames, OnError, Subscriptions};
-pub(crate) use streams::{group_of, may_be_group};
+pub(crate) use streams::{Asking, group_of, may_be_group};
 use sweep::Sweep;
 
 use crate::access::Guard;

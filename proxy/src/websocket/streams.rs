@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
@@ -24,6 +25,8 @@ use crate::body::ResponseBody;
 use crate::call::Call;
 use crate::error::Error;
 use crate::headers;
+use crate::roles::may_read;
+use crate::token::Claims;
 use crate::upstream::Upstream;
 
 const BEGINNING: &str = "/@groups/";
@@ -48,25 +51,32 @@ pub(crate) fn group_of(path: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.into_owned())
 }
 
+/// What is asked for, and by whom.
+pub(crate) struct Asking<'a, B> {
+    pub(crate) group: &'a str,
+    /// What the client's token says, where the function asks for one.
+    pub(crate) claims: Option<&'a Claims>,
+    pub(crate) request: &'a Request<B>,
+}
+
 impl Shared {
     /// Answers with the stream, or says why there is none. The record ends with it.
     pub(crate) fn stream<B>(
         &self,
         upstream: &Arc<Upstream>,
         settings: &EventMode,
-        group: &str,
-        request: &Request<B>,
+        asking: &Asking<'_, B>,
         call: &Call,
         mut record: Record,
     ) -> Response<ResponseBody>
     where
         B: http_body::Body,
     {
-        let mut response = match self.watch(upstream, settings, group, request, &mut record) {
+        let mut response = match self.watch(upstream, settings, asking, &mut record) {
             Ok(watch) => {
                 record.streams(StatusCode::OK);
                 let mut response = Response::new(ResponseBody::boxed(watch.of(record)));
-                *response.headers_mut() = of_stream(settings, request.headers());
+                *response.headers_mut() = of_stream(settings, asking.request.headers());
                 response
             }
             Err(refusal) => {
@@ -84,13 +94,13 @@ impl Shared {
         &self,
         upstream: &Arc<Upstream>,
         settings: &EventMode,
-        group: &str,
-        request: &Request<B>,
+        asking: &Asking<'_, B>,
         record: &mut Record,
     ) -> Result<super::Watch, Refused>
     where
         B: http_body::Body,
     {
+        let Asking { group, claims, request } = *asking;
         let function = upstream.key();
         let forbidden = |what| Error::Forbidden { function: function.clone(), what };
         if request.method() != Method::GET {
@@ -105,11 +115,15 @@ impl Shared {
         if !settings.group_events.contains(group) {
             return Err(forbidden("anybody who wants to watch this group").into());
         }
+        if claims.is_some_and(|claims| !may_read(claims, group)) {
+            return Err(forbidden("a token that has no role for this group").into());
+        }
         let limits = upstream.limits_now();
         record.place = upstream.enter(request, true, &limits.bounds).map_err(Refused::from)?;
+        let lease = claims.and_then(|claims| lasts(claims, limits.timeouts.token_grace));
         let asked = Watching {
             function: Some(function.clone()),
-            lifetime: limits.timeouts.lifetime,
+            lifetime: limits.timeouts.lifetime.into_iter().chain(lease).min(),
             ..read(request.uri().query(), request.headers()).map_err(Refused::Said)?
         };
         self.hub.watch(&function.namespace, group, &asked).map_err(|why| match why {
@@ -120,6 +134,12 @@ impl Shared {
             }
         })
     }
+}
+
+/// For how long a token counts, with so much time behind its end. `None`: for ever.
+fn lasts(claims: &Claims, grace: Option<Duration>) -> Option<Duration> {
+    let left = claims.until()?.duration_since(SystemTime::now()).unwrap_or_default();
+    left.checked_add(grace?)
 }
 
 /// Why there is no stream.

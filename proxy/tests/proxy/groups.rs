@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::events::*;
 use crate::handover::Shelf;
+use crate::leases::TOKEN;
 use crate::support::*;
 
 const HISTORY: History = History { count: 5, age: Duration::from_secs(3600), bytes: 1 << 20 };
@@ -368,4 +369,25 @@ data: {"event":"here","more":false,"users":[{"connections":1,"id":"ada"}]}"#
     }
     until(|| held.upstream.totals().events.events[5] == [2, 0, 0]).await;
     assert_eq!(held.upstream.totals().events.events[4], [2, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_group_is_watched_by_whoever_has_a_role_for_it_for_as_long_as_the_token_counts() {
+    let held = watched(None, |_| {}).await;
+    held.upstream.set_access(TOKEN);
+    let asked = |token: &str| {
+        format!(
+            "GET /function/f/@groups/room/events HTTP/1.1\r\nhost: roost\r\nauthorization: Bearer {token}\r\n\r\n"
+        )
+    };
+    for (token, status) in [("forged", 401), ("sub=ada", 403), ("sub=ada~role=roost.join.other", 403)] {
+        let answer = held.proxy.ask(&asked(token)).await.answer().await;
+        assert_eq!(answer.head.status(), status, "{token}");
+    }
+    let authorization = |token: &str| format!("authorization: Bearer {token}\r\n");
+    let mut stays = Stream::open(&held, "", &authorization("sub=ada~role=roost.join.room")).await;
+    let mut ends = Stream::open(&held, "", &authorization("webpubsub.group=room~for=200")).await;
+    assert_eq!(within(ends.event()).await, None, "the token ended");
+    say(&held.hub, "hello");
+    assert_eq!(stays.event().await.unwrap(), "data: hello");
 }
