@@ -92,6 +92,8 @@ pub(super) struct Snapshot {
     pub(super) connections: Connections,
     /// Groups of WebSockets, and memberships.
     pub(super) groups: [usize; 2],
+    /// How often something that was said to many was said to one of them.
+    pub(super) fanned_out: u64,
     /// Connections of an earlier daemon that it held: those that went on, and those that did not.
     pub(super) resumed: [u64; 2],
     pub(super) letters: deadletters::Figures,
@@ -202,6 +204,7 @@ impl Collector {
                 kept: server.kept(),
             },
             groups: hub.group_figures(),
+            fanned_out: hub.fanned_out(),
             resumed: server.resumed(),
             letters: letters.figures(),
             history: hub.history_figures(),

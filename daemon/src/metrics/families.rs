@@ -60,6 +60,14 @@ families! {
         "Events of WebSockets that are held here, by what came of them.";
     WS_EVENT_SECONDS: Histogram "ws_event_seconds" ["function_name", "event"]
         "Time until an event was dealt with, all tries together.";
+    WS_MAILBOX: Gauge "ws_mailbox_messages" ["function_name"]
+        "Messages of clients of WebSockets that are held here that wait for the function.";
+    WS_QUEUE_WAIT: Histogram "ws_event_queue_wait_seconds" ["function_name"]
+        "Time until the function was told of a message, without the telling.";
+    WS_PING_RTT: Histogram "ws_ping_rtt_seconds" ["function_name"]
+        "Time until clients answered a ping.";
+    WS_FANOUT: Counter "ws_fanout_messages_total" []
+        "Messages to clients of something that was said to many.";
     WS_EVENT_RETRIES: Counter "ws_event_retries_total" ["function_name"]
         "Tries of events behind the first one.";
     WS_DEAD_LETTERS: Counter "ws_dead_letters_total" ["function_name", "reason"]

@@ -41,7 +41,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     let functions: Vec<(&str, &Function)> =
         names.iter().map(String::as_str).zip(&snapshot.functions).collect();
     invocations(page, &functions);
-    websockets::write(page, &functions, snapshot.groups, snapshot.resumed, snapshot.history);
+    websockets::write(page, &functions, snapshot);
     websockets::dead_letters(page, &functions, &snapshot.letters);
     replicas(page, &functions);
     waiting(page, &functions);
@@ -319,6 +319,9 @@ mod tests {
             seconds: [0, 0, 1, 0, 0, 0].map(|ms| if ms > 0 { took(ms) } else { Distribution::default() }),
             handshakes: vec![(Some(101), took(2)), (None, took(1))],
             dropped: [0, 2],
+            waiting: 4,
+            waits: took(1),
+            round_trips: took(30),
             retries: 3,
             answered_here: 4,
             pings: 5,
@@ -376,6 +379,7 @@ mod tests {
                 kept: KeptFigures { kept: 7, resumed: 5, lost: 1, refused: 2 },
             },
             groups: [2, 11],
+            fanned_out: 33,
             resumed: [4, 1],
             letters: deadletters::Figures {
                 lost: [0, 4, 0, 0],
@@ -445,6 +449,10 @@ mod tests {
             r#"roost_dead_letters_lost_total{reason="size"} 4"#,
             r#"roost_dead_letters_redriven_total{outcome="failed"} 2"#,
             "ws_group_members 11",
+            "ws_fanout_messages_total 33",
+            r#"ws_mailbox_messages{function_name="echo.staging"} 4"#,
+            r#"ws_event_queue_wait_seconds_count{function_name="echo.staging"} 1"#,
+            r#"ws_ping_rtt_seconds_count{function_name="echo.staging"} 1"#,
             "ws_history_groups 3",
             r#"ws_group_stream_resumes_total{outcome="whole"} 4"#,
             r#"gateway_service_count{function_name="echo.staging"} 2"#,

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use roost_proxy::websocket::{DROPS, EVENTS, EventTotals, HistoryFigures, OUTCOMES, RETURNS, Reason};
-use roost_proxy::{FRAME_TYPES, WebSockets};
+use roost_proxy::{Distribution, FRAME_TYPES, WebSockets};
 
-use super::collect::Function;
+use super::collect::{Function, Snapshot};
 use super::families as f;
 use super::text::{Family, Page};
 use crate::deadletters::{Figures, Kept, Lost};
@@ -18,15 +18,9 @@ const EVENT: &str = "event";
 
 const DIRECTIONS: [&str; 2] = ["in", "out"];
 
-/// Writes it. `groups` is how many groups there are, and how many memberships; `resumed` how many connections of an earlier
-/// daemon went on, and how many did not.
-pub(super) fn write(
-    page: &mut Page,
-    functions: &[(&str, &Function)],
-    groups: [usize; 2],
-    resumed: [u64; 2],
-    history: HistoryFigures,
-) {
+/// Writes it.
+pub(super) fn write(page: &mut Page, functions: &[(&str, &Function)], snapshot: &Snapshot) {
+    let Snapshot { groups, fanned_out, resumed, history, .. } = snapshot;
     frames(page, functions);
     closes(page, functions);
     both(page, &f::WS_PINGS, functions, |of| of.pings, |of| of.pings);
@@ -41,12 +35,13 @@ pub(super) fn write(
         untracked.add(&[name], function.totals.websockets.untracked);
     }
     let mut handed = page.family(&f::WS_HANDED_OVER);
-    for (outcome, count) in ["resumed", "lost"].iter().zip(resumed) {
+    for (outcome, count) in ["resumed", "lost"].iter().zip(*resumed) {
         handed.add(&[outcome], count);
     }
     page.number(&f::WS_GROUPS, groups[0]);
     page.number(&f::WS_GROUP_MEMBERS, groups[1]);
-    of_history(page, history);
+    page.number(&f::WS_FANOUT, fanned_out);
+    of_history(page, *history);
 }
 
 /// What is kept of groups, and those who watch them.
@@ -256,4 +251,14 @@ fn events(page: &mut Page, functions: &[(&str, &Function)]) {
     };
     some(&f::WS_EVENT_RETRIES, |of| of.retries);
     some(&f::WS_AUTORESPONSES, |of| of.answered_here);
+    some(&f::WS_MAILBOX, |of| of.waiting as u64);
+    let mut times = |family: &'static Family, of: fn(&EventTotals) -> &Distribution| {
+        let mut samples = page.family(family);
+        let all = functions.iter().map(|(name, function)| (name, of(&function.totals.events)));
+        for (name, took) in all.filter(|(_, took)| took.count() > 0) {
+            samples.distribution(&[name], took);
+        }
+    };
+    times(&f::WS_QUEUE_WAIT, |of| &of.waits);
+    times(&f::WS_PING_RTT, |of| &of.round_trips);
 }

@@ -57,6 +57,10 @@ pub(crate) struct EventCounters {
     handshakes: Mutex<Vec<(u16, Histogram)>>,
     /// What was said to clients that did not get it.
     dropped: [AtomicU64; 2],
+    /// Messages in mailboxes now.
+    waiting: AtomicUsize,
+    waits: Histogram,
+    round_trips: Histogram,
     retries: AtomicU64,
     answered_here: AtomicU64,
     pings: AtomicU64,
@@ -83,6 +87,12 @@ pub struct EventTotals {
     pub handshakes: Vec<(Option<u16>, Distribution)>,
     /// Messages to clients that did not get them, by [`DROPS`].
     pub dropped: [u64; 2],
+    /// Messages of clients that wait for the function now.
+    pub waiting: usize,
+    /// How long those waited that it was told of.
+    pub waits: Distribution,
+    /// How long clients took to answer a ping.
+    pub round_trips: Distribution,
     /// Tries behind the first one.
     pub retries: u64,
     /// Messages that were answered here.
@@ -176,6 +186,26 @@ impl EventCounters {
         handshakes[at].1.observe(took);
     }
 
+    /// So many messages wait for the function.
+    pub(super) fn waits(&self, count: usize) {
+        self.waiting.fetch_add(count, Relaxed);
+    }
+
+    /// So many do no more.
+    pub(super) fn waits_no_more(&self, count: usize) {
+        self.waiting.fetch_sub(count, Relaxed);
+    }
+
+    /// The function is told of a message that has waited so long.
+    pub(super) fn waited(&self, time: Duration) {
+        self.waits.observe(time);
+    }
+
+    /// A client has answered a ping.
+    pub(super) fn answered_ping(&self, round_trip: Duration) {
+        self.round_trips.observe(round_trip);
+    }
+
     /// A client did not get what was said to it.
     pub(super) fn dropped(&self, said: Said) {
         match said {
@@ -228,6 +258,9 @@ impl EventCounters {
                 .map(|(status, took)| (known(*status), took.read()))
                 .collect(),
             dropped: self.dropped.each_ref().map(|count| count.load(Relaxed)),
+            waiting: self.waiting.load(Relaxed),
+            waits: self.waits.read(),
+            round_trips: self.round_trips.read(),
             retries: self.retries.load(Relaxed),
             answered_here: self.answered_here.load(Relaxed),
             pings: self.pings.load(Relaxed),

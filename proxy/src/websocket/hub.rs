@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -42,6 +42,8 @@ pub struct Hub {
     count: AtomicUsize,
     groups: Mutex<HashMap<Key, Arc<Group>>>,
     users: Mutex<HashMap<Key, Vec<Arc<Member>>>>,
+    /// How often something that was said to many was said to one of them.
+    fanned_out: AtomicU64,
     /// What was said in groups, and who watches them.
     pub(super) topics: Arc<Topics>,
     /// Connections whose clients may come back.
@@ -105,6 +107,7 @@ impl Default for Hub {
             count: AtomicUsize::new(0),
             groups: Mutex::default(),
             users: Mutex::default(),
+            fanned_out: AtomicU64::new(0),
             topics: Arc::default(),
             returns: Returns::default(),
             listener: Listener::default(),
@@ -405,6 +408,30 @@ impl Hub {
         [groups.len(), groups.values().map(|group| lock(&group.0).len()).sum()]
     }
 
+    /// How often something that was said to many was said to one of them.
+    #[must_use]
+    pub fn fanned_out(&self) -> u64 {
+        self.fanned_out.load(Relaxed)
+    }
+
+    fn say_to_all<'a>(
+        &self,
+        members: impl IntoIterator<Item = &'a Arc<Member>>,
+        spoken: &Spoken<'_>,
+    ) -> Reach {
+        let (mut reach, mut dirty) = (Reach::default(), Dirty::default());
+        for member in members {
+            match member.speak_of_many(spoken, &mut dirty) {
+                Said::Queued => reach.queued += 1,
+                Said::TooSlow => reach.too_slow += 1,
+                Said::Gone => {}
+            }
+        }
+        dirty.sweep();
+        self.fanned_out.fetch_add(reach.queued as u64, Relaxed);
+        reach
+    }
+
     /// Says something to all of a group but `except`. The frame is made once. It is kept, if that is asked for.
     pub fn say_to_group(
         &self,
@@ -426,12 +453,12 @@ impl Hub {
         let Some(group) = self.group(namespace, name) else { return Reach::default() };
         let members = lock(&group.0);
         let others = members.iter().filter(|(id, _)| !except.contains(id)).map(|(_, member)| member);
-        say_to_all(others, &Spoken::new(message))
+        self.say_to_all(others, &Spoken::new(message))
     }
 
     /// Says something to all connections of a user.
     pub fn say_to_user(&self, namespace: &Namespace, user: &str, message: &Message) -> Reach {
-        say_to_all(&self.of_user(namespace, user), &Spoken::new(message))
+        self.say_to_all(&self.of_user(namespace, user), &Spoken::new(message))
     }
 
     /// Says something to all connections of a namespace, or of one function of it, but `except`.
@@ -452,7 +479,7 @@ impl Hub {
                     && function.is_none_or(|function| identity.function == *function)
                     && !except.contains(&identity.id)
             });
-            reach = reach.and(say_to_all(those, &spoken));
+            reach = reach.and(self.say_to_all(those, &spoken));
         }
         reach
     }
@@ -515,19 +542,6 @@ impl Reach {
 pub fn is_group_name(name: &str) -> bool {
     let forbidden = |char: char| char.is_control() || matches!(char, ',' | ';');
     (1..=MAX_GROUP_NAME).contains(&name.len()) && !name.contains(forbidden) && name.trim() == name
-}
-
-fn say_to_all<'a>(members: impl IntoIterator<Item = &'a Arc<Member>>, spoken: &Spoken<'_>) -> Reach {
-    let (mut reach, mut dirty) = (Reach::default(), Dirty::default());
-    for member in members {
-        match member.speak_of_many(spoken, &mut dirty) {
-            Said::Queued => reach.queued += 1,
-            Said::TooSlow => reach.too_slow += 1,
-            Said::Gone => {}
-        }
-    }
-    dirty.sweep();
-    reach
 }
 
 fn user_key(member: &Member) -> Option<Key> {

@@ -96,8 +96,8 @@ pub(super) trait Mailbox {
     fn has_room(&self) -> bool;
     /// Takes one; or says how the connection ends for it, or what is answered at once.
     fn take(&mut self, message: Message) -> Taken;
-    /// A ping or a pong came.
-    fn probed(&mut self);
+    /// The client has answered a ping, so long after it.
+    fn answered(&mut self, round_trip: Duration);
 }
 
 pub(super) enum Taken {
@@ -210,7 +210,7 @@ impl Wire {
         if !self.rest.is_empty() && self.is_open() && mailbox.has_room() {
             let mut rest = std::mem::take(&mut self.rest);
             let mut bytes = &rest[..];
-            self.hear(&mut bytes, outbound, mailbox);
+            self.hear(&mut bytes, None, outbound, mailbox);
             let left = bytes.len();
             self.rest = rest.split_off(rest.len() - left);
             return Poll::Ready(());
@@ -231,8 +231,8 @@ impl Wire {
             match read {
                 Ok(()) if !bytes.is_empty() => {
                     self.heard = Instant::now();
-                    self.pinged = None;
-                    self.hear(&mut bytes, outbound, mailbox);
+                    let asked = self.pinged.take();
+                    self.hear(&mut bytes, asked, outbound, mailbox);
                     self.rest = Bytes::copy_from_slice(bytes);
                 }
                 ended => self.broke(ended.err()),
@@ -241,8 +241,14 @@ impl Wire {
         })
     }
 
-    /// Reads frames out of `bytes` until they end, or the mailbox is full.
-    fn hear(&mut self, bytes: &mut &[u8], outbound: &Outbound, mailbox: &mut impl Mailbox) {
+    /// Reads frames out of `bytes` until they end, or the mailbox is full. The client was `asked` then whether it lives.
+    fn hear(
+        &mut self,
+        bytes: &mut &[u8],
+        mut asked: Option<Instant>,
+        outbound: &Outbound,
+        mailbox: &mut impl Mailbox,
+    ) {
         loop {
             if self.is_open() && !mailbox.has_room() {
                 return;
@@ -250,12 +256,15 @@ impl Wire {
             match self.decoder.next(bytes) {
                 Ok(None) => return,
                 Ok(Some(Incoming::Ping(data))) => {
-                    mailbox.probed();
                     if self.is_open() {
                         self.push_own(frame::encode(Opcode::Pong, &data, false), outbound);
                     }
                 }
-                Ok(Some(Incoming::Pong(_))) => mailbox.probed(),
+                Ok(Some(Incoming::Pong(_))) => {
+                    if let Some(pinged) = asked.take() {
+                        mailbox.answered(pinged.elapsed());
+                    }
+                }
                 Ok(Some(Incoming::Close(said))) => {
                     self.heard_close(said, outbound);
                     *bytes = &[];

@@ -106,7 +106,7 @@ impl Connection {
         let mut passed =
             handover::write_down(&self.ties, self.state.as_deref(), self.sequence, decoder, rest);
         passed.lease = self.lease.as_ref().map(|lease| lease.pass_on());
-        let messages = std::mem::take(&mut self.mailbox.messages);
+        let messages = self.mailbox.take_all();
         passed.messages = messages.into_iter().map(|message| (message.text, Raw(message.data))).collect();
         passed
     }

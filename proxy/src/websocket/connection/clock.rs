@@ -33,9 +33,9 @@ impl Connection {
     fn due(&self) -> Option<Instant> {
         let (ping, pong) = self.ping();
         let settings = &self.ties.settings;
-        let waits = !self.mailbox.messages.is_empty() && self.in_flight.is_none() && !self.is_held_back();
-        let batch = settings.batching.filter(|_| waits);
-        let batch = batch.map(|batching| self.mailbox.since + batching.window);
+        let may_begin = self.in_flight.is_none() && !self.is_held_back();
+        let batching = settings.batching.filter(|_| may_begin);
+        let batch = batching.zip(self.mailbox.since()).map(|(batching, since)| since + batching.window);
         let open = self.wire.closed().is_none() && self.away.is_none();
         let limits = self.ties.member.upstream().limits_now();
         let idle = limits.timeouts.tunnel_idle.map(|limit| self.ties.member.idle_since() + limit);

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -20,11 +21,10 @@ const MAILBOX_BYTES: usize = 1 << 20;
 
 /// What waits for the function.
 pub(super) struct Inbox {
-    pub(super) messages: VecDeque<Message>,
+    /// With when each came.
+    messages: VecDeque<(Message, Instant)>,
     bytes: usize,
     most: usize,
-    /// When the first of them came.
-    pub(super) since: Instant,
     rules: Rules,
     /// Its client may give a new token, and this is one that it gave.
     pub(super) renews: bool,
@@ -63,15 +63,15 @@ impl wire::Mailbox for Inbox {
         if settings.events.no_messages {
             return Taken::Kept;
         }
-        if self.messages.is_empty() {
-            self.since = Instant::now();
-        }
+        member.counters().waits(1);
         self.bytes += message.data.len();
-        self.messages.push_back(message);
+        self.messages.push_back((message, Instant::now()));
         Taken::Kept
     }
 
-    fn probed(&mut self) {}
+    fn answered(&mut self, round_trip: Duration) {
+        self.rules.member.counters().answered_ping(round_trip);
+    }
 }
 
 impl Inbox {
@@ -80,7 +80,6 @@ impl Inbox {
             messages: VecDeque::new(),
             bytes: 0,
             most: settings.mailbox.max(1),
-            since: Instant::now(),
             rules: Rules { settings: Arc::clone(settings), member: Arc::clone(member) },
             renews: false,
             token: None,
@@ -89,32 +88,56 @@ impl Inbox {
 
     /// What an earlier process has left in it.
     pub(super) fn fill(&mut self, messages: VecDeque<Message>) {
+        self.rules.member.counters().waits(messages.len());
         self.bytes = messages.iter().map(|message| message.data.len()).sum();
-        self.messages = messages;
+        let now = Instant::now();
+        self.messages = messages.into_iter().map(|message| (message, now)).collect();
+    }
+
+    /// All that waits, for another process.
+    pub(super) fn take_all(&mut self) -> Vec<Message> {
+        self.take_out(self.messages.len())
+    }
+
+    /// Since when the first of those waits that are there.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.messages.front().map(|(_, since)| *since)
     }
 
     /// What the next event is of, if it is to be made now.
     pub(super) fn next(&mut self, batching: Option<Batching>, at_once: bool) -> Option<Vec<Message>> {
+        let since = self.since()?;
         let count = match batching {
             None => 1,
             Some(batching) => {
                 let due = at_once || self.messages.len() >= batching.count.min(self.most);
-                if !due && self.since + batching.window > Instant::now() {
+                if !due && since + batching.window > Instant::now() {
                     return None;
                 }
                 batching.count
             }
         };
+        let now = Instant::now();
         let count = count.min(self.messages.len());
-        if count == 0 {
-            return None;
+        for (_, since) in self.messages.iter().take(count) {
+            self.rules.member.counters().waited(now.saturating_duration_since(*since));
         }
-        let next: Vec<Message> = self.messages.drain(..count).collect();
-        self.bytes -= next.iter().map(|message| message.data.len()).sum::<usize>();
+        Some(self.take_out(count))
+    }
+
+    fn take_out(&mut self, count: usize) -> Vec<Message> {
+        let taken: Vec<Message> = self.messages.drain(..count).map(|(message, _)| message).collect();
+        self.rules.member.counters().waits_no_more(count);
+        self.bytes -= taken.iter().map(|message| message.data.len()).sum::<usize>();
         if self.messages.is_empty() {
             self.messages = VecDeque::new();
         }
-        self.since = Instant::now();
-        Some(next)
+        taken
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.rules.member.counters().waits_no_more(self.messages.len());
     }
 }
