@@ -45,6 +45,10 @@ async fn what_is_described_is_answered_and_no_other_method() {
             // Of a function that is there they have no end.
             concrete.push_str("?function=nobody");
         }
+        if path == "/system/groups/{group}/events" {
+            // Nor has a group's stream, of whatever group.
+            concrete.push_str("?history=all");
+        }
         for method in METHODS {
             let call = format!("{} {concrete}", method.to_uppercase());
             // A route that answers GET answers HEAD, as HTTP has it.
