@@ -20,6 +20,25 @@ impl Client {
         field: &str,
         parameters: &[(&str, &str)],
     ) -> Result<Vec<Value>, Error> {
+        self.pages(path, field, parameters, |page| Some(page["next"].as_str()?.to_owned()))
+    }
+
+    /// All that is kept of a group, the oldest first.
+    pub(crate) fn history(&self, group: &str, parameters: &[(&str, &str)]) -> Result<Vec<Value>, Error> {
+        self.pages(&["groups", group, "history"], "messages", parameters, |page| {
+            let more = page["more"].as_bool() == Some(true);
+            Some(page["last"].as_str().filter(|_| more)?.to_owned())
+        })
+    }
+
+    /// Gathers a list page by page. `next` tells behind what the next one begins, if there is one.
+    fn pages(
+        &self,
+        path: &[&str],
+        field: &str,
+        parameters: &[(&str, &str)],
+        next: impl Fn(&Value) -> Option<String>,
+    ) -> Result<Vec<Value>, Error> {
         let (mut all, mut after) = (Vec::new(), String::new());
         loop {
             let mut asked = parameters.to_vec();
@@ -31,29 +50,8 @@ impl Client {
             if let Value::Array(some) = page[field].take() {
                 all.extend(some);
             }
-            match page["next"].take() {
-                Value::String(next) if next != after => after = next,
-                _ => return Ok(all),
-            }
-        }
-    }
-
-    /// All that is kept of a group, the oldest first.
-    pub(crate) fn history(&self, group: &str, parameters: &[(&str, &str)]) -> Result<Vec<Value>, Error> {
-        let (mut all, mut after) = (Vec::new(), String::new());
-        loop {
-            let mut asked = parameters.to_vec();
-            asked.push(("limit", AT_ONCE));
-            if !after.is_empty() {
-                asked.push(("after", &after));
-            }
-            let mut page: Value =
-                self.json(&with_query(&below_system(&["groups", group, "history"]), &asked))?;
-            if let Value::Array(some) = page["messages"].take() {
-                all.extend(some);
-            }
-            match (page["more"].take(), page["last"].take()) {
-                (Value::Bool(true), Value::String(last)) if last != after => after = last,
+            match next(&page) {
+                Some(next) if next != after => after = next,
                 _ => return Ok(all),
             }
         }

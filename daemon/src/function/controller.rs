@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, Zoned};
 use roost_proxy::function::{FunctionKey, ReplicaId};
-use roost_proxy::websocket::codec::Codec;
-use roost_proxy::websocket::codec::cloudevents::SigningKey;
 use roost_proxy::websocket::{Category, Ending, EventMode, Filter, Hub};
 use roost_proxy::{By, CloseFrame, Endpoint, ReplicaKey, Upstream, UpstreamLimits};
 use tokio::sync::{mpsc, watch};
@@ -37,7 +35,6 @@ use crate::queue::Queue;
 use crate::runtime::Standing;
 use crate::scaling::Policy;
 use crate::scaling::events::{Events, Scaled};
-use crate::secrets::SecretName;
 use crate::usage::Sampler;
 
 /// What has happened and the controller has not looked at; those who tell it wait when it is full.
@@ -352,10 +349,7 @@ impl Controller {
     /// Holds its WebSockets here, if it asks for that. Those that were held when it does so no longer are closed: whoever
     /// comes again finds the function itself.
     fn hold(&self, deployment: &Deployment, limits: &UpstreamLimits) {
-        let mut mode = event_mode::of(deployment, &limits.websocket);
-        if let Some(EventMode { codec: Codec::CloudEvents(codec), .. }) = &mut mode {
-            codec.keys = self.signing_keys(deployment);
-        }
+        let mode = event_mode::signed(&self.key, deployment, &limits.websocket, &self.tools.host.secrets);
         let before = self.upstream.event_mode();
         let lets_go = mode.is_none() && before.is_some();
         let hears = |mode: &EventMode| mode.events.disconnected;
@@ -371,17 +365,6 @@ impl Controller {
         if lets_go {
             self.let_go(&CloseFrame::new(1012, "service restart"));
         }
-    }
-
-    /// With what its events are signed. They follow the secrets.
-    fn signing_keys(&self, deployment: &Deployment) -> Vec<SigningKey> {
-        let key = |name: SecretName| {
-            let key = self.tools.host.secrets.signing_key(&self.key.namespace, &name);
-            // What is signed with less than it asks for, the function refuses.
-            key.map_err(|error| warn!(function = %self.key, "{}: events are not signed: {error}", self.key))
-                .ok()
-        };
-        event_mode::signing(deployment).into_iter().filter_map(key).collect()
     }
 
     fn let_go(&self, frame: &CloseFrame) {

@@ -4,6 +4,7 @@
 //! these names count the same; an annotation goes before a label. Pure. Those of the dialect of AWS are in [`aws`].
 
 mod aws;
+mod signed;
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::function::spec::{Deployment, parse_namespace};
 use crate::function::timeouts::KEEPALIVE;
 use crate::secrets::SecretName;
 use crate::units;
+pub use signed::signed;
 
 const MODE: &str = "roost.websocket";
 const CODEC: &str = "roost.websocket.codec";
@@ -259,8 +261,7 @@ fn within(mode: EventMode, limits: &WebSocketLimits, asked: bool) -> EventMode {
 }
 
 /// The names of the secrets with which a function's events are signed, if it asks for that.
-#[must_use]
-pub fn signing(deployment: &Deployment) -> Vec<SecretName> {
+fn signing(deployment: &Deployment) -> Vec<SecretName> {
     let settings = deployment.settings();
     settings.get(SIGNING).and_then(|value| secrets(value, deployment)).unwrap_or_default()
 }
