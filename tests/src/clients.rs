@@ -102,15 +102,28 @@ impl Clients {
     /// # Panics
     /// When it is not satisfied.
     pub async fn run(&self, runner: Runner, url: &str) {
-        let mut command = match runner {
-            Runner::Python => Command::new(self.dir.join("python/bin/python")),
-            Runner::Node => Command::new("node"),
+        satisfied(self.script(runner, "echo").arg(url)).await;
+    }
+
+    /// Lets a client talk to the function of `tests/tests/held`, whose WebSockets are held by a host that compresses if `deflate`.
+    ///
+    /// # Panics
+    /// When it is not satisfied.
+    pub async fn run_held(&self, runner: Runner, url: &str, deflate: bool) {
+        satisfied(self.script(runner, "held").args([url, if deflate { "deflate" } else { "plain" }])).await;
+    }
+
+    /// A script of `tests/clients`, which is there in both languages.
+    fn script(&self, runner: Runner, name: &str) -> Command {
+        let (program, script) = match runner {
+            Runner::Python => {
+                (self.dir.join("python/bin/python"), repository().join(format!("tests/clients/{name}.py")))
+            }
+            Runner::Node => (PathBuf::from("node"), self.dir.join(format!("node/{name}.mjs"))),
         };
-        let script = match runner {
-            Runner::Python => repository().join("tests/clients/echo.py"),
-            Runner::Node => self.dir.join("node/echo.mjs"),
-        };
-        satisfied(command.arg(script).arg(url)).await;
+        let mut command = Command::new(program);
+        command.arg(script);
+        command
     }
 
     /// Lets an SDK of AWS speak to a connection by the calls of `@connections` at `endpoint`, with the id and the secret of an
@@ -119,18 +132,7 @@ impl Clients {
     /// # Panics
     /// When it is not satisfied.
     pub async fn manage(&self, sdk: Runner, endpoint: &str, connection: &str, (id, secret): (&str, &str)) {
-        let mut command = match sdk {
-            Runner::Python => {
-                let mut command = Command::new(self.dir.join("python/bin/python"));
-                command.arg(repository().join("tests/clients/management.py"));
-                command
-            }
-            Runner::Node => {
-                let mut command = Command::new("node");
-                command.arg(self.dir.join("node/management.mjs"));
-                command
-            }
-        };
+        let mut command = self.script(sdk, "management");
         command.args([endpoint, connection]).env("AWS_REGION", "roost").env("AWS_DEFAULT_REGION", "roost");
         satisfied(command.env("AWS_ACCESS_KEY_ID", id).env("AWS_SECRET_ACCESS_KEY", secret)).await;
     }

@@ -9,6 +9,7 @@ mod auth;
 mod aws;
 mod azure;
 mod bad_input;
+mod clients;
 mod command_line;
 mod connections;
 mod dead_letters;
