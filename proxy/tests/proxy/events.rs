@@ -274,6 +274,9 @@ async fn what_is_said_to_a_group_reaches_all_of_it_and_not_who_is_left_out() {
     one.send(Message::text("me too")).await.unwrap();
     held.function.asked().await.answer(with("x-ws-broadcast: group=room;exclude-self", "hi 2!"));
     assert_eq!(hear(&mut two).await, Message::text("hi 2!"));
+    one.send(Message::text("and me?")).await.unwrap();
+    held.function.asked().await.answer(ok("to you alone"));
+    assert_eq!(hear(&mut one).await, Message::text("to you alone"), "who is left out hears nothing of it");
     one.send(Message::text("bye")).await.unwrap();
     let bye = "HTTP/1.1 204 No Content\r\nx-ws-leave: room\r\nx-ws-close: 4002 good bye\r\n\r\n";
     held.function.asked().await.answer(bye);

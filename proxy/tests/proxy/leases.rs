@@ -42,7 +42,7 @@ fn grace(upstream: &Arc<Upstream>, token_grace: Option<Duration>) {
     upstream.set_limits(UpstreamLimits { timeouts, ..limits });
 }
 
-fn expired(frame: Option<CloseFrame>) -> bool {
+pub(crate) fn expired(frame: Option<CloseFrame>) -> bool {
     frame.is_some_and(|frame| (u16::from(frame.code), &*frame.reason) == (1008, "token expired"))
 }
 
@@ -230,6 +230,25 @@ async fn a_held_connection_is_closed_when_its_token_expires_unless_its_client_gi
     grace(&held.upstream, Some(Duration::ZERO));
     stays.send(Message::text("ping")).await.unwrap();
     assert!(expired(closed(&mut stays).await), "the setting counts for connections that are open");
+}
+
+#[tokio::test]
+async fn another_token_has_to_say_as_much_as_the_first_one() {
+    let held = Held::start(|_| {}).await;
+    held.upstream.set_access(TOKEN);
+    held.upstream.set_required_claims(vec![RequiredClaim { name: "role".into(), text: "editor".into() }]);
+    let mut client = connect(&held, "sub=ada~role=editor~for=60000").await.unwrap();
+    for (token, answer) in [
+        (
+            "sub=ada~role=reader~for=90000",
+            r#"{"type":"auth","ok":false,"error":"function f.openfaas-fn asks for a token that says role=editor"}"#,
+        ),
+        ("sub=ada~role=editor~for=90000", r#"{"type":"auth","ok":true,"until":"#),
+    ] {
+        client.send(Message::text(format!(r#"{{"type":"auth","token":"{token}"}}"#))).await.unwrap();
+        let told = hear(&mut client).await.into_text().unwrap();
+        assert!(told.starts_with(answer), "{told}");
+    }
 }
 
 #[tokio::test]

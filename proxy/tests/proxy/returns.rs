@@ -10,6 +10,7 @@ use roost_proxy::function::Namespace;
 use roost_proxy::websocket::event::Message as Said;
 use roost_proxy::websocket::{Bequest, EventMode, Hub};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::Message;
@@ -18,6 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::events::*;
 use crate::handover::Shelf;
+use crate::leases::{TOKEN, connect, expired};
 use crate::support::*;
 
 const WINDOW: Duration = Duration::from_secs(30);
@@ -48,6 +50,13 @@ fn token(word: &Value) -> String {
     word["token"].as_str().unwrap().to_owned()
 }
 
+/// The client is gone, without a Close, and the proxy knows it.
+async fn lose(client: Client) {
+    let mut socket = client.into_inner();
+    socket.shutdown().await.unwrap();
+    within(socket.read_to_end(&mut Vec::new())).await.unwrap();
+}
+
 fn tell_room(hub: &Hub, text: &str) -> usize {
     let space: Namespace = "openfaas-fn".parse().unwrap();
     hub.say_to_group(&space, "room", &Said { text: true, data: text.to_owned().into() }, &[]).queued
@@ -73,9 +82,7 @@ async fn a_client_that_comes_back_gets_what_it_missed_and_is_who_it_was() {
     let (client, first, id) = in_room(&mut held).await;
     assert_eq!(tell_room(&held.hub, "one"), 1);
     // It may have had this, or not: it says that it has had one message.
-    drop(client);
-    until(|| held.upstream.totals().events.open == 1).await;
-    tokio::task::yield_now().await;
+    lose(client).await;
     assert_eq!(tell_room(&held.hub, "two"), 1);
     let (mut client, response) = open(held.proxy.address, "f", &format!("?resume={first}&seen=1")).await;
     assert_eq!(response.headers()["x-roost-resumed"], "whole");
@@ -129,6 +136,27 @@ async fn a_token_counts_once_and_for_its_function_and_who_has_none_is_a_new_clie
     assert_eq!(asked.value("ce-connectionstate"), None);
     asked.answer(NOTHING);
     assert_eq!(held.upstream.totals().events.returns, [1, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_client_comes_back_as_the_user_that_it_was_and_stays_as_long_as_its_new_token() {
+    let held = Held::start(|mode| mode.resume = Some(WINDOW)).await;
+    held.upstream.set_access(TOKEN);
+    let asking = |token: &str, more: &str| format!("?access_token={}{more}", token.replace('=', "%3D"));
+    let (mut client, _) = open(held.proxy.address, "f", &asking("sub=ada~for=600", "&resume")).await;
+    let first = token(&greeted(&mut client).await);
+    lose(client).await;
+    let back = format!("&resume={first}&seen=0");
+    let (mut other, _) = open(held.proxy.address, "f", &asking("sub=grace~for=60000", &back)).await;
+    assert_eq!(greeted(&mut other).await["resumed"], false, "it is of somebody else");
+    let (mut client, _) = open(held.proxy.address, "f", &asking("sub=ada~for=60000", &back)).await;
+    assert_eq!(greeted(&mut client).await["resumed"], true);
+    // When one has expired that came later, the first one has expired as well.
+    let mut later = connect(&held, "sub=bob~for=600").await.unwrap();
+    assert!(expired(closed(&mut later).await));
+    let all: Namespace = "openfaas-fn".parse().unwrap();
+    held.hub.say_to_each(&all, None, &Said { text: true, data: "still here?".into() }, &[]);
+    assert_eq!(hear(&mut client).await, Message::text("still here?"));
 }
 
 #[tokio::test]
