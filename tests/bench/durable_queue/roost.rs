@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use roost_tests::{Api, Config, ECHO, Host};
+use roost_tests::{Api, Config, ECHO, Host, PATIENCE};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -59,7 +59,16 @@ impl Roost {
 
     /// Waits until so many calls have come to their end.
     pub(crate) async fn drain(&self, until: u64) {
-        while self.ended().await < until {
+        let (mut last, mut since) = (0, Instant::now());
+        loop {
+            let ended = self.ended().await;
+            if ended >= until {
+                return;
+            }
+            if ended > last {
+                (last, since) = (ended, Instant::now());
+            }
+            assert!(since.elapsed() < PATIENCE, "{ended} of {until} calls have ended, and no more do");
             tokio::time::sleep(LOOK).await;
         }
     }
