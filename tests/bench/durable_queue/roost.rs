@@ -93,7 +93,7 @@ impl Client {
                     waits.add(begun.elapsed());
                     count += 1;
                 }
-                503 => {
+                503 | 507 => {
                     refused += 1;
                     tokio::time::sleep(PAUSE).await;
                 }
