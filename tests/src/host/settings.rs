@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ use crate::repository;
 pub struct Config {
     /// Does a supervisor start the daemon?
     pub supervised: bool,
+    /// `[paths] state`, if not in the host's directory.
+    pub state: Option<PathBuf>,
     /// `[auth] enabled`.
     pub auth: bool,
     /// `[images] policy`.
@@ -55,6 +57,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             supervised: false,
+            state: None,
             auth: true,
             pull_policy: "Always",
             stop_grace: "5s",
@@ -100,6 +103,7 @@ impl Host {
 
     fn daemon_config(&self) -> String {
         let Config {
+            state,
             auth,
             pull_policy,
             stop_grace,
@@ -119,6 +123,7 @@ impl Host {
             ..
         } = &self.config;
         let dir = self.dir.path().display();
+        let state = state.clone().unwrap_or_else(|| self.dir.path().join("state"));
         let log = if *access_log { format!("{dir}/access.log") } else { "off".to_owned() };
         let otlp = otlp.as_ref().map(|collector| format!("otlp = {collector:?}")).unwrap_or_default();
         format!(
@@ -131,7 +136,7 @@ enabled = {auth}
 password_file = "{dir}/password"
 users_file = "{dir}/users"
 [paths]
-state = "{dir}/state"
+state = "{state}"
 run = "{dir}/run"
 stacks = "{dir}/functions.d"
 [containerd]
@@ -168,6 +173,7 @@ spans = {access_log}
 {jwt}
 "#,
             port = self.port,
+            state = state.display(),
             metrics = self.metrics_port,
             namespaces = self.place.namespaces(),
             socket = self.containerd.socket().display(),
