@@ -373,7 +373,7 @@ async fn finish(ended: Option<Ended>, kept: Option<Kept>, exchange: Arc<Exchange
             (record.received, record.sent) = (ended.of_client, ended.to_client);
             record.broken = ended.broken;
             if let Some((code, by)) = ended.closed {
-                exchange.claim().upstream().counters().websockets.closed(code, by);
+                exchange.claim().upstream().counters().websockets.closed(code, by, ended.age);
             }
             record.closed(ended.messages, ended.closed.map(|(code, by)| (code, by.name())));
             drop(exchange);

@@ -53,6 +53,8 @@ pub(super) struct Ended {
     pub(super) messages: Option<[u64; 2]>,
     /// The code with which a WebSocket was closed, and who closed it.
     pub(super) closed: Option<(u16, By)>,
+    /// For how long it was open, with earlier processes as well.
+    pub(super) age: Duration,
 }
 
 /// What a tunnel goes by.
@@ -330,7 +332,15 @@ impl<'a> Pump<'a> {
             Stop::Ending(ending) => Some(ending.name()),
         };
         let messages = websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
-        Some(Ended { of_client: to_function.moved, to_client: to_client.moved, broken, messages, closed })
+        let age = activity.last.began().elapsed();
+        Some(Ended {
+            of_client: to_function.moved,
+            to_client: to_client.moved,
+            broken,
+            messages,
+            closed,
+            age,
+        })
     }
 
     /// If the two are about to close it themselves, one of them has said why: they are left to it for a while.

@@ -31,6 +31,7 @@ use crate::body::{Payload, ResponseBody};
 use crate::call::Call;
 use crate::error::Error;
 use crate::extended::Asked;
+use crate::handshakes::{FOREIGN_PAGE, Why};
 use crate::headers;
 use crate::placement::ReplicaKey;
 use crate::roles::GROUPS;
@@ -66,7 +67,13 @@ pub(crate) enum Refusal {
     /// This host says so.
     Host(Box<Error>),
     /// The function does, or the handshake is none: in these words.
-    Answer(Box<Response<Bytes>>),
+    Answer(Why, Box<Response<Bytes>>),
+}
+
+impl Refusal {
+    fn answer(why: Why, response: Response<Bytes>) -> Self {
+        Self::Answer(why, Box::new(response))
+    }
 }
 
 /// A connection that is known and not open yet. Dropped, it was never there.
@@ -110,13 +117,13 @@ impl Shared {
         let Arrival { upstream, settings, request, asked, host, peer, key, claims } = arrival;
         let (head, _) = request.into_parts();
         let offer =
-            Opening::read(&head).map_err(|refusal| Refusal::Answer(Box::new(refusal.to_response())))?;
+            Opening::read(&head).map_err(|refusal| Refusal::answer(Why::Malformed, refusal.to_response()))?;
         let compression = settings.compression && settings.resume.is_none();
         let offer = if compression { offer } else { offer.without_deflate() };
         if !is_welcome(&settings, &head.headers) {
             return Err(Refusal::Host(Box::new(Error::Forbidden {
                 function: upstream.key().clone(),
-                what: "a page of this origin",
+                what: FOREIGN_PAGE,
             })));
         }
         let lease = claims.as_ref().and_then(Lease::of);
@@ -246,12 +253,13 @@ impl Shared {
         let told = teller.decide(event).await;
         let (outcome, decided) = match told {
             Told::Answered(Decision::Accept(acceptance)) => (0, Ok(acceptance)),
-            Told::Answered(Decision::Refuse(response)) => (1, Err(Refusal::Answer(Box::new(response)))),
+            Told::Answered(Decision::Refuse(response)) => (1, Err(Refusal::answer(Why::Function, response))),
             Told::Unanswered { status, .. } => {
+                let why = Why::of_unanswered(status);
                 let mut response =
                     Response::new(Bytes::from_static(b"the function did not say if you may connect\n"));
                 *response.status_mut() = status;
-                (2, Err(Refusal::Answer(Box::new(response))))
+                (2, Err(Refusal::answer(why, response)))
             }
         };
         counters.event(0, outcome, began.elapsed());

@@ -155,7 +155,7 @@ impl Connection {
             if self.away.is_none() {
                 let outbound = &self.ties.member.outbound;
                 moved |= self.wire.poll_read(cx, outbound, &mut self.mailbox).is_ready();
-                moved |= self.wire.poll_write(cx, outbound).is_ready();
+                moved |= self.wire.poll_write(cx, outbound, &self.mailbox).is_ready();
             }
             let lost = self.away.is_some() || self.wire.is_gone();
             if (lost && !self.stays()) || self.leaves() {
@@ -286,7 +286,7 @@ impl Connection {
         let Ties { shared, member, .. } = &self.ties;
         shared.hub.leave(member);
         let carried = member.has_carried();
-        member.counters().ended(closed);
+        member.counters().ended(closed, member.age());
         (self.record.received, self.record.sent) = (carried.bytes[0], carried.bytes[1]);
         self.record.broken = (closed.category != Category::Normal).then(|| closed.category.name());
         self.record.closed(Some(carried.messages), Some((closed.code, closed.by.name())));

@@ -24,6 +24,7 @@ mod counters;
 mod deflate;
 mod ending;
 pub mod event;
+mod fanout;
 pub(crate) mod frame;
 mod handover;
 pub(crate) mod handshake;

@@ -13,6 +13,7 @@ mod capacity;
 mod closing;
 mod compression;
 mod connections;
+mod counted;
 mod dead;
 mod deferred;
 mod domains;

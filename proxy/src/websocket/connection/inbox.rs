@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::websocket::ending::{Category, Ending};
 use crate::websocket::event::Message;
+use crate::websocket::frame::Opcode;
 use crate::websocket::lease;
 use crate::websocket::member::Member;
 use crate::websocket::settings::{Batching, EventMode};
@@ -71,6 +72,14 @@ impl wire::Mailbox for Inbox {
 
     fn answered(&mut self, round_trip: Duration) {
         self.rules.member.counters().answered_ping(round_trip);
+    }
+
+    fn heard(&self, kind: Opcode, count: u32) {
+        self.rules.member.counters().frames_in(kind, count);
+    }
+
+    fn says(&self, kind: Opcode) {
+        self.rules.member.counters().frame_out(kind);
     }
 }
 

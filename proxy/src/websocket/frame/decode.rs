@@ -62,6 +62,8 @@ pub(crate) struct Decoder {
     pub(super) control: Vec<u8>,
     /// The frames of the unfinished message that began. There is one if this is not 0.
     pub(super) fragments: u32,
+    /// The frames of whole messages that were not their first, since somebody asked.
+    pub(super) continuations: u32,
     /// It is text.
     pub(super) text: bool,
     /// It is compressed.
@@ -105,6 +107,7 @@ impl Decoder {
             data: Vec::new(),
             control: Vec::new(),
             fragments: 0,
+            continuations: 0,
             text: false,
             compressed: false,
             partial: 0,
@@ -127,6 +130,11 @@ impl Decoder {
             *input = &[];
         }
         came
+    }
+
+    /// How many frames of whole messages were not their first, since this was last asked.
+    pub(crate) fn take_continuations(&mut self) -> u32 {
+        mem::take(&mut self.continuations)
     }
 
     /// Is nothing unfinished here: neither a message nor a frame?
@@ -267,6 +275,7 @@ impl Decoder {
 
     /// The message is whole.
     fn finish(&mut self) -> Result<Incoming, Violation> {
+        self.continuations += self.fragments.saturating_sub(1);
         self.fragments = 0;
         let mut data = mem::take(&mut self.data);
         if self.compressed {
