@@ -256,7 +256,10 @@ impl Upstream {
 
     /// Holds the connections of this function from now on and tells it what happens on them, or no more: those that are open
     /// stay as they are.
-    pub fn set_event_mode(&self, mode: Option<EventMode>) {
+    pub fn set_event_mode(&self, mut mode: Option<EventMode>) {
+        if let (Some(mode), Some(before)) = (&mut mode, self.event_mode()) {
+            mode.codec.go_on_with(&before.codec);
+        }
         let alone = mode.as_ref().is_some_and(|mode| mode.codec.is_for_websockets_alone());
         self.upgrades_alone.store(alone, Ordering::Relaxed);
         self.event_mode.store(mode.map(Arc::new));

@@ -367,7 +367,7 @@ fn shut(client: &TcpStream, function: &TcpStream) {
 }
 
 /// Ties up what is left of a tunnel.
-async fn finish(ended: Option<Ended>, kept: Option<Kept>, exchange: Arc<Exchange>, mut record: Record) {
+async fn finish(ended: Option<Box<Ended>>, kept: Option<Kept>, exchange: Arc<Exchange>, mut record: Record) {
     match (ended, kept) {
         (Some(ended), kept) => {
             (record.received, record.sent) = (ended.of_client, ended.to_client);

@@ -9,13 +9,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, USER_AGENT};
+use http::header::{
+    CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, USER_AGENT,
+};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::Shared;
+use super::client_groups::Rights;
 use super::connection::{self, Connection, Ties, tell_loss};
 use super::event::{Acceptance, ConnectionId, Decision, Event, Handshake, Identity, What};
 use super::frame::{Decoder, Limits};
@@ -26,6 +29,7 @@ use super::member::Member;
 use super::returns::{self, Back, Return, Token, Wish};
 use super::settings::EventMode;
 use super::socket::Socket;
+use super::validation::{self, Unwelcome};
 use crate::access_log::Record;
 use crate::body::{Payload, ResponseBody};
 use crate::call::Call;
@@ -73,6 +77,15 @@ pub(crate) enum Refusal {
 impl Refusal {
     fn answer(why: Why, response: Response<Bytes>) -> Self {
         Self::Answer(why, Box::new(response))
+    }
+
+    fn unwelcome(Unwelcome { why, status }: Unwelcome) -> Self {
+        let reason =
+            if status == StatusCode::BAD_GATEWAY { Why::Function } else { Why::of_unanswered(status) };
+        let mut response = Response::new(Bytes::from(why + "\n"));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        Self::answer(reason, response)
     }
 }
 
@@ -136,6 +149,8 @@ impl Shared {
             }
             upstream.counters().events.returned(UNKNOWN);
         }
+        let welcome = validation::ask(&self.caller, upstream.key(), &settings.codec, key.as_ref()).await;
+        welcome.map_err(Refusal::unwelcome)?;
         let identity = identify(&upstream, &head, host.as_ref(), peer, claims.subject());
         let member = Member::new(identity, upstream, settings.outbound);
         let returns = settings.resume.map(|_| self.let_return(&member, wish.is_some()));
@@ -152,6 +167,8 @@ impl Shared {
         } else {
             Acceptance { subprotocol: offer.subprotocols.first().cloned(), ..Acceptance::default() }
         };
+        let rights =
+            ties.settings.client_groups.then(|| Rights::new(&claims, &acceptance.roles, &acceptance.groups));
         let state = self.admit(&ties, acceptance, claims.all(GROUPS));
         if let Some(deflate) = offer.deflate() {
             ties.member.deflate.get_or_init(|| deflate);
@@ -167,7 +184,7 @@ impl Shared {
             record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
             record.held(response.headers());
             let cut = self.cut.clone();
-            let life = connection::live(Box::pin(open(ties, asked, state, lease, record)));
+            let life = connection::live(Box::pin(open(ties, asked, (state, rights), lease, record)));
             self.tracker.spawn(async move { cut.run_until_cancelled_owned(life).await });
             candidate.accepted = true;
         }
@@ -301,7 +318,7 @@ impl Shared {
 async fn open(
     ties: Ties,
     asked: Asked,
-    state: Option<Box<str>>,
+    (state, rights): (Option<Box<str>>, Option<Rights>),
     lease: Option<Box<Lease>>,
     mut record: Record,
 ) -> Option<Box<Connection>> {
@@ -312,6 +329,7 @@ async fn open(
             let decoder = Decoder::new(limits);
             let mut connection = Box::new(Connection::new(ties, socket, ahead, decoder, state, record));
             connection.lets_go_with(lease);
+            connection.allows(rights);
             Some(connection)
         }
         Err(error) => {

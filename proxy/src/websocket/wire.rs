@@ -285,13 +285,12 @@ impl Wire {
                     return;
                 }
                 // What comes behind our own Close is nobody's.
-                Ok(Some(Incoming::Message(_))) if !self.is_open() => {}
-                Ok(Some(Incoming::Message(message))) => {
+                Ok(Some(Incoming::Message(..))) if !self.is_open() => {}
+                Ok(Some(Incoming::Message(message, frames))) => {
                     let kind = Opcode::of_message(message.text);
                     mailbox.heard(kind, 1);
-                    let continuations = self.decoder.take_continuations();
-                    if continuations > 0 {
-                        mailbox.heard(Opcode::Continuation, continuations);
+                    if frames > 1 {
+                        mailbox.heard(Opcode::Continuation, frames - 1);
                     }
                     match mailbox.take(message) {
                         Taken::Kept => {}

@@ -41,8 +41,8 @@ impl Default for Limits {
 /// Something that has come from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Incoming {
-    /// A message, whole.
-    Message(Message),
+    /// A message, whole, and of how many frames it was.
+    Message(Message, u32),
     /// What is to be answered with a pong of the same.
     Ping(Bytes),
     /// The answer to a ping, or a sign of life.
@@ -62,8 +62,6 @@ pub(crate) struct Decoder {
     pub(super) control: Vec<u8>,
     /// The frames of the unfinished message that began. There is one if this is not 0.
     pub(super) fragments: u32,
-    /// The frames of whole messages that were not their first, since somebody asked.
-    pub(super) continuations: u32,
     /// It is text.
     pub(super) text: bool,
     /// It is compressed.
@@ -107,7 +105,6 @@ impl Decoder {
             data: Vec::new(),
             control: Vec::new(),
             fragments: 0,
-            continuations: 0,
             text: false,
             compressed: false,
             partial: 0,
@@ -130,11 +127,6 @@ impl Decoder {
             *input = &[];
         }
         came
-    }
-
-    /// How many frames of whole messages were not their first, since this was last asked.
-    pub(crate) fn take_continuations(&mut self) -> u32 {
-        mem::take(&mut self.continuations)
     }
 
     /// Is nothing unfinished here: neither a message nor a frame?
@@ -275,8 +267,7 @@ impl Decoder {
 
     /// The message is whole.
     fn finish(&mut self) -> Result<Incoming, Violation> {
-        self.continuations += self.fragments.saturating_sub(1);
-        self.fragments = 0;
+        let fragments = mem::take(&mut self.fragments);
         let mut data = mem::take(&mut self.data);
         if self.compressed {
             data = deflate::inflate(&data, self.limits.max_message)?;
@@ -284,7 +275,7 @@ impl Decoder {
         if self.text && (self.partial > 0 || (self.compressed && str::from_utf8(&data).is_err())) {
             return Err(NO_TEXT);
         }
-        Ok(Incoming::Message(Message { text: self.text, data: data.into() }))
+        Ok(Incoming::Message(Message { text: self.text, data: data.into() }, fragments))
     }
 }
 
@@ -339,6 +330,8 @@ mod tests {
         let mut all = Vec::new();
         loop {
             match decoder.next(&mut bytes) {
+                // A test that asks of how many frames it was asks the decoder.
+                Ok(Some(Incoming::Message(message, _))) => all.push(Incoming::Message(message, 1)),
                 Ok(Some(incoming)) => all.push(incoming),
                 Ok(None) => return (all, None),
                 Err(violation) => return (all, Some(violation)),
@@ -351,7 +344,7 @@ mod tests {
     }
 
     fn text(data: &'static str) -> Incoming {
-        Incoming::Message(Message { text: true, data: data.into() })
+        Incoming::Message(Message { text: true, data: data.into() }, 1)
     }
 
     #[test]
@@ -365,7 +358,7 @@ mod tests {
         let kept = rest.to_vec();
         let mut rest = &kept[..];
         let two = Message { text: false, data: "two".into() };
-        assert_eq!(decoder.next(&mut rest), Ok(Some(Incoming::Message(two))));
+        assert_eq!(decoder.next(&mut rest), Ok(Some(Incoming::Message(two, 1))));
         assert_eq!(decoder.next(&mut rest), Ok(Some(Incoming::Ping(Bytes::new()))));
         assert_eq!((decoder.held(), decoder.next(&mut rest)), (0, Ok(None)));
         assert!(rest.is_empty() && !decoder.is_between_messages());

@@ -58,9 +58,7 @@ impl Decoder {
         let place = read_place(first, second)?;
         let fragments = u32::from_le_bytes([a, b, c, d]);
         let (text, compressed) = (kind & 1 != 0, kind & 2 != 0);
-        let (continuations, partial) = (0, 0);
-        let mut decoder =
-            Self { limits, place, data, control, fragments, continuations, text, compressed, partial };
+        let mut decoder = Self { limits, place, data, control, fragments, text, compressed, partial: 0 };
         if text && !compressed {
             decoder.partial = match str::from_utf8(&decoder.data) {
                 Ok(_) => 0,
