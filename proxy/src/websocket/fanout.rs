@@ -52,7 +52,7 @@ impl Drop for Fanout {
     fn drop(&mut self) {
         let (first, last) = (*self.first.get_mut(), *self.last.get_mut());
         if first != NEVER {
-            self.counted.add(&FANOUTS, last - first);
+            self.counted.add(&FANOUTS, last.saturating_sub(first));
         }
     }
 }
