@@ -124,7 +124,7 @@ impl Messages {
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Came>, u16> {
         let came = self.decoder.next(input).map_err(|violation| violation.code)?;
         Ok(came.map(|came| match came {
-            Incoming::Message(message) => Came::Message { text: message.text, data: message.data.into() },
+            Incoming::Message(message, _) => Came::Message { text: message.text, data: message.data.into() },
             Incoming::Ping(data) => Came::Ping(data.into()),
             Incoming::Pong(data) => Came::Pong(data.into()),
             Incoming::Close(close) => Came::Close(close),

@@ -32,6 +32,7 @@ use crate::error::Error;
 use crate::extended::{Asked, Extended};
 use crate::forward::{self, Answer};
 use crate::function::FunctionKey;
+use crate::handshakes::Why;
 use crate::headers;
 use crate::intake::{Deferred, Intake};
 use crate::limits::{self, Bounds, Gate, TunnelPlace};
@@ -182,6 +183,7 @@ impl Handler {
             false => Token::unread(&*self.guard),
         };
         if !upstream.access().is_open() || upstream.asks_for_token() {
+            let began = Instant::now();
             match upstream.admit(&self.guard, request.headers(), &token, peer).await {
                 // The password of a user of this host is not for a function to know.
                 Ok(true) => {
@@ -189,7 +191,10 @@ impl Handler {
                     request.headers_mut().remove(AUTHORIZATION);
                 }
                 Ok(false) => note.user(|| token.claims().ok()?.subject().map(str::to_owned)),
-                Err(error) => return turn_away(&upstream, &error, &call, note),
+                Err(error) => {
+                    let handshake = headers::is_websocket(request.headers()).then(|| began.elapsed());
+                    return turn_away(&upstream, &error, &call, note, handshake);
+                }
             }
         }
         if path.is_deferred() {
@@ -239,6 +244,8 @@ impl Handler {
             let Some(asked) = asked else {
                 let error = Error::Malformed { what: "asks for a WebSocket without Connection: upgrade" };
                 record.status = error.status(true).as_u16();
+                let handshakes = upstream.counters().handshakes(true);
+                handshakes.answered(record.status, Why::from(&error), Duration::ZERO);
                 return refuse(&error, &call, true);
             };
             let came = Came { upstream, settings, request: outbound, asked, host, peer };
@@ -246,6 +253,12 @@ impl Handler {
         }
         let limits = upstream.limits();
         let timeouts = limits.timeouts;
+        let shaking = (is_websocket && upgrade.is_some()).then(Instant::now);
+        let shaken = |status: StatusCode, why| {
+            if let Some(began) = shaking {
+                upstream.counters().handshakes(false).answered(status.as_u16(), why, began.elapsed());
+            }
+        };
         let (mut marker, mut until) = (None, None);
         let reached = async {
             record.place = self.place(&upstream, &outbound, upgrade.is_some(), &limits.bounds, &token)?;
@@ -269,10 +282,13 @@ impl Handler {
                 }
                 let upgrade = upgrade.map(|asked| Handshake { asked, marker, until });
                 let response = self.finish(answer, timer, &call, asked_with, upgrade, &timeouts, record);
+                let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                shaken(response.status(), if agreed { Why::Agreed } else { Why::Function });
                 self.compressor.apply(offer, response)
             }
             Err(error) => {
                 record.status = error.status(upgrade.is_some()).as_u16();
+                shaken(error.status(upgrade.is_some()), Why::from(&error));
                 refuse(&error, &call, upgrade.is_some())
             }
         }
@@ -306,8 +322,8 @@ impl Handler {
     ) -> Response<ResponseBody> {
         let Came { upstream, settings, request, asked, host, peer } = came;
         let (function, began) = (Arc::clone(&upstream), Instant::now());
-        let handshake = |status: StatusCode| {
-            function.counters().events.handshake(status.as_u16(), began.elapsed());
+        let handshake = |status: StatusCode, why| {
+            function.counters().events.handshakes.answered(status.as_u16(), why, began.elapsed());
         };
         let entered = async {
             record.place = self.place(&upstream, &request, true, &upstream.limits_now().bounds, &token)?;
@@ -325,20 +341,20 @@ impl Handler {
             }
             Err(error) => Err(Refusal::Host(Box::new(error))),
         };
-        let response = match answered {
+        let (response, why) = match answered {
             Ok(mut response) => {
-                handshake(response.status());
+                handshake(response.status(), Why::Agreed);
                 offer_marker(&mut response, marker);
                 return response;
             }
-            Err(Refusal::Host(error)) => refuse(&error, &call, true),
-            Err(Refusal::Answer(response)) => {
+            Err(Refusal::Host(error)) => (refuse(&error, &call, true), Why::from(&*error)),
+            Err(Refusal::Answer(why, response)) => {
                 let mut response = response.map(ResponseBody::full);
                 headers::to_client(response.status(), response.headers_mut(), &call, None, true);
-                response
+                (response, why)
             }
         };
-        handshake(response.status());
+        handshake(response.status(), why);
         if let Some(mut record) = record {
             record.status = response.status().as_u16();
         }
@@ -627,10 +643,15 @@ fn turn_away(
     error: &Error,
     call: &Call,
     note: &mut Note,
+    handshake: Option<Duration>,
 ) -> Response<ResponseBody> {
     if !matches!(error, Error::UnknownFunction { .. }) {
         let mut record = Record::begin(upstream, note.take());
         record.status = error.status(false).as_u16();
+        if let Some(took) = handshake {
+            let handshakes = upstream.counters().handshakes(upstream.event_mode().is_some());
+            handshakes.answered(record.status, Why::from(error), took);
+        }
     }
     refuse(error, call, false)
 }

@@ -122,6 +122,13 @@ impl Spans {
 #[derive(Debug, Default)]
 pub(crate) struct Place(AtomicU32);
 
+impl Place {
+    /// How many are open now.
+    pub(crate) fn open(&self) -> usize {
+        self.0.load(Relaxed) as usize
+    }
+}
+
 /// The intervals of one kind, at all replicas of a function.
 #[derive(Debug, Default)]
 pub(crate) struct Meter(Mutex<Spans>);

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::handshakes::Handshakes;
 use crate::tunnel::{Tally, WebSockets};
 use crate::websocket::{EventCounters, EventTotals};
 
@@ -207,6 +208,11 @@ impl Counters {
 
     pub(crate) fn tunnel_closed(&self) {
         self.tunnels.fetch_sub(1, Relaxed);
+    }
+
+    /// Of connections that are held here, or of those that go through.
+    pub(crate) fn handshakes(&self, held: bool) -> &Handshakes {
+        if held { &self.events.handshakes } else { &self.websockets.handshakes }
     }
 
     pub(crate) fn sent(&self, bytes: u64) {

@@ -1,4 +1,4 @@
-//! What a client may do with groups by itself, as its token says.
+//! What a client may do with groups by itself, as its token says, or the function when it connects.
 //!
 //! Owns the words. Ours are `roost.join` and `roost.send`, for all groups, or with the name of one behind a dot:
 //! `roost.join.lobby`; one that ends in `*` is all that begin so. Those of Azure Web PubSub mean the same. They are in the
@@ -16,18 +16,31 @@ pub(crate) const GROUPS: &str = "webpubsub.group";
 /// May a client whose token says this hear what is said to `group`?
 #[must_use]
 pub fn may_read(claims: &Claims, group: &str) -> bool {
-    claims.all(GROUPS).iter().any(|one| one == group)
-        || has_role(claims, "roost.join", "webpubsub.joinLeaveGroup", group)
+    claims.all(GROUPS).iter().any(|one| one == group) || let_join(of(claims), group)
 }
 
 /// May a client whose token says this say something to `group`?
 #[must_use]
 pub fn may_send(claims: &Claims, group: &str) -> bool {
-    has_role(claims, "roost.send", "webpubsub.sendToGroup", group)
+    let_send(of(claims), group)
 }
 
-fn has_role(claims: &Claims, ours: &str, azure: &str, group: &str) -> bool {
-    let roles = ROLES.iter().flat_map(|name| claims.all(name));
+/// The roles that a token gives.
+pub(crate) fn of(claims: &Claims) -> impl Iterator<Item = &String> {
+    ROLES.iter().flat_map(|name| claims.all(name))
+}
+
+/// Do these roles let a client hear what is said to `group`?
+pub(crate) fn let_join<'a>(roles: impl Iterator<Item = &'a String>, group: &str) -> bool {
+    is_among(roles, "roost.join", "webpubsub.joinLeaveGroup", group)
+}
+
+/// Do these roles let a client say something to `group`?
+pub(crate) fn let_send<'a>(roles: impl Iterator<Item = &'a String>, group: &str) -> bool {
+    is_among(roles, "roost.send", "webpubsub.sendToGroup", group)
+}
+
+fn is_among<'a>(mut roles: impl Iterator<Item = &'a String>, ours: &str, azure: &str, group: &str) -> bool {
     let is_of = |role: &str, kind: &str, patterns: bool| match role.strip_prefix(kind) {
         Some("") => true,
         Some(rest) => rest.strip_prefix('.').is_some_and(|named| match named.strip_suffix('*') {
@@ -36,7 +49,7 @@ fn has_role(claims: &Claims, ours: &str, azure: &str, group: &str) -> bool {
         }),
         None => false,
     };
-    roles.into_iter().any(|role| is_of(role, ours, true) || is_of(role, azure, false))
+    roles.any(|role| is_of(role, ours, true) || is_of(role, azure, false))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::claim::Claim;
 use crate::endpoint::{Endpoint, Vacancy};
 use crate::endpoints::Endpoints;
 use crate::error::Error;
-use crate::function::FunctionKey;
+use crate::function::{FunctionKey, ReplicaId};
 use crate::keys::{self, Admission, HeldKeys};
 use crate::limits::{Bounds, FunctionGate, Limit};
 use crate::meter::{Kind, Metered, Meters};
@@ -256,7 +256,10 @@ impl Upstream {
 
     /// Holds the connections of this function from now on and tells it what happens on them, or no more: those that are open
     /// stay as they are.
-    pub fn set_event_mode(&self, mode: Option<EventMode>) {
+    pub fn set_event_mode(&self, mut mode: Option<EventMode>) {
+        if let (Some(mode), Some(before)) = (&mut mode, self.event_mode()) {
+            mode.codec.go_on_with(&before.codec);
+        }
         let alone = mode.as_ref().is_some_and(|mode| mode.codec.is_for_websockets_alone());
         self.upgrades_alone.store(alone, Ordering::Relaxed);
         self.event_mode.store(mode.map(Arc::new));
@@ -337,17 +340,34 @@ impl Upstream {
     /// Closes the tunnels that are open now, those of replicas that go included, and tells how many. A WebSocket has
     /// `frame` sent to both sides, between two frames; anything else ends without a word. Those that open later stay.
     pub fn close_tunnels(&self, frame: CloseFrame) -> usize {
-        let (frame, now) = (Arc::new(frame), self.endpoints.load());
-        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let here: Vec<&Arc<Endpoint>> = now.iter().collect();
-        let gone = leaving.iter().filter_map(Weak::upgrade);
-        let gone = gone.filter(|endpoint| !here.iter().any(|one| Arc::ptr_eq(one, endpoint)));
+        let frame = Arc::new(frame);
         let mut count = 0;
-        for endpoint in here.iter().map(|endpoint| Arc::clone(endpoint)).chain(gone) {
+        for endpoint in self.here_or_leaving() {
             count += endpoint.tunnels();
             endpoint.ends().close(Arc::clone(&frame));
         }
         count
+    }
+
+    /// The connections that go through to each replica now, those that go included. A replica without one is left out.
+    #[must_use]
+    pub fn tunnels_of_replicas(&self) -> Vec<(ReplicaId, usize)> {
+        let all = self.here_or_leaving().into_iter();
+        let counted = all.map(|endpoint| (endpoint.id().clone(), endpoint.places().of(Kind::Tunnel).open()));
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The endpoints that take new work, and those that do not and may still have tunnels.
+    fn here_or_leaving(&self) -> Vec<Arc<Endpoint>> {
+        let now = self.endpoints.load();
+        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all: Vec<Arc<Endpoint>> = now.iter().cloned().collect();
+        for endpoint in leaving.iter().filter_map(Weak::upgrade) {
+            if !all.iter().any(|one| Arc::ptr_eq(one, &endpoint)) {
+                all.push(endpoint);
+            }
+        }
+        all
     }
 
     /// Says for which keys there is a replica in whatever phase, or is to be one: they count against

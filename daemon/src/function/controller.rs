@@ -25,7 +25,6 @@ use crate::function::registry::Registry;
 use crate::function::replica::{Cause, Checks, Event, Host, Inherited, Order, Origin, Replica};
 use crate::function::rollout::{self, Phase, Plan, Step, Target, View, Wish};
 use crate::function::shard::Shard;
-use crate::function::spec::Deployment;
 use crate::function::status::Status;
 use crate::function::timeouts::Times;
 use crate::image::{Images, PullPolicy, ResolvedImage};
@@ -209,7 +208,7 @@ impl Controller {
             limits.bounds = Said::parse(&record.newest.deployment).unwrap_or_default().over(limits.bounds);
             self.upstream.set_limits(limits);
             self.upstream.set_compression(compression::parse(&record.newest.deployment).unwrap_or(false));
-            self.hold(&record.newest.deployment, &limits);
+            self.hold(&record.newest, &limits);
             self.policy = (record.newest.id.clone(), policy);
         }
         let policy = &self.policy.1;
@@ -348,8 +347,8 @@ impl Controller {
 
     /// Holds its WebSockets here, if it asks for that. Those that were held when it does so no longer are closed: whoever
     /// comes again finds the function itself.
-    fn hold(&self, deployment: &Deployment, limits: &UpstreamLimits) {
-        let mode = event_mode::signed(&self.key, deployment, &limits.websocket, &self.tools.host.secrets);
+    fn hold(&self, revision: &Revision, limits: &UpstreamLimits) {
+        let mode = event_mode::signed(&self.key, revision, &limits.websocket, &self.tools.host.secrets);
         let before = self.upstream.event_mode();
         let lets_go = mode.is_none() && before.is_some();
         let hears = |mode: &EventMode| mode.events.disconnected;

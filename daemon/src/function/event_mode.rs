@@ -40,14 +40,16 @@ const COMPRESSION: &str = "roost.websocket.compression";
 const AUTO_RESPONSE: &str = "roost.websocket.auto-response";
 const BATCH: &str = "roost.websocket.batch";
 const RENEWAL: &str = "roost.websocket.renewal";
+const CLIENT_GROUPS: &str = "roost.websocket.client-groups";
 const ORIGINS: &str = "roost.websocket.origins";
 const HISTORY: &str = "roost.websocket.history";
 const GROUP_EVENTS: &str = "roost.websocket.group-events";
 const RESUME: &str = "roost.websocket.resume";
 const SIGNING: &str = "roost.websocket.signing";
+const VALIDATE: &str = "roost.websocket.validate";
 
 /// All of them, but those of the dialect of AWS.
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 22] = [
     MODE,
     CODEC,
     PATH,
@@ -63,15 +65,17 @@ const NAMES: [&str; 20] = [
     AUTO_RESPONSE,
     BATCH,
     RENEWAL,
+    CLIENT_GROUPS,
     ORIGINS,
     HISTORY,
     GROUP_EVENTS,
     RESUME,
     SIGNING,
+    VALIDATE,
 ];
 
 /// Those that mean nothing in the dialect of AWS: its routes say what there is to be told.
-const NOT_OF_AWS: [&str; 4] = [PATH, EVENTS, BATCH, SIGNING];
+const NOT_OF_AWS: [&str; 5] = [PATH, EVENTS, BATCH, SIGNING, VALIDATE];
 
 /// The most of what can be asked for.
 const MOST_RETRIES: u32 = 20;
@@ -177,6 +181,7 @@ pub fn parse(deployment: &Deployment) -> Result<Option<EventMode>, Vec<String>> 
     };
     let expected = "one or two of the function's secrets, such as primary,secondary";
     reader.read(SIGNING, expected, |value| secrets(value, deployment));
+    reader.flag(VALIDATE);
     let default = EventMode::new(codec);
     let mode = EventMode {
         events,
@@ -222,6 +227,13 @@ pub fn parse(deployment: &Deployment) -> Result<Option<EventMode>, Vec<String>> 
                 _ => None,
             })
             .unwrap_or(default.renewal),
+        client_groups: reader
+            .read(CLIENT_GROUPS, "message or off", |value| match value {
+                "message" => Some(true),
+                "off" => Some(false),
+                _ => None,
+            })
+            .unwrap_or_default(),
         origins: reader
             .read(ORIGINS, "origins such as https://example.org, or *", origins)
             .unwrap_or_default(),
@@ -264,6 +276,12 @@ fn within(mode: EventMode, limits: &WebSocketLimits, asked: bool) -> EventMode {
 fn signing(deployment: &Deployment) -> Vec<SecretName> {
     let settings = deployment.settings();
     settings.get(SIGNING).and_then(|value| secrets(value, deployment)).unwrap_or_default()
+}
+
+/// Is it to be asked if it takes events of this host?
+fn is_asked(deployment: &Deployment) -> bool {
+    let mut reader = Reader { deployment, mistakes: Vec::new() };
+    reader.flag(VALIDATE).unwrap_or_default()
 }
 
 fn own(deployment: &Deployment) -> Option<FunctionKey> {
@@ -440,6 +458,7 @@ mod tests {
             (AUTO_RESPONSE, "ping=pong, hb = ok"),
             (BATCH, "100/50ms"),
             (RENEWAL, "off"),
+            (CLIENT_GROUPS, "message"),
             (ORIGINS, "https://a.example, http://b:8080"),
             (PATH, "/api/webpubsub/hubs/chat/"),
             (HISTORY, "100/1h/64Ki"),
@@ -456,7 +475,7 @@ mod tests {
         assert_eq!(all.events, events);
         assert_eq!((all.on_error, all.delivery, all.retries), (OnError::Ignore, Delivery::AtLeastOnce, 0));
         assert_eq!((all.mailbox, all.outbound, all.max_groups), (7, 2 << 20, 3));
-        assert!(all.text_only && all.compression && !all.renewal);
+        assert!(all.text_only && all.compression && !all.renewal && all.client_groups);
         assert_eq!(all.auto_response, [("ping".into(), "pong".into()), ("hb".into(), "ok".into())]);
         assert_eq!(all.batching, Some(Batching { count: 100, window: Duration::from_millis(50) }));
         let Codec::CloudEvents(codec) = &all.codec else { panic!("{:?}", all.codec) };
@@ -533,6 +552,8 @@ mod tests {
             (GROUP_EVENTS, "a*b"),
             (RESUME, "11m"),
             (PATH, "events"),
+            (VALIDATE, "yes"),
+            (CLIENT_GROUPS, "on"),
             (CODEC, "aws"),
             ("roost.websocket.aws.selection", "action"),
             ("roost.websocket.aws.routes", "$connect;two-way"),
@@ -567,8 +588,8 @@ mod tests {
         assert_eq!(without(&[(MODE, "events"), (selection, "x")]), [not(selection, no_aws)]);
         let aws = "roost.websocket.codec is aws";
         assert_eq!(
-            without(&[(MODE, "events"), (CODEC, "aws"), (BATCH, "1/1s"), (PATH, "/"), (selection, "x")]),
-            [not(PATH, aws), not(BATCH, aws)]
+            without(&[(MODE, "events"), (CODEC, "aws"), (BATCH, "1/1s"), (PATH, "/"), (VALIDATE, "1")]),
+            [not(PATH, aws), not(BATCH, aws), not(VALIDATE, aws)]
         );
     }
 

@@ -452,7 +452,7 @@ impl Registry {
         let deployment = &record.newest.deployment;
         let limits = Times::parse(deployment).unwrap_or_default().apply(self.limits);
         let secrets = &self.tools.host.secrets;
-        let mode = event_mode::signed(upstream.key(), deployment, &limits.websocket, secrets);
+        let mode = event_mode::signed(upstream.key(), &record.newest, &limits.websocket, secrets);
         self.tools.hub.ask_for_history(upstream.key(), mode.as_ref().and_then(|mode| mode.history));
         upstream.set_event_mode(mode);
     }

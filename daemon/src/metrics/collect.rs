@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use roost_acme::Keeping;
-use roost_proxy::function::{FunctionKey, Namespace};
+use roost_proxy::function::{FunctionKey, Namespace, ReplicaId};
 use roost_proxy::websocket::{self, HistoryFigures, Hub};
-use roost_proxy::{Distribution, KeptFigures, Limit, Metered, Server, Totals};
+use roost_proxy::{Distribution, KeptFigures, Limit, Metered, Server, Spread, Totals};
 use tokio::sync::Mutex;
 use tracing::debug;
 
@@ -94,6 +94,8 @@ pub(super) struct Snapshot {
     pub(super) groups: [usize; 2],
     /// How often something that was said to many was said to one of them.
     pub(super) fanned_out: u64,
+    /// How long that took.
+    pub(super) fanouts: Spread,
     /// Connections of an earlier daemon that it held: those that went on, and those that did not.
     pub(super) resumed: [u64; 2],
     pub(super) letters: deadletters::Figures,
@@ -127,6 +129,8 @@ pub(super) struct Function {
     pub(super) metered: Metered,
     /// Of connections that are held here.
     pub(super) held: websocket::Figures,
+    /// The connections that go through to each replica, where there are some.
+    pub(super) passed: Vec<(ReplicaId, usize)>,
     pub(super) limited: Vec<(Limit, u64)>,
     pub(super) desired: u32,
     pub(super) ready: usize,
@@ -205,6 +209,7 @@ impl Collector {
             },
             groups: hub.group_figures(),
             fanned_out: hub.fanned_out(),
+            fanouts: hub.fanouts(),
             resumed: server.resumed(),
             letters: letters.figures(),
             history: hub.history_figures(),
@@ -256,6 +261,7 @@ impl Function {
             totals: of.upstream.totals(),
             metered: of.upstream.metered(),
             held,
+            passed: of.upstream.tunnels_of_replicas(),
             limited: of.upstream.limited().into(),
             desired: of.desired,
             ready: of.available,

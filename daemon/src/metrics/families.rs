@@ -28,12 +28,14 @@ families! {
         "Requests that began.";
     IN_FLIGHT: Gauge "gateway_function_invocation_inflight" ["function_name"]
         "Requests at a replica now, open tunnels included.";
-    WS_FRAMES: Counter "ws_frames_total" ["function_name", "dir", "type"]
+    WS_FRAMES: Counter "ws_frames_total" ["function_name", "mode", "dir", "type"]
         "Frames of WebSockets.";
     WS_MESSAGES: Counter "ws_messages_total" ["function_name", "mode", "dir", "type"]
         "Messages of WebSockets.";
     WS_BYTES: Counter "ws_bytes_total" ["function_name", "mode", "dir"]
         "Bytes of messages of WebSockets, and of other upgraded connections.";
+    WS_SIZES: Histogram "ws_message_size_bytes" ["function_name", "mode", "dir"]
+        "How long messages of WebSockets are.";
     WS_CLOSES: Counter "ws_closes_total" ["function_name", "mode", "code", "by", "category"]
         "WebSockets that were closed, by code, by who closed them and why.";
     WS_PINGS: Counter "ws_pings_sent_total" ["function_name", "mode"]
@@ -44,8 +46,12 @@ families! {
         "WebSockets that are held here now.";
     WS_OUTBOUND: Gauge "ws_outbound_queue_bytes" ["function_name"]
         "Bytes that wait for clients of WebSockets that are held here to read them.";
-    WS_HANDSHAKES: Counter "ws_handshakes_total" ["function_name", "mode", "code"]
-        "Handshakes of WebSockets that are held here, by how they were answered.";
+    WS_REPLICA: Gauge "ws_replica_connections" ["function_name", "replica"]
+        "WebSockets and other upgraded connections that go through to a replica now.";
+    WS_LIVES: Histogram "ws_connection_duration_seconds" ["function_name", "mode"]
+        "For how long WebSockets were open that have ended.";
+    WS_HANDSHAKES: Counter "ws_handshakes_total" ["function_name", "mode", "code", "reason"]
+        "Handshakes of WebSockets, by how they were answered, and why.";
     WS_HANDSHAKE_SECONDS: Histogram "ws_handshake_seconds" ["function_name", "mode", "code"]
         "Time until they were answered.";
     WS_DROPPED: Counter "ws_dropped_messages_total" ["function_name", "reason"]
@@ -68,6 +74,8 @@ families! {
         "Time until clients answered a ping.";
     WS_FANOUT: Counter "ws_fanout_messages_total" []
         "Messages to clients of something that was said to many.";
+    WS_FANOUT_SECONDS: Histogram "ws_fanout_seconds" []
+        "Time from the first write to the last of something that was said to many.";
     WS_EVENT_RETRIES: Counter "ws_event_retries_total" ["function_name"]
         "Tries of events behind the first one.";
     WS_DEAD_LETTERS: Counter "ws_dead_letters_total" ["function_name", "reason"]

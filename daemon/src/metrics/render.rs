@@ -280,7 +280,9 @@ mod tests {
     use crate::otel::Counts;
     use roost_proxy::function::{FunctionKey, Namespace};
     use roost_proxy::websocket::{Category, EventTotals, Figures, HistoryFigures};
-    use roost_proxy::{By, Histogram, KeptFigures, Limit, Metered, Upstream, UpstreamLimits, WebSockets};
+    use roost_proxy::{
+        By, Handshaken, Histogram, KeptFigures, Limit, Metered, Spread, Upstream, UpstreamLimits, WebSockets,
+    };
 
     use super::super::collect::{Certificates, Connections};
 
@@ -297,6 +299,17 @@ mod tests {
         histogram.read()
     }
 
+    /// One of so many units, in the fourth bucket.
+    fn spread(units: u64) -> Spread {
+        let mut spread = Spread { sum: units, ..Spread::default() };
+        spread.cumulative[3..].fill(1);
+        spread
+    }
+
+    fn handshaken(status: u16, reason: &'static str) -> Handshaken {
+        Handshaken { status: Some(status), reason, took: took(2) }
+    }
+
     fn snapshot() -> Snapshot {
         let key = FunctionKey::from_route("echo.staging").unwrap();
         let mut totals = Upstream::new(key.clone(), UpstreamLimits::default()).totals();
@@ -309,6 +322,9 @@ mod tests {
             pings: 2,
             unanswered: 1,
             untracked: 1,
+            sizes: [spread(500), Spread::default()],
+            lives: spread(2_000),
+            handshakes: vec![handshaken(502, "unreachable")],
         };
         totals.events = EventTotals {
             open: 6,
@@ -317,7 +333,15 @@ mod tests {
             events: [[0; 3], [0; 3], [5, 1, 0], [0; 3], [0; 3], [0; 3]],
             returns: [1, 0, 0],
             seconds: [0, 0, 1, 0, 0, 0].map(|ms| if ms > 0 { took(ms) } else { Distribution::default() }),
-            handshakes: vec![(Some(101), took(2)), (None, took(1))],
+            handshakes: vec![
+                handshaken(101, ""),
+                handshaken(403, "origin"),
+                handshaken(403, "forbidden"),
+                Handshaken { status: None, ..handshaken(0, "function") },
+            ],
+            frames: [[0; 6], [0, 0, 0, 3, 0, 0]],
+            sizes: [spread(10), spread(70)],
+            lives: spread(1),
             dropped: [0, 2],
             waiting: 4,
             waits: took(1),
@@ -351,6 +375,7 @@ mod tests {
             restarts: 7,
             oom_kills: 5,
             queue: QueueLoad { pending: 4, submitted_total: 5, ..QueueLoad::default() },
+            passed: vec![("echo-1".parse().unwrap(), 2)],
             limited: vec![(Limit::Body, 6)],
         };
         let call = |path: &str| ApiCall { method: "GET", path: path.to_owned(), status: 404 };
@@ -380,6 +405,7 @@ mod tests {
             },
             groups: [2, 11],
             fanned_out: 33,
+            fanouts: spread(1_500),
             resumed: [4, 1],
             letters: deadletters::Figures {
                 lost: [0, 4, 0, 0],
@@ -421,8 +447,19 @@ mod tests {
             r#"gateway_functions_seconds_count{function_name="echo.staging",code="503"} 1"#,
             r#"gateway_function_invocation_total{function_name="echo.staging",code="200"} 1"#,
             r#"gateway_function_invocation_inflight{function_name="echo.staging"} 3"#,
-            r#"ws_frames_total{function_name="echo.staging",dir="in",type="pong"} 2"#,
-            r#"ws_frames_total{function_name="echo.staging",dir="out",type="continuation"} 1"#,
+            r#"ws_frames_total{function_name="echo.staging",mode="pass",dir="in",type="pong"} 2"#,
+            r#"ws_frames_total{function_name="echo.staging",mode="pass",dir="out",type="continuation"} 1"#,
+            r#"ws_frames_total{function_name="echo.staging",mode="event",dir="out",type="close"} 3"#,
+            r#"ws_message_size_bytes_bucket{function_name="echo.staging",mode="pass",dir="in",le="4096"} 1"#,
+            r#"ws_message_size_bytes_sum{function_name="echo.staging",mode="event",dir="out"} 70"#,
+            r#"ws_connection_duration_seconds_bucket{function_name="echo.staging",mode="pass",le="300"} 1"#,
+            r#"ws_connection_duration_seconds_sum{function_name="echo.staging",mode="pass"} 2"#,
+            r#"ws_replica_connections{function_name="echo.staging",replica="echo-1"} 2"#,
+            r#"ws_handshakes_total{function_name="echo.staging",mode="pass",code="502",reason="unreachable"} 1"#,
+            r#"ws_handshakes_total{function_name="echo.staging",mode="event",code="403",reason="origin"} 1"#,
+            r#"ws_handshake_seconds_count{function_name="echo.staging",mode="event",code="403"} 2"#,
+            r#"ws_fanout_seconds_bucket{le="0.005"} 1"#,
+            "ws_fanout_seconds_sum 0.0015",
             r#"ws_messages_total{function_name="echo.staging",mode="pass",dir="out",type="binary"} 6"#,
             r#"ws_messages_total{function_name="echo.staging",mode="event",dir="in"} 8"#,
             r#"ws_bytes_total{function_name="echo.staging",mode="event",dir="out"} 90"#,

@@ -5,7 +5,7 @@
 
 use std::fmt::{Display, Write};
 
-use roost_proxy::{BOUNDS, Distribution};
+use roost_proxy::{BOUNDS, Distribution, Scale, Spread};
 
 /// What kind of number a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,16 @@ impl Samples<'_> {
         self.sample("_count", labels, None, &of.count());
     }
 
+    /// A histogram on a scale of its own.
+    pub(super) fn spread(&mut self, labels: &[&str], scale: &Scale, of: &Spread) {
+        let bounds = scale.bounds().map(Some).chain([None]);
+        for (bound, count) in bounds.zip(&of.cumulative) {
+            self.sample("_bucket", labels, Some(bound), count);
+        }
+        self.sample("_sum", labels, None, &scale.told(of.sum));
+        self.sample("_count", labels, None, &of.count());
+    }
+
     /// One line. `bound` is the upper end of a bucket; of the last one there is none.
     fn sample(&mut self, suffix: &str, values: &[&str], bound: Option<Option<f64>>, value: &dyn Display) {
         let Family { name, labels, .. } = self.family;
@@ -137,7 +147,7 @@ fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 mod tests {
     use std::time::Duration;
 
-    use roost_proxy::Histogram;
+    use roost_proxy::{Histogram, LIVES};
 
     use super::*;
 
@@ -183,6 +193,14 @@ mod tests {
         }
         expected += "times_seconds_sum{code=\"200\"} 20.031\ntimes_seconds_count{code=\"200\"} 3\n";
         assert_eq!(page.finish(), expected);
+
+        let mut page = Page::default();
+        let mut spread = Spread { sum: 70_000, ..Spread::default() };
+        spread.cumulative[3..].fill(2);
+        page.family(&BARE).spread(&[], &LIVES, &spread);
+        let text = page.finish();
+        assert!(text.contains("bare_bucket{le=\"60\"} 0\nbare_bucket{le=\"300\"} 2\n"), "{text}");
+        assert!(text.ends_with("bare_bucket{le=\"+Inf\"} 2\nbare_sum 70\nbare_count 2\n"), "{text}");
 
         let mut page = Page::default();
         page.family(&BARE).distribution(&[], &Distribution::default());

@@ -2,10 +2,11 @@
 //!
 //! What is zero is left out: most functions have no WebSockets, and none all kinds of frames.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use roost_proxy::websocket::{DROPS, EVENTS, EventTotals, HistoryFigures, OUTCOMES, RETURNS, Reason};
-use roost_proxy::{Distribution, FRAME_TYPES, WebSockets};
+use roost_proxy::{Distribution, FANOUTS, FRAME_TYPES, LIVES, SIZES, Spread, WebSockets};
 
 use super::collect::{Function, Snapshot};
 use super::families as f;
@@ -20,8 +21,9 @@ const DIRECTIONS: [&str; 2] = ["in", "out"];
 
 /// Writes it.
 pub(super) fn write(page: &mut Page, functions: &[(&str, &Function)], snapshot: &Snapshot) {
-    let Snapshot { groups, fanned_out, resumed, history, .. } = snapshot;
+    let Snapshot { groups, fanned_out, fanouts, resumed, history, .. } = snapshot;
     frames(page, functions);
+    spreads(page, functions);
     closes(page, functions);
     both(page, &f::WS_PINGS, functions, |of| of.pings, |of| of.pings);
     both(page, &f::WS_PONG_TIMEOUTS, functions, |of| of.unanswered, |of| of.unanswered_pings);
@@ -41,6 +43,7 @@ pub(super) fn write(page: &mut Page, functions: &[(&str, &Function)], snapshot: 
     page.number(&f::WS_GROUPS, groups[0]);
     page.number(&f::WS_GROUP_MEMBERS, groups[1]);
     page.number(&f::WS_FANOUT, fanned_out);
+    page.family(&f::WS_FANOUT_SECONDS).spread(&[], &FANOUTS, fanouts);
     of_history(page, *history);
 }
 
@@ -70,7 +73,14 @@ fn frames(page: &mut Page, functions: &[(&str, &Function)]) {
     };
     let mut frames = page.family(&f::WS_FRAMES);
     for (name, dir, kind, count) in counted(|_| true) {
-        frames.add(&[name, dir, kind], count);
+        frames.add(&[name, PASS, dir, kind], count);
+    }
+    for (name, function) in functions {
+        for (dir, counts) in DIRECTIONS.iter().zip(&function.totals.events.frames) {
+            for (kind, count) in FRAME_TYPES.iter().zip(counts).filter(|(_, count)| **count > 0) {
+                frames.add(&[name, EVENT, dir, kind], *count);
+            }
+        }
     }
     // Each message has exactly one frame of its own kind.
     let mut messages = page.family(&f::WS_MESSAGES);
@@ -93,12 +103,39 @@ fn frames(page: &mut Page, functions: &[(&str, &Function)]) {
     }
 }
 
+/// How long messages are, and how long connections were open.
+fn spreads(page: &mut Page, functions: &[(&str, &Function)]) {
+    let mut sizes = page.family(&f::WS_SIZES);
+    for (name, function) in functions {
+        let totals = &function.totals;
+        for (mode, of) in [(PASS, &totals.websockets.sizes), (EVENT, &totals.events.sizes)] {
+            for (dir, sizes_of) in DIRECTIONS.iter().zip(of).filter(|(_, of)| of.count() > 0) {
+                sizes.spread(&[name, mode, dir], &SIZES, sizes_of);
+            }
+        }
+    }
+    let mut lives = page.family(&f::WS_LIVES);
+    for (name, function) in functions {
+        let totals = &function.totals;
+        let both: [(_, &Spread); 2] = [(PASS, &totals.websockets.lives), (EVENT, &totals.events.lives)];
+        for (mode, of) in both.into_iter().filter(|(_, of)| of.count() > 0) {
+            lives.spread(&[name, mode], &LIVES, of);
+        }
+    }
+}
+
 fn open(page: &mut Page, functions: &[(&str, &Function)]) {
     let mut open = page.family(&f::WS_CONNECTIONS);
     for (name, function) in functions {
         let states = [("opening", function.held.opening), ("open", function.totals.events.open)];
         for (state, count) in states.into_iter().filter(|(_, count)| *count > 0) {
             open.add(&[name, EVENT, state], count as u64);
+        }
+    }
+    let mut passed = page.family(&f::WS_REPLICA);
+    for (name, function) in functions {
+        for (replica, count) in &function.passed {
+            passed.add(&[name, replica.as_str()], *count as u64);
         }
     }
     let mut unsent = page.family(&f::WS_OUTBOUND);
@@ -110,17 +147,26 @@ fn open(page: &mut Page, functions: &[(&str, &Function)]) {
 fn handshakes(page: &mut Page, functions: &[(&str, &Function)]) {
     let all = || {
         functions.iter().flat_map(|(name, function)| {
-            let handshakes = &function.totals.events.handshakes;
-            handshakes.iter().map(move |(status, took)| (*name, shown(*status), took))
+            let totals = &function.totals;
+            let ways = [(PASS, &totals.websockets.handshakes), (EVENT, &totals.events.handshakes)];
+            ways.into_iter().map(move |(mode, handshakes)| (*name, mode, handshakes))
         })
     };
     let mut total = page.family(&f::WS_HANDSHAKES);
-    for (name, status, took) in all() {
-        total.add(&[name, EVENT, &status], took.count());
+    for (name, mode, handshakes) in all() {
+        for one in handshakes {
+            total.add(&[name, mode, &shown(one.status), one.reason], one.took.count());
+        }
     }
     let mut seconds = page.family(&f::WS_HANDSHAKE_SECONDS);
-    for (name, status, took) in all() {
-        seconds.distribution(&[name, EVENT, &status], took);
+    for (name, mode, handshakes) in all() {
+        let mut by_status = BTreeMap::<Option<u16>, Distribution>::new();
+        for one in handshakes {
+            by_status.entry(one.status).or_default().add(&one.took);
+        }
+        for (status, took) in by_status {
+            seconds.distribution(&[name, mode, &shown(status)], &took);
+        }
     }
 }
 

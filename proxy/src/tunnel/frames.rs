@@ -10,7 +10,8 @@
 //!                              └─ impossible ──► opaque: no boundary any more
 //! ```
 
-use crate::meter::units;
+use crate::meter::{UNIT, units};
+use crate::scale::{SIZES, STEPS};
 
 /// The longest header without its masking key: two bytes and a length of eight.
 const MAX_HEADER: usize = 10;
@@ -24,8 +25,12 @@ const CLOSE: usize = 6;
 /// The kinds of frames that are counted apart: continuation, text, binary, Close, ping and pong.
 pub(super) const KINDS: usize = 6;
 
-/// The place of the number of messages, below what is left of the last one's unit.
-const MESSAGES: u32 = 48;
+/// The place of what is left of the last message's unit, above how many units that takes so far, and the number of messages.
+const LEFT: u32 = 48;
+const UNITS: u32 = 36;
+
+/// The most units of a message that are counted: far beyond the longest that is told apart.
+const MOST_UNITS: u64 = (1 << (LEFT - UNITS)) - 1;
 
 /// What began: frames of each kind, and what those of messages carry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub(super) struct Counts {
     pub(super) bytes: u64,
     /// The units of 32 KiB that messages take, each rounded up.
     pub(super) units: u64,
+    /// Messages whose last frame began, by how long they are: on the scale of [`SIZES`].
+    pub(super) sizes: [u32; STEPS + 1],
 }
 
 /// Which side of a connection sends the frames.
@@ -51,8 +58,8 @@ pub(crate) enum Sender {
 pub(crate) struct Frames {
     /// Bytes of the current frame that are still to come behind its header, the masking key's included.
     left: u64,
-    /// Frames of text or binary that began: one for each message. In the highest 16 bits, how much is left of the last unit
-    /// that the message takes which came last.
+    /// Frames of text or binary that began: one for each message. Above that, of the message that came last: how many units
+    /// it takes so far, and, in the highest 16 bits, how much is left of the last of these.
     messages: u64,
     header: [u8; MAX_HEADER],
     /// How many bytes of `header` have come, 0 outside of one.
@@ -158,7 +165,7 @@ impl Frames {
 
     /// Messages that have begun.
     pub(crate) fn messages(&self) -> u64 {
-        self.messages & ((1 << MESSAGES) - 1)
+        self.messages & ((1 << UNITS) - 1)
     }
 
     /// Goes on by `bytes`. Was there anything of a message among them, other than pings and pongs? All of an opaque
@@ -269,7 +276,7 @@ impl Frames {
                 let opcode = usize::from(header[0] & 0x0f);
                 counts.frames[if opcode < 3 { opcode } else { opcode - 5 }] += 1;
                 if kind == Kind::Data {
-                    self.measure(opcode > 0, left - self.key(), counts);
+                    self.measure((opcode > 0, header[0] & 0x80 != 0), left - self.key(), counts);
                 }
                 // The header is not needed any more. Behind the place of the key and the code: how long all of it is.
                 self.header[CLOSE] = left.min(u64::from(u8::MAX)) as u8;
@@ -278,13 +285,18 @@ impl Frames {
         }
     }
 
-    /// So much of a message comes: the first of it, or more.
-    fn measure(&mut self, first: bool, payload: u64, counts: &mut Counts) {
-        let left = if first { 0 } else { self.messages >> MESSAGES };
-        let (units, left) = units(left, payload);
-        self.messages = self.messages() | left << MESSAGES;
+    /// So much of a message comes: the first of it, or the last, or both.
+    fn measure(&mut self, (first, last): (bool, bool), payload: u64, counts: &mut Counts) {
+        let (left, before) =
+            if first { (0, 0) } else { (self.messages >> LEFT, self.messages >> UNITS & MOST_UNITS) };
+        let (more, left) = units(left, payload);
+        let all = before.saturating_add(more).min(MOST_UNITS);
+        self.messages = self.messages() | all << UNITS | left << LEFT;
         counts.bytes += payload;
-        counts.units += units;
+        counts.units += more;
+        if last {
+            counts.sizes[SIZES.bucket(all * UNIT - left)] += 1;
+        }
     }
 
     /// How many bytes of the masking key are counted with a payload.
@@ -362,7 +374,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::meter::UNIT;
 
     /// A frame with its header, and the length of its payload.
     fn frame(sender: Sender, first: u8, length: usize) -> Vec<u8> {
@@ -393,16 +404,18 @@ mod tests {
         ]
     }
 
-    /// The bytes of messages, and their units, each message taken as a whole.
-    fn carried(frames: &[(u8, usize)]) -> (u64, u64) {
-        let mut messages = vec![0_u64];
+    /// The bytes of messages, their units, each message taken as a whole, and how long those are that have ended. A last
+    /// frame without a first is counted as of a message, too.
+    fn carried(frames: &[(u8, usize)]) -> (u64, u64, [u32; STEPS + 1]) {
+        let (mut messages, mut sizes) = (vec![0_u64], [0; STEPS + 1]);
         for (first, length) in frames.iter().filter(|(first, _)| first & 0x0f < 3) {
             if first & 0x0f > 0 {
                 messages.push(0);
             }
             *messages.last_mut().unwrap() += *length as u64;
+            sizes[SIZES.bucket(messages[messages.len() - 1])] += u32::from(first & 0x80 > 0);
         }
-        (messages.iter().sum(), messages.iter().map(|message| message.div_ceil(UNIT)).sum())
+        (messages.iter().sum(), messages.iter().map(|message| message.div_ceil(UNIT)).sum(), sizes)
     }
 
     fn any_sender() -> impl Strategy<Value = Sender> {
@@ -443,7 +456,8 @@ mod tests {
             prop_assert_eq!(tracked.messages(), messages as u64);
             let of = |opcode| ends.iter().filter(|(_, of, frame)| *frame && *of == opcode).count() as u64;
             prop_assert_eq!(counts.frames, [0, 1, 2, 8, 9, 10].map(of));
-            prop_assert_eq!((counts.bytes, counts.units), carried);
+            prop_assert_eq!((counts.bytes, counts.units), (carried.0, carried.1));
+            prop_assert_eq!(counts.sizes, carried.2);
             // All of the filling is the same byte, the masking key included.
             let first = ends.iter().position(|(_, opcode, _)| *opcode == 8);
             let long = first.is_some_and(|first| ends[first].0 - ends[first - 1].0 >= if sender == Sender::Client { 8 } else { 4 });

@@ -367,13 +367,13 @@ fn shut(client: &TcpStream, function: &TcpStream) {
 }
 
 /// Ties up what is left of a tunnel.
-async fn finish(ended: Option<Ended>, kept: Option<Kept>, exchange: Arc<Exchange>, mut record: Record) {
+async fn finish(ended: Option<Box<Ended>>, kept: Option<Kept>, exchange: Arc<Exchange>, mut record: Record) {
     match (ended, kept) {
         (Some(ended), kept) => {
             (record.received, record.sent) = (ended.of_client, ended.to_client);
             record.broken = ended.broken;
             if let Some((code, by)) = ended.closed {
-                exchange.claim().upstream().counters().websockets.closed(code, by);
+                exchange.claim().upstream().counters().websockets.closed(code, by, ended.age);
             }
             record.closed(ended.messages, ended.closed.map(|(code, by)| (code, by.name())));
             drop(exchange);

@@ -53,6 +53,8 @@ pub(super) struct Ended {
     pub(super) messages: Option<[u64; 2]>,
     /// The code with which a WebSocket was closed, and who closed it.
     pub(super) closed: Option<(u16, By)>,
+    /// For how long it was open, with earlier processes as well.
+    pub(super) age: Duration,
 }
 
 /// What a tunnel goes by.
@@ -217,7 +219,7 @@ pub(super) fn run<'a>(
     function: Side<'a>,
     origins: [Origin; 2],
     terms: Terms<'a>,
-) -> impl Future<Output = Option<Ended>> + Send {
+) -> impl Future<Output = Option<Box<Ended>>> + Send {
     let mut pump = Pump::new(client, function, origins, terms);
     async move {
         let stop = poll_fn(|cx| pump.poll(cx)).await?;
@@ -309,7 +311,7 @@ impl<'a> Pump<'a> {
     }
 
     /// Ends it, if nothing has ended it yet.
-    async fn end(&mut self, mut stop: Stop) -> Option<Ended> {
+    async fn end(&mut self, mut stop: Stop) -> Option<Box<Ended>> {
         if stop == Stop::Ending(Ending::Exited) && self.to_function.ended {
             // It only does as its client has done, which is gone.
             stop = Stop::Done;
@@ -330,7 +332,15 @@ impl<'a> Pump<'a> {
             Stop::Ending(ending) => Some(ending.name()),
         };
         let messages = websocket.then(|| [to_function.frames.messages(), to_client.frames.messages()]);
-        Some(Ended { of_client: to_function.moved, to_client: to_client.moved, broken, messages, closed })
+        let age = activity.last.began().elapsed();
+        Some(Box::new(Ended {
+            of_client: to_function.moved,
+            to_client: to_client.moved,
+            broken,
+            messages,
+            closed,
+            age,
+        }))
     }
 
     /// If the two are about to close it themselves, one of them has said why: they are left to it for a while.

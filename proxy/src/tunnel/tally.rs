@@ -4,9 +4,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::frames::{Counts, KINDS, Sender};
+use crate::handshakes::{Handshaken, Handshakes};
 use crate::meter::Carried;
+use crate::scale::{LIVES, Sizes, Spread};
 
 /// The kinds of frames, in the order in which they are counted.
 pub const FRAME_TYPES: [&str; KINDS] = ["continuation", "text", "binary", "close", "ping", "pong"];
@@ -44,9 +47,13 @@ impl By {
 pub(crate) struct Tally {
     /// From clients, and to them.
     frames: [[AtomicU64; KINDS]; 2],
-    /// Of messages; of what is no WebSocket, all.
-    bytes: [AtomicU64; 2],
+    /// Of messages, whose bytes are counted as they begin to come.
+    sizes: [Sizes; 2],
+    /// Bytes of what is no WebSocket.
+    opaque: [AtomicU64; 2],
     units: [AtomicU64; 2],
+    pub(crate) handshakes: Handshakes,
+    lives: Sizes,
     closes: Mutex<Vec<(Option<u16>, By, u64)>>,
     pings: AtomicU64,
     unanswered: AtomicU64,
@@ -54,11 +61,18 @@ pub(crate) struct Tally {
 }
 
 /// What the WebSockets of a function carried since this process began, and how they ended.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct WebSockets {
     /// Frames from clients and frames to them, each by [`FRAME_TYPES`]. A message has one frame of text or binary, and
     /// none or some continuations.
     pub frames: [[u64; KINDS]; 2],
+    /// How long messages are, on the scale of [`SIZES`](crate::SIZES). Each counts once its last frame has begun, its bytes
+    /// before.
+    pub sizes: [Spread; 2],
+    /// For how long those were open that have ended, on the scale of [`LIVES`].
+    pub lives: Spread,
+    /// Handshakes by how they were answered.
+    pub handshakes: Vec<Handshaken>,
     /// How many were closed with which code, and by whom. No code stands for all that are not counted apart.
     pub closes: Vec<(Option<u16>, By, u64)>,
     /// Pings to clients that came from here.
@@ -73,16 +87,17 @@ impl Tally {
     /// Frames of these kinds began.
     pub(super) fn frames(&self, from: Sender, counts: &Counts) {
         let way = way(from);
-        let carried = [(&self.bytes[way], counts.bytes), (&self.units[way], counts.units)];
         let frames = self.frames[way].iter().zip(counts.frames);
-        for (total, count) in frames.chain(carried).filter(|(_, count)| *count > 0) {
+        let units = [(&self.units[way], counts.units)];
+        for (total, count) in frames.chain(units).filter(|(_, count)| *count > 0) {
             total.fetch_add(count, Relaxed);
         }
+        self.sizes[way].add_all(&counts.sizes, counts.bytes);
     }
 
     /// Bytes passed that are no frames.
     pub(super) fn opaque(&self, from: Sender, bytes: usize) {
-        self.bytes[way(from)].fetch_add(bytes as u64, Relaxed);
+        self.opaque[way(from)].fetch_add(bytes as u64, Relaxed);
     }
 
     /// What passed in all.
@@ -93,7 +108,7 @@ impl Tally {
         Carried {
             messages: self.frames.each_ref().map(messages),
             units: pair(&self.units),
-            bytes: pair(&self.bytes),
+            bytes: std::array::from_fn(|way| self.sizes[way].sum() + self.opaque[way].load(Relaxed)),
         }
     }
 
@@ -109,7 +124,9 @@ impl Tally {
         self.untracked.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn closed(&self, code: u16, by: By) {
+    /// One is over that was open for so long.
+    pub(super) fn closed(&self, code: u16, by: By, age: Duration) {
+        self.lives.add(&LIVES, u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let mut closes = self.lock();
         let place = |closes: &[(Option<u16>, By, u64)], code| {
             closes.iter().position(|(of, who, _)| (*of, *who) == (code, by))
@@ -126,7 +143,16 @@ impl Tally {
         let frames = self.frames.each_ref().map(|way| way.each_ref().map(|count| count.load(Relaxed)));
         let [pings, unanswered, untracked] =
             [&self.pings, &self.unanswered, &self.untracked].map(|count| count.load(Relaxed));
-        WebSockets { frames, closes: self.lock().clone(), pings, unanswered, untracked }
+        WebSockets {
+            frames,
+            sizes: self.sizes.each_ref().map(Sizes::read),
+            lives: self.lives.read(),
+            handshakes: self.handshakes.read(),
+            closes: self.lock().clone(),
+            pings,
+            unanswered,
+            untracked,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(Option<u16>, By, u64)>> {
@@ -146,7 +172,7 @@ mod tests {
     #[test]
     fn frames_are_counted_by_direction_and_kind() {
         let tally = Tally::default();
-        let counts = |frames, bytes, units| Counts { frames, bytes, units };
+        let counts = |frames, bytes, units| Counts { frames, bytes, units, ..Counts::default() };
         tally.frames(Sender::Client, &counts([0, 1, 0, 0, 2, 0], 40_000, 2));
         tally.frames(Sender::Client, &counts([0, 0, 1, 0, 0, 0], 1, 1));
         tally.frames(Sender::Function, &counts([3, 0, 0, 1, 0, 0], 7, 0));
@@ -160,10 +186,11 @@ mod tests {
     fn whatever_codes_clients_choose_so_many_are_counted_apart_and_the_others_together() {
         let tally = Tally::default();
         for code in 4000..4100 {
-            tally.closed(code, By::Client);
+            tally.closed(code, By::Client, Duration::ZERO);
         }
-        tally.closed(4000, By::Client);
-        tally.closed(1012, By::Host);
+        tally.closed(4000, By::Client, Duration::ZERO);
+        tally.closed(1012, By::Host, Duration::from_secs(100));
+        assert_eq!((tally.read().lives.cumulative[0], tally.read().lives.count()), (101, 102));
         let closes = tally.read().closes;
         assert_eq!(closes.len(), MAX_CODES + 2);
         assert!(closes.contains(&(Some(4000), By::Client, 2)));

@@ -9,13 +9,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, USER_AGENT};
+use http::header::{
+    CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, USER_AGENT,
+};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::Shared;
+use super::client_groups::Rights;
 use super::connection::{self, Connection, Ties, tell_loss};
 use super::event::{Acceptance, ConnectionId, Decision, Event, Handshake, Identity, What};
 use super::frame::{Decoder, Limits};
@@ -26,11 +29,13 @@ use super::member::Member;
 use super::returns::{self, Back, Return, Token, Wish};
 use super::settings::EventMode;
 use super::socket::Socket;
+use super::validation::{self, Unwelcome};
 use crate::access_log::Record;
 use crate::body::{Payload, ResponseBody};
 use crate::call::Call;
 use crate::error::Error;
 use crate::extended::Asked;
+use crate::handshakes::{FOREIGN_PAGE, Why};
 use crate::headers;
 use crate::placement::ReplicaKey;
 use crate::roles::GROUPS;
@@ -66,7 +71,22 @@ pub(crate) enum Refusal {
     /// This host says so.
     Host(Box<Error>),
     /// The function does, or the handshake is none: in these words.
-    Answer(Box<Response<Bytes>>),
+    Answer(Why, Box<Response<Bytes>>),
+}
+
+impl Refusal {
+    fn answer(why: Why, response: Response<Bytes>) -> Self {
+        Self::Answer(why, Box::new(response))
+    }
+
+    fn unwelcome(Unwelcome { why, status }: Unwelcome) -> Self {
+        let reason =
+            if status == StatusCode::BAD_GATEWAY { Why::Function } else { Why::of_unanswered(status) };
+        let mut response = Response::new(Bytes::from(why + "\n"));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        Self::answer(reason, response)
+    }
 }
 
 /// A connection that is known and not open yet. Dropped, it was never there.
@@ -110,13 +130,13 @@ impl Shared {
         let Arrival { upstream, settings, request, asked, host, peer, key, claims } = arrival;
         let (head, _) = request.into_parts();
         let offer =
-            Opening::read(&head).map_err(|refusal| Refusal::Answer(Box::new(refusal.to_response())))?;
+            Opening::read(&head).map_err(|refusal| Refusal::answer(Why::Malformed, refusal.to_response()))?;
         let compression = settings.compression && settings.resume.is_none();
         let offer = if compression { offer } else { offer.without_deflate() };
         if !is_welcome(&settings, &head.headers) {
             return Err(Refusal::Host(Box::new(Error::Forbidden {
                 function: upstream.key().clone(),
-                what: "a page of this origin",
+                what: FOREIGN_PAGE,
             })));
         }
         let lease = claims.as_ref().and_then(Lease::of);
@@ -129,6 +149,8 @@ impl Shared {
             }
             upstream.counters().events.returned(UNKNOWN);
         }
+        let welcome = validation::ask(&self.caller, upstream.key(), &settings.codec, key.as_ref()).await;
+        welcome.map_err(Refusal::unwelcome)?;
         let identity = identify(&upstream, &head, host.as_ref(), peer, claims.subject());
         let member = Member::new(identity, upstream, settings.outbound);
         let returns = settings.resume.map(|_| self.let_return(&member, wish.is_some()));
@@ -145,6 +167,8 @@ impl Shared {
         } else {
             Acceptance { subprotocol: offer.subprotocols.first().cloned(), ..Acceptance::default() }
         };
+        let rights =
+            ties.settings.client_groups.then(|| Rights::new(&claims, &acceptance.roles, &acceptance.groups));
         let state = self.admit(&ties, acceptance, claims.all(GROUPS));
         if let Some(deflate) = offer.deflate() {
             ties.member.deflate.get_or_init(|| deflate);
@@ -160,7 +184,7 @@ impl Shared {
             record.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
             record.held(response.headers());
             let cut = self.cut.clone();
-            let life = connection::live(Box::pin(open(ties, asked, state, lease, record)));
+            let life = connection::live(Box::pin(open(ties, asked, (state, rights), lease, record)));
             self.tracker.spawn(async move { cut.run_until_cancelled_owned(life).await });
             candidate.accepted = true;
         }
@@ -246,12 +270,13 @@ impl Shared {
         let told = teller.decide(event).await;
         let (outcome, decided) = match told {
             Told::Answered(Decision::Accept(acceptance)) => (0, Ok(acceptance)),
-            Told::Answered(Decision::Refuse(response)) => (1, Err(Refusal::Answer(Box::new(response)))),
+            Told::Answered(Decision::Refuse(response)) => (1, Err(Refusal::answer(Why::Function, response))),
             Told::Unanswered { status, .. } => {
+                let why = Why::of_unanswered(status);
                 let mut response =
                     Response::new(Bytes::from_static(b"the function did not say if you may connect\n"));
                 *response.status_mut() = status;
-                (2, Err(Refusal::Answer(Box::new(response))))
+                (2, Err(Refusal::answer(why, response)))
             }
         };
         counters.event(0, outcome, began.elapsed());
@@ -293,7 +318,7 @@ impl Shared {
 async fn open(
     ties: Ties,
     asked: Asked,
-    state: Option<Box<str>>,
+    (state, rights): (Option<Box<str>>, Option<Rights>),
     lease: Option<Box<Lease>>,
     mut record: Record,
 ) -> Option<Box<Connection>> {
@@ -304,6 +329,7 @@ async fn open(
             let decoder = Decoder::new(limits);
             let mut connection = Box::new(Connection::new(ties, socket, ahead, decoder, state, record));
             connection.lets_go_with(lease);
+            connection.allows(rights);
             Some(connection)
         }
         Err(error) => {

@@ -13,6 +13,7 @@
 //! Where the client may [come back](super::returns), the connection outlives its socket for a while.
 
 mod away;
+mod by_client;
 mod clock;
 mod deal;
 mod inbox;
@@ -28,6 +29,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::{debug, warn};
 
 use super::Shared;
+use super::client_groups::{ClientGroups, Rights};
 use super::ending::{Category, Ending};
 use super::event::{Action, Departure, Message, Outcome};
 use super::frame::Decoder;
@@ -118,6 +120,12 @@ impl Connection {
         self.lease = lease;
     }
 
+    /// Its client may do this by itself, if anything.
+    pub(super) fn allows(&mut self, rights: Option<Rights>) {
+        let groups = rights.map(|rights| ClientGroups { rights, ..ClientGroups::default() });
+        self.mailbox.groups = groups.map(Box::new);
+    }
+
     /// It has no socket, and waits until then for its client.
     pub(super) fn waits(&mut self, until: Instant) {
         self.away = Some(until);
@@ -136,6 +144,7 @@ impl Connection {
             return self.pass_on(*left);
         }
         let closed = self.wire.closed().cloned().unwrap_or_else(lost);
+        self.does_wishes();
         self.leave(&closed);
         // What the client said before it went is said to the function all the same.
         poll_fn(|cx| self.poll_rest(cx)).await;
@@ -150,12 +159,12 @@ impl Connection {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.ties.member.outbound.listen(cx.waker());
         loop {
-            let mut moved = self.poll_event(cx) | self.poll_renewal(cx);
+            let mut moved = self.poll_event(cx) | self.poll_renewal(cx) | self.does_wishes();
             moved |= self.comes_back();
             if self.away.is_none() {
                 let outbound = &self.ties.member.outbound;
                 moved |= self.wire.poll_read(cx, outbound, &mut self.mailbox).is_ready();
-                moved |= self.wire.poll_write(cx, outbound).is_ready();
+                moved |= self.wire.poll_write(cx, outbound, &self.mailbox).is_ready();
             }
             let lost = self.away.is_some() || self.wire.is_gone();
             if (lost && !self.stays()) || self.leaves() {
@@ -201,7 +210,11 @@ impl Connection {
         let Poll::Ready(verified) = lease.poll_verified(cx) else { return false };
         let renewed = verified.map_err(|why| why.to_string()).and_then(|claims| {
             self.ties.admits(&claims)?;
-            lease.renew(&claims).map_err(str::to_owned)
+            let until = lease.renew(&claims).map_err(str::to_owned)?;
+            if let Some(groups) = &mut self.mailbox.groups {
+                groups.rights.renew(&claims);
+            }
+            Ok(until)
         });
         drop_word(
             self.ties
@@ -286,7 +299,7 @@ impl Connection {
         let Ties { shared, member, .. } = &self.ties;
         shared.hub.leave(member);
         let carried = member.has_carried();
-        member.counters().ended(closed);
+        member.counters().ended(closed, member.age());
         (self.record.received, self.record.sent) = (carried.bytes[0], carried.bytes[1]);
         self.record.broken = (closed.category != Category::Normal).then(|| closed.category.name());
         self.record.closed(Some(carried.messages), Some((closed.code, closed.by.name())));

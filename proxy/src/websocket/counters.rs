@@ -7,12 +7,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::ending::Category;
+use super::event::Message;
+use super::frame::Opcode;
 use super::keeper::Reason;
 use super::outbound::Said;
 use super::wire::Closed;
+use crate::handshakes::{Handshaken, Handshakes};
 use crate::meter::{Carried, Lengths, Meter, Place, units};
 use crate::metrics::{Distribution, Histogram};
-use crate::tunnel::By;
+use crate::scale::{LIVES, SIZES, Sizes, Spread};
+use crate::tunnel::{By, FRAME_TYPES};
 
 /// The kinds of events, in the order in which they are counted.
 pub const EVENTS: [&str; 6] = ["connect", "connected", "message", "disconnected", "joined", "left"];
@@ -33,12 +37,6 @@ const MAX_ENDS: usize = 64;
 /// Why a client did not get what was said to it: it did not keep up, or its connection was ending.
 pub const DROPS: [&str; 2] = ["slow_consumer", "closed"];
 
-/// A function may refuse clients with any status: of one function so many are counted apart.
-const MAX_STATUSES: usize = 32;
-
-/// Stands for all others.
-const OTHERS: u16 = 0;
-
 /// How connections ended: with which code (none stands for all that are not counted apart), by whom and why.
 pub type End = (Option<u16>, By, Category);
 
@@ -48,13 +46,15 @@ pub(crate) struct EventCounters {
     /// For how long they are. They are all at one place: here.
     held: Meter,
     here: Place,
-    messages: [AtomicU64; 2],
+    /// Of messages: their number and their bytes as well.
+    sizes: [Sizes; 2],
     units: [AtomicU64; 2],
-    bytes: [AtomicU64; 2],
+    frames: [[AtomicU64; FRAME_TYPES.len()]; 2],
+    /// For how long those were open that have ended.
+    lives: Sizes,
     events: [[AtomicU64; 3]; EVENTS.len()],
     seconds: [Histogram; EVENTS.len()],
-    /// Handshakes by the status that they were answered with.
-    handshakes: Mutex<Vec<(u16, Histogram)>>,
+    pub(crate) handshakes: Handshakes,
     /// What was said to clients that did not get it.
     dropped: [AtomicU64; 2],
     /// Messages in mailboxes now.
@@ -79,12 +79,18 @@ pub struct EventTotals {
     pub messages: [u64; 2],
     /// The bytes of those.
     pub bytes: [u64; 2],
+    /// How long they are, on the scale of [`SIZES`].
+    pub sizes: [Spread; 2],
+    /// Frames from clients and frames to them, each by [`FRAME_TYPES`]. Those of a message count once it is whole.
+    pub frames: [[u64; FRAME_TYPES.len()]; 2],
+    /// For how long connections were open that have ended, on the scale of [`LIVES`].
+    pub lives: Spread,
     /// Events by [`EVENTS`], and what came of them by [`OUTCOMES`].
     pub events: [[u64; 3]; EVENTS.len()],
     /// How long they took, by [`EVENTS`], all tries together.
     pub seconds: [Distribution; EVENTS.len()],
-    /// Handshakes by the status that they were answered with, and how long they took; what is not counted apart has none.
-    pub handshakes: Vec<(Option<u16>, Distribution)>,
+    /// Handshakes by how they were answered.
+    pub handshakes: Vec<Handshaken>,
     /// Messages to clients that did not get them, by [`DROPS`].
     pub dropped: [u64; 2],
     /// Messages of clients that wait for the function now.
@@ -130,8 +136,10 @@ impl EventCounters {
         self.held.end(&self.here);
     }
 
-    pub(super) fn ended(&self, closed: &Closed) {
+    /// One is over, of that age.
+    pub(super) fn ended(&self, closed: &Closed, age: Duration) {
         self.closed();
+        self.lives.add(&LIVES, u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let mut ends = self.lock();
         let place = |ends: &[(End, u64)], end: End| ends.iter().position(|(one, _)| *one == end);
         let end = (Some(closed.code), closed.by, closed.category);
@@ -147,20 +155,34 @@ impl EventCounters {
         self.passed(0, bytes as u64);
     }
 
-    pub(super) fn sent(&self, bytes: usize) {
-        self.passed(1, bytes as u64);
+    pub(super) fn sent(&self, message: &Message) {
+        self.frame_out(Opcode::of_message(message.text));
+        self.passed(1, message.data.len() as u64);
     }
 
     fn passed(&self, way: usize, bytes: u64) {
-        self.messages[way].fetch_add(1, Relaxed);
+        self.sizes[way].add(&SIZES, bytes);
         self.units[way].fetch_add(units(0, bytes).0, Relaxed);
-        self.bytes[way].fetch_add(bytes, Relaxed);
+    }
+
+    /// So many frames of this kind have come. Pings of ours are [counted](Self::pinged) as such.
+    pub(super) fn frames_in(&self, kind: Opcode, count: u32) {
+        self.frames[0][kind.place()].fetch_add(u64::from(count), Relaxed);
+    }
+
+    /// A frame of this kind is to be written.
+    pub(super) fn frame_out(&self, kind: Opcode) {
+        self.frames[1][kind.place()].fetch_add(1, Relaxed);
     }
 
     /// What messages carried.
     pub(crate) fn carried(&self) -> Carried {
-        let pair = |pair: &[AtomicU64; 2]| pair.each_ref().map(|count| count.load(Relaxed));
-        Carried { messages: pair(&self.messages), units: pair(&self.units), bytes: pair(&self.bytes) }
+        let sizes = self.sizes.each_ref().map(Sizes::read);
+        Carried {
+            messages: sizes.map(|of| of.count()),
+            units: self.units.each_ref().map(|count| count.load(Relaxed)),
+            bytes: sizes.map(|of| of.sum),
+        }
     }
 
     /// For how long connections were held: all together, and at least one.
@@ -171,19 +193,6 @@ impl EventCounters {
     pub(super) fn event(&self, kind: usize, outcome: usize, took: Duration) {
         self.events[kind][outcome].fetch_add(1, Relaxed);
         self.seconds[kind].observe(took);
-    }
-
-    /// A handshake was answered with `status`.
-    pub(crate) fn handshake(&self, status: u16, took: Duration) {
-        let mut handshakes = self.handshakes();
-        let place = |all: &[(u16, Histogram)], of| all.iter().position(|(one, _)| *one == of);
-        let apart = place(&handshakes, status).is_some() || handshakes.len() < MAX_STATUSES;
-        let status = if apart { status } else { OTHERS };
-        let at = place(&handshakes, status).unwrap_or_else(|| {
-            handshakes.push((status, Histogram::default()));
-            handshakes.len() - 1
-        });
-        handshakes[at].1.observe(took);
     }
 
     /// So many messages wait for the function.
@@ -215,11 +224,6 @@ impl EventCounters {
         }
     }
 
-    fn handshakes(&self) -> MutexGuard<'_, Vec<(u16, Histogram)>> {
-        // Nothing happens under the lock that could leave it half done.
-        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn retried(&self) {
         self.retries.fetch_add(1, Relaxed);
     }
@@ -245,18 +249,19 @@ impl EventCounters {
     }
 
     pub(crate) fn read(&self) -> EventTotals {
-        let pair = |pair: &[AtomicU64; 2]| pair.each_ref().map(|count| count.load(Relaxed));
+        let sizes = self.sizes.each_ref().map(Sizes::read);
+        let mut frames = self.frames.each_ref().map(|way| way.each_ref().map(|count| count.load(Relaxed)));
+        frames[1][Opcode::Ping.place()] += self.pings.load(Relaxed);
         EventTotals {
             open: self.open.load(Relaxed),
-            messages: pair(&self.messages),
-            bytes: pair(&self.bytes),
+            messages: sizes.map(|of| of.count()),
+            bytes: sizes.map(|of| of.sum),
+            sizes,
+            frames,
+            lives: self.lives.read(),
             events: self.events.each_ref().map(|kind| kind.each_ref().map(|count| count.load(Relaxed))),
             seconds: self.seconds.each_ref().map(Histogram::read),
-            handshakes: self
-                .handshakes()
-                .iter()
-                .map(|(status, took)| (known(*status), took.read()))
-                .collect(),
+            handshakes: self.handshakes.read(),
             dropped: self.dropped.each_ref().map(|count| count.load(Relaxed)),
             waiting: self.waiting.load(Relaxed),
             waits: self.waits.read(),
@@ -277,10 +282,6 @@ impl EventCounters {
     }
 }
 
-fn known(status: u16) -> Option<u16> {
-    Some(status).filter(|status| *status != OTHERS)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,22 +292,12 @@ mod tests {
         let closed = |code| Closed { code, reason: "".into(), by: By::Client, category: Category::Normal };
         for code in (4000..4100).chain([4000]) {
             counters.opened();
-            counters.ended(&closed(code));
+            counters.ended(&closed(code), Duration::from_secs(90));
         }
         let totals = counters.read();
         assert_eq!((totals.open, totals.ends.len()), (0, MAX_ENDS + 1));
+        assert_eq!((totals.lives.cumulative[2], totals.lives.cumulative[3]), (0, 101));
         assert!(totals.ends.contains(&((Some(4000), By::Client, Category::Normal), 2)));
         assert!(totals.ends.contains(&((None, By::Client, Category::Normal), 36)));
-    }
-
-    #[test]
-    fn whatever_statuses_a_function_refuses_clients_with_so_many_are_counted_apart_and_the_others_together() {
-        let counters = EventCounters::default();
-        for status in (400..440).chain([400]) {
-            counters.handshake(status, Duration::ZERO);
-        }
-        let handshakes = counters.read().handshakes;
-        let count = |of| handshakes.iter().find(|(status, _)| *status == of).map(|(_, took)| took.count());
-        assert_eq!((handshakes.len(), count(Some(400)), count(None)), (MAX_STATUSES + 1, Some(2), Some(8)));
     }
 }

@@ -397,6 +397,7 @@ fn go_on(ties: Ties, socket: Option<OwnedFd>, passed: Passed, seat: Option<Seat>
     let messages = passed.messages.into_iter().map(|(text, Raw(data))| Message { text, data });
     connection.goes_on(passed.sequence, messages.collect());
     connection.lets_go_with(lease);
+    connection.allows(passed.rights);
     if let Some(left) = away {
         connection.waits(Instant::now() + Duration::from_millis(left).max(LEAST_WAIT));
     } else if !known {
@@ -465,6 +466,7 @@ pub(super) fn write_down(
         sequence,
         key: ties.key.as_ref().map(ToString::to_string),
         lease: None,
+        rights: None,
         window: member.deflate.get().map(|deflate| deflate.window()),
         place: words,
         unfinished: Raw(bytes.into()),

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use super::ending::Ending;
 use super::event::{ConnectionId, Message};
+use super::fanout::Fanout;
 use super::history::{CannotWatch, History, HistoryFigures, Past, Place, Topics, Watch, Watching};
 use super::member::Member;
 use super::outbound::Said;
@@ -24,6 +25,7 @@ use super::returns::Returns;
 use super::spoken::Spoken;
 use super::sweep::Dirty;
 use crate::function::{FunctionKey, Namespace};
+use crate::scale::{Sizes, Spread};
 
 /// In how many parts the connections lie.
 const SHARDS: usize = 16;
@@ -44,6 +46,8 @@ pub struct Hub {
     users: Mutex<HashMap<Key, Vec<Arc<Member>>>>,
     /// How often something that was said to many was said to one of them.
     fanned_out: AtomicU64,
+    /// How long that took.
+    fanouts: Arc<Sizes>,
     /// What was said in groups, and who watches them.
     pub(super) topics: Arc<Topics>,
     /// Connections whose clients may come back.
@@ -108,6 +112,7 @@ impl Default for Hub {
             groups: Mutex::default(),
             users: Mutex::default(),
             fanned_out: AtomicU64::new(0),
+            fanouts: Arc::default(),
             topics: Arc::default(),
             returns: Returns::default(),
             listener: Listener::default(),
@@ -414,6 +419,17 @@ impl Hub {
         self.fanned_out.load(Relaxed)
     }
 
+    /// How long it took from the first write to the last of something that was said to many, on the scale of
+    /// [`FANOUTS`](crate::FANOUTS). A connection that is gone before is not waited for.
+    #[must_use]
+    pub fn fanouts(&self) -> Spread {
+        self.fanouts.read()
+    }
+
+    fn to_many<'a>(&self, message: &'a Message) -> Spoken<'a> {
+        Spoken::to_many(message, Fanout::new(&self.fanouts))
+    }
+
     fn say_to_all<'a>(
         &self,
         members: impl IntoIterator<Item = &'a Arc<Member>>,
@@ -453,12 +469,12 @@ impl Hub {
         let Some(group) = self.group(namespace, name) else { return Reach::default() };
         let members = lock(&group.0);
         let others = members.iter().filter(|(id, _)| !except.contains(id)).map(|(_, member)| member);
-        self.say_to_all(others, &Spoken::new(message))
+        self.say_to_all(others, &self.to_many(message))
     }
 
     /// Says something to all connections of a user.
     pub fn say_to_user(&self, namespace: &Namespace, user: &str, message: &Message) -> Reach {
-        self.say_to_all(&self.of_user(namespace, user), &Spoken::new(message))
+        self.say_to_all(&self.of_user(namespace, user), &self.to_many(message))
     }
 
     /// Says something to all connections of a namespace, or of one function of it, but `except`.
@@ -469,7 +485,7 @@ impl Hub {
         message: &Message,
         except: &[ConnectionId],
     ) -> Reach {
-        let spoken = Spoken::new(message);
+        let spoken = self.to_many(message);
         let mut reach = Reach::default();
         for shard in &self.shards {
             let members = lock(shard);

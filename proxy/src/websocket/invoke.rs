@@ -18,6 +18,7 @@ use super::counters::{EVENTS, EventCounters};
 use super::event::{Action, Decision, Event, Outcome, What};
 use super::keeper::{DeadEvent, Failing, Reason};
 use super::settings::{Delivery, EventMode};
+use super::validation::{self, Unwelcome};
 use crate::error::Error;
 use crate::placement::ReplicaKey;
 
@@ -115,12 +116,16 @@ impl Teller<'_> {
                 },
                 Ok(answer) => {
                     let (meant, complaints) = decode(&event, terms, answer);
-                    for complaint in complaints {
+                    for complaint in &complaints {
                         warn!(function = %call.function, "function {}: {complaint}", call.function);
                     }
                     if let Some(status) = failed(&meant) {
                         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-                        let cause = format!("it answered {}", status.as_u16());
+                        // What cannot be read says more than the status that it counts as.
+                        let cause = match &*complaints {
+                            [] => format!("it answered {}", status.as_u16()),
+                            complaints => complaints.join("; "),
+                        };
                         self.bury(&event, *call, Failing { reason: Reason::Failed, status, cause });
                     }
                     return Told::Answered(meant);
@@ -187,6 +192,9 @@ impl Teller<'_> {
     /// One try.
     async fn ask(&self, call: &Call, event: &Event<'_>) -> Result<Response<Bytes>, Failure> {
         let key = self.key.filter(|_| call.function == event.of.function).cloned();
+        let welcome =
+            validation::ask(&self.shared.caller, &call.function, &self.settings.codec, key.as_ref()).await;
+        welcome.map_err(|Unwelcome { why, status }| Failure { why, status, unsent: true, passing: true })?;
         let request = copy(&call.request);
         let answer =
             self.shared.caller.ask(&call.function, request, key).await.map_err(|error| failure(&error))?;

@@ -216,7 +216,7 @@ impl Member {
     /// The same as one of many, who are written to when it was said to all of them.
     pub(super) fn speak_of_many(self: &Arc<Self>, spoken: &Spoken<'_>, dirty: &mut Dirty) -> Said {
         let said = self.say_frame(spoken.to(self.deflate.get().copied()), |outbound, frame| {
-            let (said, sweep) = outbound.say_of_many(frame);
+            let (said, sweep) = outbound.say_of_many(frame, spoken.fanout.clone());
             if let Some(sweep) = sweep {
                 dirty.add(sweep, self);
             }
@@ -236,9 +236,8 @@ impl Member {
 
     fn note_said(&self, said: Said, spoken: &Spoken<'_>) {
         if said == Said::Queued {
-            let bytes = spoken.message.data.len();
-            self.carried(1, bytes, spoken.at);
-            self.counters().sent(bytes);
+            self.carried(1, spoken.message.data.len(), spoken.at);
+            self.counters().sent(spoken.message);
         } else {
             self.counters().dropped(said);
         }

@@ -18,12 +18,14 @@
 //! * What ends a replica does not end a connection: the next event goes to the next replica.
 
 mod accept;
+mod client_groups;
 pub mod codec;
 mod connection;
 mod counters;
 mod deflate;
 mod ending;
 pub mod event;
+mod fanout;
 pub(crate) mod frame;
 mod handover;
 pub(crate) mod handshake;
@@ -43,6 +45,7 @@ mod socket;
 mod spoken;
 mod streams;
 mod sweep;
+mod validation;
 mod wire;
 
 use std::fmt;
@@ -69,6 +72,7 @@ pub use returns::LONGEST_RETURN;
 pub use settings::{Batching, Delivery, EventMode, GroupNames, OnError, Subscriptions};
 pub(crate) use streams::{Asking, group_of, may_be_group};
 use sweep::Sweep;
+pub use validation::Validation;
 
 use crate::access::Guard;
 use crate::caller::Caller;

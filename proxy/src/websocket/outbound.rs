@@ -18,6 +18,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::ending::Ending;
+use super::fanout::Fanout;
 use super::socket::Socket;
 use super::sweep::Sweep;
 
@@ -69,6 +70,14 @@ struct Frame {
     bytes: Bytes,
     /// It is of the protocol, not of a message, and counts against no limit.
     own: bool,
+    /// It was said to many.
+    fanout: Option<Arc<Fanout>>,
+}
+
+impl Frame {
+    fn of(bytes: Bytes) -> Self {
+        Self { bytes, own: false, fanout: None }
+    }
 }
 
 /// What came of writing.
@@ -98,7 +107,7 @@ impl Outbound {
 
     /// Says a frame, and has the task write it.
     pub(crate) fn say(&self, frame: Bytes) -> Said {
-        let said = self.lock().say(frame, self.limit.load(Relaxed));
+        let said = self.lock().say(Frame::of(frame), self.limit.load(Relaxed));
         if said != Said::Gone {
             self.task.wake();
         }
@@ -107,15 +116,19 @@ impl Outbound {
 
     /// Says a frame, for the task itself: it is going to write.
     pub(super) fn say_of_task(&self, frame: Bytes) -> Said {
-        self.lock().say(frame, self.limit.load(Relaxed))
+        self.lock().say(Frame::of(frame), self.limit.load(Relaxed))
     }
 
     /// Says a frame that was said to many. The sweep that is to write it, if none is going to; where none can, the task is
     /// woken.
-    pub(super) fn say_of_many(&self, frame: Bytes) -> (Said, Option<&Arc<Sweep>>) {
+    pub(super) fn say_of_many(
+        &self,
+        frame: Bytes,
+        fanout: Option<Arc<Fanout>>,
+    ) -> (Said, Option<&Arc<Sweep>>) {
         let (said, sweep) = {
             let mut queue = self.lock();
-            let said = queue.say(frame, self.limit.load(Relaxed));
+            let said = queue.say(Frame { fanout, ..Frame::of(frame) }, self.limit.load(Relaxed));
             let sweep = self.sweep.get().filter(|_| said == Said::Queued);
             if sweep.is_some() && mem::replace(&mut queue.awaits_sweep, true) {
                 return (said, None);
@@ -130,7 +143,7 @@ impl Outbound {
 
     /// Puts in a frame of the protocol. For the task: it is going to write.
     pub(super) fn push_own(&self, frame: Bytes) {
-        self.lock().frames.push_back(Frame { bytes: frame, own: true });
+        self.lock().frames.push_back(Frame { own: true, ..Frame::of(frame) });
     }
 
     /// Says again what an earlier process has taken, however much that is.
@@ -138,13 +151,13 @@ impl Outbound {
         let mut queue = self.lock();
         for frame in frames {
             queue.bytes += frame.len();
-            queue.frames.push_back(Frame { bytes: frame, own: false });
+            queue.frames.push_back(Frame::of(frame));
         }
     }
 
     /// Begins again with these frames: what was to be said before is forgotten, its end too.
     pub(super) fn restart(&self, frames: impl IntoIterator<Item = Bytes>) {
-        let frames: VecDeque<_> = frames.into_iter().map(|bytes| Frame { bytes, own: false }).collect();
+        let frames: VecDeque<_> = frames.into_iter().map(Frame::of).collect();
         let bytes = frames.iter().map(|frame| frame.bytes.len()).sum();
         let mut queue = self.lock();
         let (socket, awaits_sweep) = (queue.socket.take(), queue.awaits_sweep);
@@ -276,17 +289,17 @@ impl Outbound {
 }
 
 impl Queue {
-    fn say(&mut self, frame: Bytes, limit: usize) -> Said {
+    fn say(&mut self, frame: Frame, limit: usize) -> Said {
         if self.closed {
             return Said::Gone;
         }
         // One frame may be larger than the limit: it was let in as a message.
-        if self.bytes > 0 && self.bytes.saturating_add(frame.len()) > limit {
+        if self.bytes > 0 && self.bytes.saturating_add(frame.bytes.len()) > limit {
             self.close(Ending::too_slow());
             return Said::TooSlow;
         }
-        self.bytes += frame.len();
-        self.frames.push_back(Frame { bytes: frame, own: false });
+        self.bytes += frame.bytes.len();
+        self.frames.push_back(frame);
         Said::Queued
     }
 
@@ -326,19 +339,23 @@ impl Queue {
     fn advance(&mut self, mut written: usize) {
         self.stalled = None;
         self.begun = false;
+        let mut now = None;
         while written > 0
-            && let Some(Frame { bytes, own }) = self.frames.front_mut()
+            && let Some(Frame { bytes, own, fanout }) = self.frames.front_mut()
         {
-            let now = written.min(bytes.len());
+            let length = written.min(bytes.len());
             if !*own {
-                self.bytes -= now;
+                self.bytes -= length;
             }
-            if bytes.len() > now {
-                bytes.advance(now);
+            if bytes.len() > length {
+                bytes.advance(length);
                 self.begun = true;
                 return;
             }
-            written -= now;
+            written -= length;
+            if let Some(fanout) = fanout {
+                fanout.written(*now.get_or_insert_with(Instant::now));
+            }
             self.frames.pop_front();
         }
         if self.frames.is_empty() {

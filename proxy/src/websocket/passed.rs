@@ -13,6 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::client_groups::Rights;
 use super::lease::PassedLease;
 
 /// The version of the form. One that is not known is not read.
@@ -49,6 +50,9 @@ pub(super) struct Passed {
     /// Of a client that came with a token.
     #[serde(default)]
     pub(super) lease: Option<PassedLease>,
+    /// What its client may do by itself, if it may do anything.
+    #[serde(default)]
+    pub(super) rights: Option<Rights>,
     /// How far back its client looks in what is compressed, if that was agreed upon.
     pub(super) window: Option<u8>,
     /// Where its frames are.
@@ -200,6 +204,7 @@ mod tests {
             sequence: 4,
             key: None,
             lease: None,
+            rights: Some(Rights::default()),
             window: Some(15),
             place: [5, 6, u64::MAX],
             unfinished: Raw(Bytes::from_static(&[0, 255])),

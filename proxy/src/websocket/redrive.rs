@@ -22,6 +22,7 @@ use super::keeper::{DeadEvent, Failing, Reason};
 use super::member::Member;
 use super::outbound::Said;
 use super::settings::{EventMode, MAX_MESSAGE};
+use super::validation::{self, Unwelcome};
 use crate::caller::Caller;
 use crate::error::Error;
 use crate::tunnel::By;
@@ -75,6 +76,14 @@ impl Redrive {
             *attempt = HeaderValue::from(dead.attempts.saturating_add(1));
         }
         let key = dead.key.clone().filter(|_| dead.function == dead.of);
+        if let Some(mode) = settings {
+            let welcome = validation::ask(&self.caller, &dead.function, &mode.codec, key.as_ref()).await;
+            welcome.map_err(|Unwelcome { why, status }| Failing {
+                reason: Reason::Unavailable,
+                status,
+                cause: why,
+            })?;
+        }
         let answer = self.caller.ask(&dead.function, request, key).await.map_err(|error| failing(&error))?;
         let (head, body) = answer.into_parts();
         let limit = settings.map_or(MAX_MESSAGE, |mode| mode.max_message).saturating_add(ANSWER_ROOM);

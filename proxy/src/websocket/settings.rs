@@ -106,6 +106,8 @@ pub struct EventMode {
     pub batching: Option<Batching>,
     /// Clients may give a new token in a message.
     pub renewal: bool,
+    /// Clients may join groups and say something to them by themselves, as far as their roles go.
+    pub client_groups: bool,
     /// Whence a page may connect: values of `Origin`. Empty: from anywhere.
     pub origins: Vec<String>,
     /// What is kept of what is said in groups of its namespace.
@@ -165,6 +167,7 @@ impl EventMode {
             auto_response: Vec::new(),
             batching: None,
             renewal: true,
+            client_groups: false,
             origins: Vec::new(),
             history: None,
             group_events: GroupNames::default(),

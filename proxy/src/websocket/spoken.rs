@@ -3,12 +3,14 @@
 //! Owns the frames for as long as one saying of it takes.
 
 use std::cell::{OnceCell, RefCell};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::deflate::Deflate;
 use super::event::Message;
+use super::fanout::Fanout;
 use super::frame;
 
 /// A message that is being said.
@@ -16,6 +18,8 @@ pub(super) struct Spoken<'a> {
     pub(super) message: &'a Message,
     /// When it began to be said.
     pub(super) at: Instant,
+    /// There for what is said to many.
+    pub(super) fanout: Option<Arc<Fanout>>,
     plain: OnceCell<Bytes>,
     /// By how far their readers look back.
     compressed: RefCell<Vec<(u8, Bytes)>>,
@@ -23,7 +27,13 @@ pub(super) struct Spoken<'a> {
 
 impl<'a> Spoken<'a> {
     pub(super) fn new(message: &'a Message) -> Self {
-        Self { message, at: Instant::now(), plain: OnceCell::new(), compressed: RefCell::default() }
+        let (at, plain, compressed) = (Instant::now(), OnceCell::new(), RefCell::default());
+        Self { message, at, fanout: None, plain, compressed }
+    }
+
+    /// One that is said to many, and so is measured.
+    pub(super) fn to_many(message: &'a Message, fanout: Arc<Fanout>) -> Self {
+        Self { fanout: Some(fanout), ..Self::new(message) }
     }
 
     /// The frame for a client with which this was agreed upon.

@@ -24,6 +24,7 @@ use crate::access_log::Record;
 use crate::body::ResponseBody;
 use crate::call::Call;
 use crate::error::Error;
+use crate::handshakes::FOREIGN_PAGE;
 use crate::headers;
 use crate::roles::may_read;
 use crate::token::Claims;
@@ -110,7 +111,7 @@ impl Shared {
             return Err(Error::Draining.into());
         }
         if !is_welcome(settings, request.headers()) {
-            return Err(forbidden("a page of this origin").into());
+            return Err(forbidden(FOREIGN_PAGE).into());
         }
         if !settings.group_events.contains(group) {
             return Err(forbidden("anybody who wants to watch this group").into());

@@ -98,6 +98,10 @@ pub(super) trait Mailbox {
     fn take(&mut self, message: Message) -> Taken;
     /// The client has answered a ping, so long after it.
     fn answered(&mut self, round_trip: Duration);
+    /// So many frames of this kind have come.
+    fn heard(&self, kind: Opcode, count: u32);
+    /// A frame of the protocol is to be written, or an answer that was given at once.
+    fn says(&self, kind: Opcode);
 }
 
 pub(super) enum Taken {
@@ -169,11 +173,17 @@ impl Wire {
     }
 
     /// Does what is due. `true` if a ping was sent or one was not answered.
-    pub(super) fn on_time(&mut self, ping: Option<Duration>, pong: Duration, outbound: &Outbound) -> Due {
+    pub(super) fn on_time(
+        &mut self,
+        ping: Option<Duration>,
+        pong: Duration,
+        outbound: &Outbound,
+        mailbox: &impl Mailbox,
+    ) -> Due {
         let now = Instant::now();
         if self.stalled.is_some_and(|since| since + STALL <= now) {
             // Nothing more can be said to it.
-            self.end(Ending::too_slow(), outbound);
+            self.end(Ending::too_slow(), outbound, mailbox);
             self.phase = Phase::Gone;
             return Due::Nothing;
         }
@@ -256,27 +266,41 @@ impl Wire {
             match self.decoder.next(bytes) {
                 Ok(None) => return,
                 Ok(Some(Incoming::Ping(data))) => {
+                    mailbox.heard(Opcode::Ping, 1);
                     if self.is_open() {
+                        mailbox.says(Opcode::Pong);
                         self.push_own(frame::encode(Opcode::Pong, &data, false), outbound);
                     }
                 }
                 Ok(Some(Incoming::Pong(_))) => {
+                    mailbox.heard(Opcode::Pong, 1);
                     if let Some(pinged) = asked.take() {
                         mailbox.answered(pinged.elapsed());
                     }
                 }
                 Ok(Some(Incoming::Close(said))) => {
-                    self.heard_close(said, outbound);
+                    mailbox.heard(Opcode::Close, 1);
+                    self.heard_close(said, outbound, mailbox);
                     *bytes = &[];
                     return;
                 }
                 // What comes behind our own Close is nobody's.
-                Ok(Some(Incoming::Message(_))) if !self.is_open() => {}
-                Ok(Some(Incoming::Message(message))) => match mailbox.take(message) {
-                    Taken::Kept => {}
-                    Taken::Answered(frame) => self.push_own(frame, outbound),
-                    Taken::Refused(ending) => self.end(ending, outbound),
-                },
+                Ok(Some(Incoming::Message(..))) if !self.is_open() => {}
+                Ok(Some(Incoming::Message(message, frames))) => {
+                    let kind = Opcode::of_message(message.text);
+                    mailbox.heard(kind, 1);
+                    if frames > 1 {
+                        mailbox.heard(Opcode::Continuation, frames - 1);
+                    }
+                    match mailbox.take(message) {
+                        Taken::Kept => {}
+                        Taken::Answered(frame) => {
+                            mailbox.says(kind);
+                            self.push_own(frame, outbound);
+                        }
+                        Taken::Refused(ending) => self.end(ending, outbound, mailbox),
+                    }
+                }
                 Err(violation) => {
                     *bytes = &[];
                     if self.is_open() {
@@ -285,7 +309,7 @@ impl Wire {
                             1009 => Category::TooBig,
                             _ => Category::ProtocolError,
                         };
-                        self.end(Ending::new(violation.to_close(), By::Host, category), outbound);
+                        self.end(Ending::new(violation.to_close(), By::Host, category), outbound, mailbox);
                     }
                     // Nothing that comes can be understood any more, not even a Close.
                     self.phase = Phase::Both { until: Instant::now() + SHUT_TIMEOUT };
@@ -295,12 +319,13 @@ impl Wire {
         }
     }
 
-    fn heard_close(&mut self, said: Option<(u16, String)>, outbound: &Outbound) {
+    fn heard_close(&mut self, said: Option<(u16, String)>, outbound: &Outbound, mailbox: &impl Mailbox) {
         let until = Instant::now() + SHUT_TIMEOUT;
         if self.is_open() {
             let answer = said.as_ref().map(|(code, reason)| CloseFrame::new(*code, reason));
             let answer = answer.unwrap_or_else(|| CloseFrame::new(0, ""));
             outbound.fall_silent();
+            mailbox.says(Opcode::Close);
             self.push_own(frame::close(&answer), outbound);
             let (code, reason) = said.unwrap_or((1005, String::new()));
             self.closed.get_or_insert(Closed {
@@ -314,7 +339,7 @@ impl Wire {
     }
 
     /// Says Close, as the last thing. It is for whoever ends it to have said all else before.
-    fn end(&mut self, ending: Ending, outbound: &Outbound) {
+    fn end(&mut self, ending: Ending, outbound: &Outbound, mailbox: &impl Mailbox) {
         if !self.is_open() {
             return;
         }
@@ -326,6 +351,7 @@ impl Wire {
             category,
         });
         outbound.close();
+        mailbox.says(Opcode::Close);
         self.push_own(frame::close(&frame), outbound);
         self.phase = Phase::Said { until: Instant::now() + CLOSE_TIMEOUT };
         self.rest = Bytes::new();
@@ -350,7 +376,12 @@ impl Wire {
     }
 
     /// Writes what there is to say. `Ready` when something has changed.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, outbound: &Outbound) -> Poll<()> {
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        outbound: &Outbound,
+        mailbox: &impl Mailbox,
+    ) -> Poll<()> {
         if self.is_gone() {
             return Poll::Pending;
         }
@@ -375,7 +406,7 @@ impl Wire {
         if self.is_open()
             && let Some(ending) = outbound.take_end()
         {
-            self.end(ending, outbound);
+            self.end(ending, outbound, mailbox);
             return Poll::Ready(());
         }
         if self.unflushed {

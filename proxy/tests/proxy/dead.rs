@@ -146,8 +146,9 @@ async fn who_may_not_connect_leaves_no_dead_letter_and_no_ghost() {
     until(|| !notes.ended.lock().unwrap().is_empty()).await;
     assert!(notes.opened.lock().unwrap().is_empty() && notes.dead.lock().unwrap().is_empty());
     let handshakes = held.upstream.totals().events.handshakes;
-    let [(status, took)] = &handshakes[..] else { panic!("{handshakes:?}") };
-    assert_eq!((status.is_some_and(|status| status >= 500), took.count()), (true, 1));
+    let [one] = &handshakes[..] else { panic!("{handshakes:?}") };
+    assert_eq!((one.status.is_some_and(|status| status >= 500), one.took.count()), (true, 1));
+    assert_eq!(one.reason, "function");
 }
 
 #[tokio::test]

@@ -71,6 +71,10 @@ impl Replica {
 }
 
 impl Asked {
+    pub(crate) fn line(&self) -> &str {
+        &self.head.line
+    }
+
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
@@ -433,4 +437,30 @@ async fn what_is_no_handshake_is_refused() {
     let unasked =
         "GET /function/f HTTP/1.1\r\nhost: roost\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n";
     assert_eq!(held.proxy.ask(&format!("{unasked}{key}\r\n")).await.head().await.status(), 400);
+}
+
+#[tokio::test]
+async fn an_answer_of_several_parts_is_as_many_frames_and_a_broken_one_is_a_failure_that_says_why() {
+    let mut held = Held::start(|mode| mode.on_error = OnError::Ignore).await;
+    let mut client = held.connect().await;
+    let answer = |body: &str| {
+        let length = body.len();
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: multipart/mixed; boundary=b\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+    };
+    client.send(Message::text("one")).await.unwrap();
+    let parts =
+        "--b\r\n\r\nhi\r\n--b\r\nContent-Type: application/octet-stream\r\n\r\nab\r\n--b\r\n\r\n\r\n--b--";
+    held.function.asked().await.answer(answer(parts));
+    for expected in [Message::text("hi"), Message::binary(&b"ab"[..]), Message::text("")] {
+        assert_eq!(hear(&mut client).await, expected);
+    }
+    client.send(Message::text("two")).await.unwrap();
+    held.function.asked().await.answer(answer("--b\r\n\r\nnever said\r\n"));
+    client.send(Message::text("three")).await.unwrap();
+    held.function.asked().await.answer(ok("re three"));
+    assert_eq!(hear(&mut client).await, Message::text("re three"), "nothing of it was said");
+    let totals = held.upstream.totals().events;
+    assert_eq!((totals.events[2], totals.dead), ([2, 1, 0], [1, 0, 0]));
 }

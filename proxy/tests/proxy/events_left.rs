@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::events::*;
 use crate::handover::Shelf;
 use crate::support::*;
-use crate::{extended, secure};
+use crate::{client_groups, extended, secure};
 
 /// What comes behind a process that leaves its connections.
 struct Next {
@@ -220,4 +220,21 @@ async fn a_client_that_came_with_a_token_may_stay_as_long_and_give_another_one_i
     let words = closed(&mut first).await.expect("a word");
     assert_eq!((u16::from(words.code), &*words.reason), (1008, "token expired"));
     until(|| next.hub.len() == 1).await;
+}
+
+#[tokio::test]
+async fn what_a_client_may_do_by_itself_it_may_with_the_next_process() {
+    let (mut held, shelf) = kept(|mode| (mode.client_groups, mode.events.connect) = (true, true)).await;
+    let answer = client_groups::gives(r#""roost.join.room","webpubsub.sendToGroup.room""#);
+    let asking = async { held.function.asked().await.answer(answer) };
+    let (client, ()) = tokio::join!(try_connect(held.proxy.address), asking);
+    let mut client = client.unwrap();
+    let next = hand_over(&held, &shelf, true).await;
+    for text in [client_groups::JOIN, client_groups::SEND] {
+        client.send(Message::text(text)).await.unwrap();
+    }
+    assert_eq!(hear(&mut client).await, Message::text(r#"{"ackId":1,"success":true,"type":"ack"}"#));
+    assert_eq!(hear(&mut client).await, Message::text("hi"));
+    assert_eq!(hear(&mut client).await, Message::text(client_groups::DONE));
+    assert_eq!(next.hub.group_figures(), [1, 1]);
 }

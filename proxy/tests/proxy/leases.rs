@@ -1,6 +1,7 @@
 //! Clients that come to a WebSocket with a token: where it may be, what the function sees of it, and for how long it lets
 //! them stay.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +32,11 @@ fn handshake(path: &str, headers: &str) -> String {
 
 /// Connects with this token in the query.
 pub(crate) async fn connect(held: &Held, token: &str) -> Result<Client, tungstenite::Error> {
-    let client = TcpStream::connect(held.proxy.address).await.unwrap();
+    connect_to(held.proxy.address, token).await
+}
+
+pub(crate) async fn connect_to(proxy: SocketAddr, token: &str) -> Result<Client, tungstenite::Error> {
+    let client = TcpStream::connect(proxy).await.unwrap();
     let url = format!("ws://roost/function/f/room?x=1&access_token={token}");
     within(tokio_tungstenite::client_async(url, client)).await.map(|(client, _)| client)
 }

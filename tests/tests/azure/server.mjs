@@ -31,6 +31,7 @@ function isSigned(request) {
 
 const app = express();
 app.use((request, response, next) => {
+  if (request.method === 'OPTIONS') console.log(`asked by ${request.get('webhook-request-origin')}`);
   if (request.get('ce-connectionId') && !isSigned(request)) response.status(403).end('of nobody I know');
   else next();
 });

@@ -34,6 +34,7 @@ async fn azures_middleware_is_told_of_all_that_happens_and_its_signatures_follow
         "roost.websocket.events": "connect,connected,message,disconnected",
         "roost.websocket.path": PATH,
         "roost.websocket.signing": "primary,secondary",
+        "roost.websocket.validate": "true",
     });
     let mut deployment = app.deployment(NAME, annotations);
     deployment["secrets"] = json!(["primary", "secondary"]);
@@ -59,12 +60,15 @@ async fn azures_middleware_is_told_of_all_that_happens_and_its_signatures_follow
     ada.says("third").await;
     assert_eq!(heard(&mut ada).await, "ada said text 3: third");
     ada.leave().await;
-    for line in ["connected ada", "disconnected ada"] {
+    for line in ["asked by roost", "connected ada", "disconnected ada"] {
         eventually(line, || async {
             host.log_lines(NAME).await.iter().any(|said| said == line).then_some(())
         })
         .await;
     }
+
+    let asked = host.log_lines(NAME).await.iter().filter(|line| *line == "asked by roost").count();
+    assert_eq!(asked, 1, "once for a revision");
 
     // Without the signature nobody is let in: so it was looked at.
     deployment["annotations"]["roost.websocket.signing"] = json!("secondary");

@@ -12,6 +12,7 @@ mod answer;
 mod batch;
 mod connect;
 mod verbs;
+mod webhook;
 
 #[cfg(test)]
 mod tests;
@@ -33,9 +34,11 @@ use sha2::Sha256;
 
 pub(super) use answer::outcome;
 pub(super) use connect::decision;
+pub(super) use webhook::{allows, question};
 
 use super::{Call, Encoded, Terms};
 use crate::websocket::event::{Event, What};
+use crate::websocket::validation::Validation;
 
 const CE_SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 const CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
@@ -80,11 +83,19 @@ pub struct CloudEvents {
     /// Where the function takes events; `None` for the path that the client asked. Handlers of Azure's SDK take them at
     /// `/api/webpubsub/hubs/NAME/`, unless they are told another.
     pub path: Option<PathAndQuery>,
+    /// The function is asked if it takes events of `origin`, before the first one; with what came of that.
+    pub validation: Option<Validation>,
 }
 
 impl Default for CloudEvents {
     fn default() -> Self {
-        Self { origin: HeaderValue::from_static("roost"), keys: Vec::new(), batch: false, path: None }
+        Self {
+            origin: HeaderValue::from_static("roost"),
+            keys: Vec::new(),
+            batch: false,
+            path: None,
+            validation: None,
+        }
     }
 }
 

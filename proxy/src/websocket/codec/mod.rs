@@ -14,16 +14,18 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use jiff::Timestamp;
 
 use super::event::{Action, Decision, Event, Outcome, What};
+use super::validation::Validation;
 use crate::function::FunctionKey;
 
 pub mod aws;
 mod body;
 pub mod cloudevents;
 mod frames;
+mod multipart;
 #[cfg(test)]
 mod samples;
 
@@ -128,6 +130,35 @@ impl Codec {
         match self {
             Self::CloudEvents(_) => cloudevents::outcome(answer),
             Self::Aws(api) => api.outcome(event, terms, answer),
+        }
+    }
+
+    /// What the function has said of events of this host, and how it is asked; `None` where it need not be.
+    pub(super) fn validation(&self) -> Option<(&Validation, impl FnOnce() -> Request<Bytes>)> {
+        match self {
+            Self::CloudEvents(settings) => settings
+                .validation
+                .as_ref()
+                .map(|validation| (validation, || cloudevents::question(settings))),
+            Self::Aws(_) => None,
+        }
+    }
+
+    /// Does its answer to that allow events of this host? If not, what is wrong with it.
+    pub(super) fn allows(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), String> {
+        match self {
+            Self::CloudEvents(settings) => cloudevents::allows(&settings.origin, status, headers),
+            Self::Aws(_) => Ok(()),
+        }
+    }
+
+    /// A revision is asked once, however often its settings are read.
+    pub(crate) fn go_on_with(&mut self, before: &Self) {
+        if let (Self::CloudEvents(now), Self::CloudEvents(before)) = (self, before)
+            && let (Some(validation), Some(known)) = (&now.validation, &before.validation)
+            && validation.is_of_same(known)
+        {
+            now.validation = Some(known.clone());
         }
     }
 

@@ -82,7 +82,9 @@ impl Connection {
         if shared.handing_over.load(Ordering::Acquire) && away.is_none() && !self.wire.can_leave(outbound) {
             self.ties.member.end(Ending::shutdown());
         }
-        let is_busy = self.in_flight.is_some() || self.lease.as_ref().is_some_and(|lease| lease.is_busy());
+        let is_busy = self.in_flight.is_some()
+            || self.lease.as_ref().is_some_and(|lease| lease.is_busy())
+            || self.mailbox.groups.as_ref().is_some_and(|groups| !groups.wishes.is_empty());
         if is_busy || !shared.leaving.load(Ordering::Acquire) {
             return false;
         }
@@ -106,6 +108,7 @@ impl Connection {
         let mut passed =
             handover::write_down(&self.ties, self.state.as_deref(), self.sequence, decoder, rest);
         passed.lease = self.lease.as_ref().map(|lease| lease.pass_on());
+        passed.rights = self.mailbox.groups.as_ref().map(|groups| groups.rights.clone());
         let messages = self.mailbox.take_all();
         passed.messages = messages.into_iter().map(|message| (message.text, Raw(message.data))).collect();
         passed

@@ -56,7 +56,7 @@ impl Connection {
         }
         let (ping, pong) = self.ping();
         let member = &self.ties.member;
-        match self.wire.on_time(ping, pong, &member.outbound) {
+        match self.wire.on_time(ping, pong, &member.outbound, &self.mailbox) {
             Due::Pinged => member.counters().pinged(),
             Due::Unanswered => member.counters().unanswered(),
             Due::Nothing => {}

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::websocket::client_groups::{self, ClientGroups};
 use crate::websocket::ending::{Category, Ending};
 use crate::websocket::event::Message;
+use crate::websocket::frame::Opcode;
 use crate::websocket::lease;
 use crate::websocket::member::Member;
 use crate::websocket::settings::{Batching, EventMode};
@@ -29,6 +31,8 @@ pub(super) struct Inbox {
     /// Its client may give a new token, and this is one that it gave.
     pub(super) renews: bool,
     pub(super) token: Option<String>,
+    /// Its client does things with groups by itself, if it may.
+    pub(super) groups: Option<Box<ClientGroups>>,
 }
 
 /// What becomes of a message before it is let into the mailbox.
@@ -39,7 +43,8 @@ struct Rules {
 
 impl wire::Mailbox for Inbox {
     fn has_room(&self) -> bool {
-        self.messages.len() < self.most && self.bytes < MAILBOX_BYTES
+        let wishes = self.groups.as_ref().map_or(0, |groups| groups.wishes.len());
+        self.messages.len() + wishes < self.most && self.bytes < MAILBOX_BYTES
     }
 
     fn take(&mut self, message: Message) -> Taken {
@@ -49,6 +54,14 @@ impl wire::Mailbox for Inbox {
         {
             member.counters().answered_here();
             self.token = Some(token);
+            return Taken::Kept;
+        }
+        if let Some(groups) = &mut self.groups
+            && let Some(wish) = client_groups::wish_in(&message)
+        {
+            member.carried_in(message.data.len());
+            member.counters().answered_here();
+            groups.wishes.push(wish);
             return Taken::Kept;
         }
         if let Some((_, answer)) = settings.auto_response.iter().find(|(asked, _)| *asked == message.data) {
@@ -72,6 +85,14 @@ impl wire::Mailbox for Inbox {
     fn answered(&mut self, round_trip: Duration) {
         self.rules.member.counters().answered_ping(round_trip);
     }
+
+    fn heard(&self, kind: Opcode, count: u32) {
+        self.rules.member.counters().frames_in(kind, count);
+    }
+
+    fn says(&self, kind: Opcode) {
+        self.rules.member.counters().frame_out(kind);
+    }
 }
 
 impl Inbox {
@@ -83,6 +104,7 @@ impl Inbox {
             rules: Rules { settings: Arc::clone(settings), member: Arc::clone(member) },
             renews: false,
             token: None,
+            groups: None,
         }
     }
 

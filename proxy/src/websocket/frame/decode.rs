@@ -41,8 +41,8 @@ impl Default for Limits {
 /// Something that has come from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Incoming {
-    /// A message, whole.
-    Message(Message),
+    /// A message, whole, and of how many frames it was.
+    Message(Message, u32),
     /// What is to be answered with a pong of the same.
     Ping(Bytes),
     /// The answer to a ping, or a sign of life.
@@ -267,7 +267,7 @@ impl Decoder {
 
     /// The message is whole.
     fn finish(&mut self) -> Result<Incoming, Violation> {
-        self.fragments = 0;
+        let fragments = mem::take(&mut self.fragments);
         let mut data = mem::take(&mut self.data);
         if self.compressed {
             data = deflate::inflate(&data, self.limits.max_message)?;
@@ -275,7 +275,7 @@ impl Decoder {
         if self.text && (self.partial > 0 || (self.compressed && str::from_utf8(&data).is_err())) {
             return Err(NO_TEXT);
         }
-        Ok(Incoming::Message(Message { text: self.text, data: data.into() }))
+        Ok(Incoming::Message(Message { text: self.text, data: data.into() }, fragments))
     }
 }
 
@@ -330,6 +330,8 @@ mod tests {
         let mut all = Vec::new();
         loop {
             match decoder.next(&mut bytes) {
+                // A test that asks of how many frames it was asks the decoder.
+                Ok(Some(Incoming::Message(message, _))) => all.push(Incoming::Message(message, 1)),
                 Ok(Some(incoming)) => all.push(incoming),
                 Ok(None) => return (all, None),
                 Err(violation) => return (all, Some(violation)),
@@ -342,7 +344,7 @@ mod tests {
     }
 
     fn text(data: &'static str) -> Incoming {
-        Incoming::Message(Message { text: true, data: data.into() })
+        Incoming::Message(Message { text: true, data: data.into() }, 1)
     }
 
     #[test]
@@ -356,7 +358,7 @@ mod tests {
         let kept = rest.to_vec();
         let mut rest = &kept[..];
         let two = Message { text: false, data: "two".into() };
-        assert_eq!(decoder.next(&mut rest), Ok(Some(Incoming::Message(two))));
+        assert_eq!(decoder.next(&mut rest), Ok(Some(Incoming::Message(two, 1))));
         assert_eq!(decoder.next(&mut rest), Ok(Some(Incoming::Ping(Bytes::new()))));
         assert_eq!((decoder.held(), decoder.next(&mut rest)), (0, Ok(None)));
         assert!(rest.is_empty() && !decoder.is_between_messages());

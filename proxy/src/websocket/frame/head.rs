@@ -28,6 +28,23 @@ pub(crate) enum Opcode {
 }
 
 impl Opcode {
+    /// That of a message, or of its first part.
+    pub(crate) const fn of_message(text: bool) -> Self {
+        if text { Self::Text } else { Self::Binary }
+    }
+
+    /// Its place among [the types of frames](crate::FRAME_TYPES).
+    pub(crate) const fn place(self) -> usize {
+        match self {
+            Self::Continuation => 0,
+            Self::Text => 1,
+            Self::Binary => 2,
+            Self::Close => 3,
+            Self::Ping => 4,
+            Self::Pong => 5,
+        }
+    }
+
     /// `None` for those that are reserved.
     pub(super) const fn of(number: u8) -> Option<Self> {
         Some(match number {

@@ -53,8 +53,8 @@ fn theirs(bytes: &[u8], max_message: usize) -> (Vec<Incoming>, End) {
     let mut all = Vec::new();
     loop {
         all.push(match socket.read() {
-            Ok(Theirs::Text(text)) => Incoming::Message(Message { text: true, data: text.into() }),
-            Ok(Theirs::Binary(data)) => Incoming::Message(Message { text: false, data }),
+            Ok(Theirs::Text(text)) => Incoming::Message(Message { text: true, data: text.into() }, 1),
+            Ok(Theirs::Binary(data)) => Incoming::Message(Message { text: false, data }, 1),
             Ok(Theirs::Ping(data)) => Incoming::Ping(data),
             Ok(Theirs::Pong(data)) => Incoming::Pong(data),
             // This is how it says that the code is none that may come.
@@ -89,6 +89,8 @@ fn ours(bytes: &[u8], cuts: &[usize], limits: Limits, hand_over: bool) -> (Vec<I
                     assert!(piece.is_empty() && ignores_all(&mut decoder, behind));
                     return (all, End::Closed);
                 }
+                // How many frames a message had, the other does not tell.
+                Ok(Some(Incoming::Message(message, _))) => all.push(Incoming::Message(message, 1)),
                 Ok(Some(incoming)) => all.push(incoming),
                 Ok(None) => break,
                 Err(violation) => {
@@ -245,7 +247,7 @@ proptest! {
             let start = bytes.len();
             bytes.extend(&data);
             mask::apply(&mut bytes[start..], *b"mask");
-            sent.push(Incoming::Message(Message { text, data: data.into() }));
+            sent.push(Incoming::Message(Message { text, data: data.into() }, 1));
         }
         prop_assert_eq!(ours(&bytes, &[], Limits::default(), false), (sent, End::Open));
     }
@@ -303,7 +305,7 @@ proptest! {
             }
         }
         let (mut all, end) = ours(&bytes, &cuts, limits, true);
-        prop_assert_eq!(all.pop(), Some(Incoming::Message(Message { text, data: data.into() })));
+        prop_assert_eq!(all.pop(), Some(Incoming::Message(Message { text, data: data.into() }, 1)));
         prop_assert_eq!((all.len(), end), (parts.len() - 1, End::Open));
         // Where nothing was agreed upon they must not come.
         prop_assert_eq!(ours(&bytes, &cuts, Limits::default(), true), (vec![], End::Violation(1002)));

@@ -4,12 +4,13 @@
 //! Close. So an answer can put its connection into a group and say the first word there.
 
 use bytes::Bytes;
-use http::Response;
 use http::header::HeaderMap;
+use http::{Response, StatusCode};
 
 use super::verbs::{self, Reply, Verbs};
 use crate::tunnel::CloseFrame;
 use crate::websocket::codec::frames::{self, Frame};
+use crate::websocket::codec::multipart::{self, Part};
 use crate::websocket::codec::{Decoded, body};
 use crate::websocket::event::{Action, Message, Outcome};
 
@@ -25,7 +26,15 @@ pub(in crate::websocket::codec) fn outcome(answer: Response<Bytes>) -> Decoded<O
         return Decoded { meant, complaints };
     }
     let mut verbs = verbs::read(&head.headers, &mut complaints);
-    let (messages, said) = messages(&head.headers, body, verbs.reply, &mut complaints);
+    let (messages, said) = match messages(&head.headers, body, verbs.reply, &mut complaints) {
+        Ok(messages) => messages,
+        Err(why) => {
+            complaints
+                .push(format!("its answer counts as a failure: {} of which {why}", multipart::MEDIA_TYPE));
+            let meant = Outcome::Failed { status: StatusCode::BAD_GATEWAY.as_u16(), tell: None };
+            return Decoded { meant, complaints };
+        }
+    };
     if let Some(broadcasts) =
         verbs.broadcast.as_mut().filter(|all| all.len() * messages.len() > MAX_PUBLISHED)
     {
@@ -63,25 +72,37 @@ fn actions(verbs: Verbs, messages: Vec<Message>, said: Option<CloseFrame>) -> Ve
     actions
 }
 
-/// What the body says, and the Close among its frames if it has frames.
+/// What the body says, and the Close among its frames if it has frames. Parts that cannot be told apart are none: whoever
+/// writes some means all of them.
 fn messages(
     headers: &HeaderMap,
     data: Bytes,
     reply: Option<Reply>,
     complaints: &mut Vec<String>,
-) -> (Vec<Message>, Option<CloseFrame>) {
+) -> Result<(Vec<Message>, Option<CloseFrame>), multipart::Malformed> {
     if data.is_empty() {
-        return (Vec::new(), None);
+        return Ok((Vec::new(), None));
     }
-    if body::media_type(headers).as_deref() == Some(frames::MEDIA_TYPE) {
-        return match frames::parse(data) {
+    match body::media_type(headers).as_deref() {
+        Some(frames::MEDIA_TYPE) => Ok(match frames::parse(data) {
             Ok(frames) => unpack(frames),
             Err(why) => {
                 complaints.push(format!("the body is left out: {} of which {why}", frames::MEDIA_TYPE));
                 (Vec::new(), None)
             }
-        };
+        }),
+        Some(multipart::MEDIA_TYPE) => {
+            let parts = multipart::parse(headers, &data)?.into_iter();
+            let messages =
+                parts.map(|Part { headers, content }| message(&headers, content, reply, complaints));
+            Ok((messages.collect(), None))
+        }
+        _ => Ok((vec![message(headers, data, reply, complaints)], None)),
     }
+}
+
+/// What a body says, or a part of one: as `reply` says, or else as its type does.
+fn message(headers: &HeaderMap, data: Bytes, reply: Option<Reply>, complaints: &mut Vec<String>) -> Message {
     let mut message = body::message(headers, data);
     match reply {
         Some(Reply::Text) if !body::is_text(&message.data) => {
@@ -93,7 +114,7 @@ fn messages(
         Some(Reply::Binary) => message.text = false,
         Some(Reply::None) | None => {}
     }
-    (vec![message], None)
+    message
 }
 
 /// The messages up to the first Close, and that. Other frames are this host's own business.

@@ -378,6 +378,29 @@ fn an_answer_may_be_several_frames() {
 }
 
 #[test]
+fn an_answer_may_be_several_parts_and_one_that_is_broken_is_a_failure() {
+    let mixed = [("content-type", "Multipart/Mixed; boundary=\"a b\"")];
+    let body = b"--a b\r\n\r\nhi\r\n--a b\r\nContent-Type: application/octet-stream\r\n\r\nhi\r\n\
+        --a b\r\nContent-Type: text/html\r\n\r\n\xff\r\n--a b\r\n\r\n\r\n--a b--\r\n";
+    let all = [text("hi"), binary(b"hi"), binary(b"\xff"), text("")];
+    let said = all.clone().map(Action::Send);
+    assert_eq!(done(&mixed, body), (said.into(), vec![]));
+    let headers = [mixed[0], ("x-ws-broadcast", "group=g"), ("x-ws-reply", "binary"), ("x-ws-close", "1000")];
+    let (actions, complaints) = done(&headers, body);
+    assert_eq!((actions.len(), complaints.len()), (9, 0), "each is said to the group and to the client");
+    assert_eq!(actions[0], publish("g", binary(b"hi"), false));
+    assert_eq!(actions[8], Action::Close(CloseFrame::new(1000, "")));
+    for (content_type, body, why) in [
+        ("multipart/mixed", &body[..], "its Content-Type has no boundary of 1 to 70 printable characters"),
+        ("multipart/mixed; boundary=a", b"--a\r\n\r\nhi", "of which part 1 is not ended by the boundary"),
+    ] {
+        let Decoded { meant, complaints } = outcome(answer(200, &[("content-type", content_type)], body));
+        assert_eq!(meant, Outcome::Failed { status: 502, tell: None });
+        assert!(complaints.len() == 1 && complaints[0].contains(why), "{complaints:?}");
+    }
+}
+
+#[test]
 fn a_program_that_gives_back_what_it_gets_is_an_echo() {
     let of = samples::identity();
     for message in [text("hi"), text("{}"), binary(b"hi"), binary(b"\0\xff")] {
