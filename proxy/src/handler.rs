@@ -454,6 +454,8 @@ impl Handler {
             self.intake.cancel(id, admitted).await.then(|| status(StatusCode::ACCEPTED))
         } else {
             let result = self.intake.result(id, admitted).await;
+            // It is known by its own id, and not by that of this question.
+            let call = Call { id: HeaderValue::from_bytes(id.as_bytes()).unwrap_or(call.id.clone()), ..call };
             result.map(|mut response| {
                 headers::to_client(response.status(), response.headers_mut(), &call, None, false);
                 response

@@ -187,7 +187,7 @@ impl Way<'_> {
                 return Ended::Again { due: now() + DISK_PAUSE };
             }
         }
-        self.conclude(head, kept, told, 0, failed)
+        self.conclude(head, kept.as_ref(), told, 0, failed)
     }
 
     /// The call has come to nothing, and nobody answered it.
@@ -202,7 +202,7 @@ impl Way<'_> {
         let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::BAD_GATEWAY);
         let head = Answer::new(status, &HeaderMap::new(), took.as_secs_f64(), self.turn.attempts);
         let told = self.shared.callbacks.send(self.call, &head, self.policy.attempts(), None).await;
-        self.conclude(head, Some(Kept::Inline(bytes::Bytes::new())), told, 0, true)
+        self.conclude(head, Some(&Kept::Inline(bytes::Bytes::new())), told, 0, true)
     }
 
     /// Sends an answer again.
@@ -214,7 +214,7 @@ impl Way<'_> {
             Err(error) => Err(format!("what is to be sent cannot be read: {error}")),
         };
         // Whether it was a failure was told when it became one.
-        let ended = self.conclude(answer.clone(), Some(body.clone()), told, times, false);
+        let ended = self.conclude(answer.clone(), Some(body), told, times, false);
         match ended {
             Ended::Answered { answer, due, times, dead, .. } => {
                 Ended::Answered { answer, body: None, due, times, dead }
@@ -227,7 +227,7 @@ impl Way<'_> {
     fn conclude(
         &self,
         answer: Answer,
-        kept: Option<Kept>,
+        kept: Option<&Kept>,
         told: Result<(), String>,
         times: u32,
         dead: bool,
@@ -237,7 +237,7 @@ impl Way<'_> {
             let place = self.call.callback.as_deref().map(place).unwrap_or_default();
             let sent = times + 1;
             if sent < self.shared.settings.callback_attempts
-                && let Some(body) = &kept
+                && let Some(body) = kept
             {
                 let pause = (CALLBACK_PAUSES.0 << times.min(16)).min(CALLBACK_PAUSES.1);
                 let due = now() + pause;
@@ -248,11 +248,11 @@ impl Way<'_> {
             self.shared.callbacks.count_failed();
         }
         let keep = self.keep().map(|keep| u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
-        let result = keep.map(|keep| Resulted { answer, body: kept.clone(), keep });
+        let result = keep.map(|keep| Resulted { answer, body: kept.cloned(), keep });
         // One that was kept for its callback goes with the call.
         if result.is_none()
             && times == 0
-            && let Some(file) = kept.as_ref().and_then(Kept::file)
+            && let Some(file) = kept.and_then(Kept::file)
         {
             self.shared.spool.remove(file);
         }

@@ -13,7 +13,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use roost_proxy::ClientBody;
 use roost_proxy::function::FunctionKey;
-use roost_proxy::{Answering, Deferred, Intake, OwnBody, PRODUCT, ResponseBody, Soon};
+use roost_proxy::{Answering, Deferred, Error, Intake, OwnBody, PRODUCT, ResponseBody, Soon};
 use tokio::sync::oneshot;
 
 use super::call::{Accepted, Answer, Call};
@@ -65,6 +65,9 @@ pub enum Refusal {
     /// This host is about to stop.
     #[error("the host is about to stop and takes no calls to be made later")]
     Closed,
+    /// There is no such function any more.
+    #[error("{0}")]
+    Gone(Error),
     /// Its body came too slowly.
     #[error("the request body stalled")]
     Stalled,
@@ -81,6 +84,7 @@ impl Refusal {
             Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::Full | Self::Share | Self::Disk | Self::Closed => StatusCode::SERVICE_UNAVAILABLE,
             Self::Stalled => StatusCode::REQUEST_TIMEOUT,
+            Self::Gone(error) => error.status(false),
         }
     }
 

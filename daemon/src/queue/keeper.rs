@@ -1,14 +1,15 @@
 //! The one writer of the queue.
 //!
 //! Owns the database and the order of calls. A thread takes what is ordered, all that waits together, and has it on the disk
-//! with one commit; only then are the lines changed, and those told who wait. Which calls begin with that is noted in the
-//! commit behind it, so that a call is never made that would not be known to have begun. While the disk takes nothing, calls
-//! are refused, none begins, and the ends of those that are at work are held until it does.
+//! with one commit; only then are the lines changed, and those told who wait. Which calls have begun is noted with the
+//! next commit, if they are not over by then: it is what the next daemon tells an attempt from the first one by, and nothing
+//! waits for it. While the disk takes nothing, calls are refused, none begins, and the ends of those that are at work are
+//! held until it does.
 //!
 //! ```text
-//!   orders ──► one commit ──► lines ──► whose turn it is ──┐
-//!                 ▲                                        │ noted as begun
-//!                 └────────────────────────────────────────┴──► delivery
+//!   orders ──► one commit ──► lines ──► whose turn it is ──► delivery
+//!                 ▲                            │
+//!                 └── noted as begun, later ───┘
 //! ```
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -25,7 +26,7 @@ use tracing::{error, info, warn};
 use super::Settings;
 use super::call::{Accepted, Answer, Call, Failure};
 use super::intake::Refusal;
-use super::lines::{End, Entry, Lines, Size, Turn};
+use super::lines::{End, Entry, Lines, Size, Task, Turn};
 use super::spool::{Kept, Named, Spool};
 use super::store::{Found, Loaded, State, Store, StoreError, Tables, Where, is_full, result_name};
 
@@ -37,6 +38,9 @@ const BEGUN_AT_ONCE: usize = 256;
 
 /// How long it is waited until what the disk did not take is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long it may take until it is noted that a call has begun.
+const MARK: Duration = Duration::from_millis(20);
 
 /// How often it is told that the disk takes nothing.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
@@ -55,10 +59,17 @@ pub(super) enum Order {
     Known { id: String, reply: oneshot::Sender<Vec<FunctionKey>> },
     /// A result is wanted.
     Result { id: String, functions: Vec<FunctionKey>, reply: oneshot::Sender<Option<Ready>> },
-    /// There may be room for another call.
-    Look,
+    /// There may be room for more calls of a function, which takes some now.
+    Look(FunctionKey),
     /// Nothing is to begin any more.
     Stop,
+}
+
+impl Order {
+    /// The number of a call whose turn has ended, if that is what it tells.
+    fn ended(&self) -> Option<u64> {
+        if let Self::End { number, .. } = self { Some(*number) } else { None }
+    }
 }
 
 /// A result, or `None` for a call that is not over.
@@ -139,8 +150,8 @@ pub(super) struct Keeper {
     owed: Vec<Order>,
     /// Orders that are carried out alone, behind those before them: they look at what these have done.
     alone: VecDeque<Order>,
-    /// Turns that are to be noted as begun.
-    begun: Vec<Turn>,
+    /// Calls that are to be noted as begun.
+    marks: Vec<Mark>,
     /// Calls that were taken over with the last commit: they need not be read to be made.
     fresh: HashMap<u64, Loaded>,
     /// When the next result or key has had its time.
@@ -149,6 +160,13 @@ pub(super) struct Keeper {
     /// When that was last told.
     told: Option<Instant>,
     stopped: bool,
+}
+
+/// A call that has begun.
+struct Mark {
+    function: FunctionKey,
+    number: u64,
+    attempts: u32,
 }
 
 /// What an order came to, once it is on the disk.
@@ -198,7 +216,7 @@ impl Keeper {
             next,
             owed: Vec::new(),
             alone: VecDeque::new(),
-            begun: Vec::new(),
+            marks: Vec::new(),
             fresh: HashMap::new(),
             next_end,
             failing: false,
@@ -213,7 +231,7 @@ impl Keeper {
         self.forget_unknown(deliverers);
         loop {
             if !self.stopped && !self.failing && self.alone.is_empty() {
-                self.begun = self.board.lines().begin(now(), BEGUN_AT_ONCE, |key| deliverers.limit_of(key));
+                self.begin(deliverers);
             }
             let Some(mut orders) = self.wait(runtime) else { return };
             orders.splice(0..0, std::mem::take(&mut self.owed));
@@ -221,6 +239,46 @@ impl Keeper {
             if self.board.lines().in_flight() == 0 {
                 self.board.idle.notify_waiters();
             }
+        }
+    }
+
+    /// Has calls begin whose turn it is.
+    fn begin(&mut self, deliverers: &dyn Deliverers) {
+        let turns = self.board.lines().begin(now(), BEGUN_AT_ONCE, |key| deliverers.limit_of(key));
+        for turn in turns {
+            let loaded = match self.fresh.remove(&turn.number) {
+                Some(fresh) => Ok(Some(fresh)),
+                None => self.store.load(turn.number),
+            };
+            match loaded {
+                Ok(Some(loaded)) => {
+                    if turn.task == Task::Make {
+                        let Turn { number, attempts, .. } = turn;
+                        self.marks.push(Mark { function: turn.function.clone(), number, attempts });
+                    }
+                    deliverers.begin(turn, loaded);
+                }
+                Err(why @ StoreError::Database(_)) => {
+                    self.board.lines().end(&turn.function, turn.number, &End::PutBack);
+                    self.fail(&why);
+                }
+                unreadable => {
+                    let why = unreadable.err().map_or_else(|| "it is gone".to_owned(), |why| why.to_string());
+                    error!(function = %turn.function, "{}: a queued call is lost: {why}", turn.function);
+                    let Turn { function, number, .. } = turn;
+                    self.owed.push(Order::End { function, number, ended: Ended::Dead { result: None } });
+                }
+            }
+        }
+        self.fresh.clear();
+    }
+
+    /// The disk takes nothing.
+    fn fail(&mut self, why: &StoreError) {
+        self.failing = true;
+        if self.told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+            error!("{why}: calls are refused until it can be");
+            self.told = Some(Instant::now());
         }
     }
 
@@ -239,10 +297,10 @@ impl Keeper {
             if self.failing {
                 runtime.block_on(tokio::time::sleep(PAUSE));
             }
-            let its_turn = self.owed.is_empty() && self.begun.is_empty();
+            let its_turn = self.owed.is_empty();
             return Some(if its_turn { self.alone.pop_front().into_iter().collect() } else { Vec::new() });
         }
-        let first = if !self.begun.is_empty() || (!self.owed.is_empty() && !self.failing) {
+        let first = if !self.owed.is_empty() && !self.failing {
             self.orders.try_recv().ok()
         } else {
             let limit = self.until_next();
@@ -270,43 +328,30 @@ impl Keeper {
             return Some(PAUSE);
         }
         let lines = if self.stopped { None } else { self.board.lines().next_due() };
-        let next = [lines, self.next_end].into_iter().flatten().min()?;
-        Some(Duration::from_millis(u64::try_from(next - now()).unwrap_or(0)))
+        let next = [lines, self.next_end].into_iter().flatten().min();
+        let next = next.map(|next| Duration::from_millis(u64::try_from(next - now()).unwrap_or(0)));
+        let mark = (!self.marks.is_empty()).then_some(MARK);
+        [next, mark].into_iter().flatten().min()
     }
 
     fn carry_out(&mut self, orders: Vec<Order>, deliverers: &dyn Deliverers) {
-        let begun = std::mem::take(&mut self.begun);
         let expires = self.next_end.is_some_and(|at| at <= now());
-        if orders.is_empty() && begun.is_empty() && !expires && !self.failing {
+        if orders.is_empty() && self.marks.is_empty() && !expires && !self.failing {
             return;
         }
-        match self.commit(&orders, &begun) {
-            Ok(Done { outcomes, loaded, expired }) => {
+        match self.commit(&orders) {
+            Ok(Done { outcomes, expired }) => {
                 self.failing = false;
                 for file in &expired {
                     self.spool.remove(file);
                 }
-                self.fresh.clear();
                 for (order, outcome) in orders.into_iter().zip(outcomes) {
                     self.apply(order, outcome, deliverers);
                 }
-                for (turn, loaded) in begun.into_iter().zip(loaded) {
-                    match loaded {
-                        Some(loaded) => deliverers.begin(turn, loaded),
-                        None => drop(self.board.lines().end(&turn.function, turn.number, &End::Dead)),
-                    }
-                }
             }
             Err(why) => {
-                self.failing = true;
-                if self.told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
-                    error!("{why}: calls are refused until it can be");
-                    self.told = Some(Instant::now());
-                }
+                self.fail(&why);
                 let full = why.is_full();
-                for turn in begun {
-                    self.board.lines().end(&turn.function, turn.number, &End::PutBack);
-                }
                 for order in orders {
                     match order {
                         Order::Append { body, reply, .. } => {
@@ -320,42 +365,34 @@ impl Keeper {
         }
     }
 
-    /// Has the orders on the disk, and those calls noted as begun.
-    fn commit(&mut self, orders: &[Order], begun: &[Turn]) -> Result<Done, StoreError> {
+    /// Has the orders on the disk, and which calls have begun.
+    fn commit(&mut self, orders: &[Order]) -> Result<Done, StoreError> {
         let now = now();
-        let Self { store, board, settings, fresh, directory, next, next_end, .. } = self;
+        let Self { store, board, settings, directory, next, next_end, marks, .. } = self;
         let mut room = Room::new(board, settings, directory);
+        let alone = matches!(orders, [Order::Cancel { .. } | Order::Forget(_)]);
+        let ends: HashSet<u64> = orders.iter().filter_map(Order::ended).collect();
+        let marked = if alone { 0 } else { marks.len() };
         let done = store.batch(|tables| {
             let mut number = *next;
             let mut outcomes = Vec::with_capacity(orders.len());
             for order in orders {
                 outcomes.push(write(tables, order, board, settings, &mut room, &mut number, now)?);
             }
-            let mut loaded = Vec::with_capacity(begun.len());
-            for turn in begun {
-                let is_call = match turn.task {
-                    super::lines::Task::Make => true,
-                    super::lines::Task::CallBack => false,
-                    _ => {
-                        loaded.push(load(tables, turn.number)?);
-                        continue;
-                    }
-                };
-                if is_call {
-                    let state = State { begun: true, attempts: turn.attempts, due: 0, answer: None };
-                    tables.put_state(turn.number, &state)?;
-                }
-                loaded.push(match fresh.remove(&turn.number) {
-                    Some(fresh) => Some(fresh),
-                    None => load(tables, turn.number)?,
-                });
+            let at_work = |mark: &&Mark| {
+                !ends.contains(&mark.number) && board.lines().is_over(&mark.function, mark.number).is_some()
+            };
+            for mark in marks[..marked].iter().filter(at_work) {
+                let state = State { begun: true, attempts: mark.attempts, due: 0, answer: None };
+                tables.put_state(mark.number, &state)?;
             }
-            let expired = tables.expire(now)?;
-            let end = if expired.1 { Some(0) } else { tables.next_end()? };
-            Ok((Done { outcomes, loaded, expired: expired.0 }, number, end))
+            let (expired, more) = tables.expire(now)?;
+            let end = if more { Some(0) } else { tables.next_end()? };
+            Ok((Done { outcomes, expired }, number, end))
         });
         let (done, number, end) = done?;
         (*next, *next_end) = (number, end);
+        marks.drain(..marked);
         Ok(done)
     }
 
@@ -363,8 +400,8 @@ impl Keeper {
     fn apply(&mut self, order: Order, outcome: Outcome, deliverers: &dyn Deliverers) {
         match (order, outcome) {
             (Order::Append { call, body, reply }, Outcome::Appended(number, Accepted::New)) => {
-                // A function that is being deleted has no route first, and is forgotten then: with a route now, this call
-                // is forgotten too.
+                // A function that is deleted has no route first, and is forgotten then: without one now, it may have been
+                // forgotten before this call came.
                 if !deliverers.knows(&call.function) {
                     self.alone.push_back(Order::Forget(call.function.clone()));
                 }
@@ -403,6 +440,7 @@ impl Keeper {
             }
             (Order::Known { reply, .. }, Outcome::Known(functions)) => tell(reply, functions),
             (Order::Result { reply, .. }, Outcome::Result(result)) => tell(reply, result),
+            (Order::Look(function), _) => self.board.lines().reopen(&function),
             (Order::Stop, _) => self.stopped = true,
             _ => {}
         }
@@ -437,8 +475,6 @@ async fn next_within(orders: &mut mpsc::Receiver<Order>, limit: Option<Duration>
 /// What a commit came to.
 struct Done {
     outcomes: Vec<Outcome>,
-    /// The calls that begin. One that cannot be read is none.
-    loaded: Vec<Option<Loaded>>,
     /// Files of results that have had their time.
     expired: Vec<Named>,
 }
@@ -551,7 +587,7 @@ fn write(
             let known = board.lines().functions_of(id);
             Ok(Outcome::Result(functions.iter().any(|function| known.contains(function)).then_some(None)))
         }
-        Order::Look | Order::Stop => Ok(Outcome::Nothing),
+        Order::Look(_) | Order::Stop => Ok(Outcome::Nothing),
     }
 }
 
@@ -626,18 +662,6 @@ fn end_of(ended: &Ended, settings: &Settings) -> End {
             let limit = i64::try_from(settings.retry_for.as_millis()).unwrap_or(i64::MAX);
             End::NotTaken { now, over: now.saturating_sub(limit), failure: failure.clone() }
         }
-    }
-}
-
-/// A call that is to be made. One that cannot be read is removed, and told of.
-fn load(tables: &mut Tables<'_>, number: u64) -> Result<Option<Loaded>, StoreError> {
-    match tables.load(number) {
-        Err(why @ (StoreError::Record(_) | StoreError::Format)) => {
-            error!("a queued call is lost: {why}");
-            tables.remove(number)?;
-            Ok(None)
-        }
-        loaded => loaded,
     }
 }
 

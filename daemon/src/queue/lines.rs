@@ -327,6 +327,13 @@ impl Lines {
         pending.map(|(_, entry)| entry).collect()
     }
 
+    /// A function takes calls, as far as anybody knows: the next one need not wait to knock.
+    pub(super) fn reopen(&mut self, function: &FunctionKey) {
+        if let Some(closed) = self.of.get_mut(function).and_then(|line| line.closed.as_mut()) {
+            closed.until = 0;
+        }
+    }
+
     /// Has this call begun, and does nobody want it any more? `None` if it has not begun.
     pub(super) fn is_over(&self, function: &FunctionKey, number: u64) -> Option<bool> {
         Some(self.of.get(function)?.begun.get(&number)?.cancelled.is_cancelled())
@@ -517,12 +524,11 @@ impl Line {
             }
             End::PutBack => match (what, entry.expires) {
                 (What::Making, _) => entry.attempts = entry.attempts.saturating_sub(1),
-                (What::CallingBack, _) => {}
                 (What::Burying, Some(expires)) => {
                     self.expiring.insert((expires, number));
                     return;
                 }
-                (What::Burying, None) => {}
+                (What::CallingBack, _) | (What::Burying, None) => {}
             },
             End::Done | End::Dead => {}
         }

@@ -34,8 +34,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, request};
-use roost_proxy::Caller;
 use roost_proxy::function::FunctionKey;
+use roost_proxy::{Caller, Error};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -222,7 +222,7 @@ impl Queue {
     /// There may be room for more calls of a function.
     pub fn look(&self, function: &FunctionKey) {
         // Where there are so many orders that this one has no place, it is looked anyway.
-        if self.waiting(function) > 0 && self.0.orders.try_send(Order::Look).is_err() {
+        if self.waiting(function) > 0 && self.0.orders.try_send(Order::Look(function.clone())).is_err() {
             tracing::trace!("the queue is busy");
         }
     }
@@ -281,6 +281,9 @@ impl Queue {
     async fn append(&self, call: Call, body: Kept) -> Result<Accepted, Refusal> {
         if self.0.closed.is_cancelled() {
             return Err(Refusal::Closed);
+        }
+        if !self.0.caller.knows(&call.function) {
+            return Err(Refusal::Gone(Error::UnknownFunction { name: call.function.to_string() }));
         }
         let (reply, answer) = oneshot::channel();
         self.0.order(Order::Append { call: Box::new(call), body, reply }).await;

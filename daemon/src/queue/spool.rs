@@ -24,8 +24,8 @@ use tokio_util::io::ReaderStream;
 use tracing::warn;
 use uuid::Uuid;
 
-/// The largest body that is no file, in bytes.
-pub(super) const INLINE: usize = 64 << 10;
+/// The largest body that is no file, in bytes: a larger one costs the database more than a file costs.
+pub(super) const INLINE: usize = 16 << 10;
 
 /// How much of a file is read at once, in bytes.
 const PIECE: usize = 64 << 10;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call::{Accepted, Answer, Call};
 use super::spool::{Kept, Named};
+use crate::store::open_database;
 
 type Numbered = TableDefinition<'static, u64, &'static [u8]>;
 type Texts = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -249,6 +250,22 @@ impl Store {
         })
     }
 
+    /// A call, whole. `None` if it is no more.
+    pub(super) fn load(&mut self, number: u64) -> Result<Option<Loaded>, StoreError> {
+        let database = match &self.database {
+            Some(database) => database,
+            None => self.database.insert(open(&self.path)?),
+        };
+        let read = database.begin_read()?;
+        load(
+            number,
+            &read.open_table(CALLS)?,
+            &read.open_table(BODIES)?,
+            &read.open_table(STATE)?,
+            &read.open_table(ANSWERS)?,
+        )
+    }
+
     /// The names of all files of results.
     pub(super) fn result_files(&self) -> Result<Vec<Named>, StoreError> {
         let Some(database) = &self.database else { return Ok(Vec::new()) };
@@ -271,7 +288,7 @@ impl Store {
 }
 
 fn open(path: &Path) -> Result<Database, StoreError> {
-    let opened = Database::builder().set_cache_size(CACHE).create(path);
+    let opened = open_database(path, CACHE);
     prepare(opened.map_err(|source| StoreError::Open { path: path.to_owned(), source })?, path)
 }
 
@@ -435,25 +452,7 @@ impl<'a> Tables<'a> {
 
     /// A call, whole. `None` if it is no more.
     pub(super) fn load(&self, number: u64) -> Result<Option<Loaded>, StoreError> {
-        let Some(record) = self.calls.get(number)? else { return Ok(None) };
-        let Record { body, call } = decode(record.value())?;
-        let kept = |table: &Table<'_, u64, &'static [u8]>, place: Where| -> Result<Kept, StoreError> {
-            match place {
-                Where::File(named) => Ok(Kept::File(named)),
-                Where::Table(_) => {
-                    let bytes = table.get(number)?;
-                    Ok(Kept::Inline(
-                        bytes.map_or_else(Bytes::new, |bytes| Bytes::copy_from_slice(bytes.value())),
-                    ))
-                }
-            }
-        };
-        let body = kept(&self.bodies, body)?;
-        let answer = match self.state(number)?.answer {
-            Some((answer, place, times)) => Some((answer, kept(&self.answers, place)?, times)),
-            None => None,
-        };
-        Ok(Some(Loaded { call, body, answer }))
+        load(number, &self.calls, &self.bodies, &self.state, &self.answers)
     }
 
     /// Removes keys and results that have had their time, and gives the files of the latter. Says whether there may be
@@ -490,6 +489,37 @@ impl<'a> Tables<'a> {
     pub(super) fn next_end(&self) -> Result<Option<i64>, StoreError> {
         Ok(self.ends.first()?.map(|(at, _)| at.value().0))
     }
+}
+
+fn load(
+    number: u64,
+    calls: &impl ReadableTable<u64, &'static [u8]>,
+    bodies: &impl ReadableTable<u64, &'static [u8]>,
+    state: &impl ReadableTable<u64, &'static [u8]>,
+    answers: &impl ReadableTable<u64, &'static [u8]>,
+) -> Result<Option<Loaded>, StoreError> {
+    let Some(record) = calls.get(number)? else { return Ok(None) };
+    let Record { body, call } = decode(record.value())?;
+    let state: State = state.get(number)?.map_or(Ok(State::default()), |state| decode(state.value()))?;
+    let body = kept(number, bodies, body)?;
+    let answer = match state.answer {
+        Some((answer, place, times)) => Some((answer, kept(number, answers, place)?, times)),
+        None => None,
+    };
+    Ok(Some(Loaded { call, body, answer }))
+}
+
+fn kept(
+    number: u64,
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    place: Where,
+) -> Result<Kept, StoreError> {
+    Ok(match place {
+        Where::File(named) => Kept::File(named),
+        Where::Table(_) => Kept::Inline(
+            table.get(number)?.map_or_else(Bytes::new, |bytes| Bytes::copy_from_slice(bytes.value())),
+        ),
+    })
 }
 
 #[derive(Serialize)]

@@ -37,7 +37,7 @@ fn call_with(id: &str, wishes: Wishes) -> Box<Call> {
 
 /// Whoever makes the calls: the test.
 struct Hand {
-    begun: mpsc::UnboundedSender<(Turn, Loaded)>,
+    begun: mpsc::Sender<(Turn, Loaded)>,
     limit: Arc<AtomicUsize>,
     knows: Arc<AtomicBool>,
 }
@@ -52,14 +52,14 @@ impl Deliverers for Hand {
     }
 
     fn begin(&self, turn: Turn, loaded: Loaded) {
-        self.begun.send((turn, loaded)).unwrap();
+        self.begun.try_send((turn, loaded)).unwrap();
     }
 }
 
 /// A queue that is kept.
 struct Running {
     orders: mpsc::Sender<Order>,
-    begun: mpsc::UnboundedReceiver<(Turn, Loaded)>,
+    begun: mpsc::Receiver<(Turn, Loaded)>,
     limit: Arc<AtomicUsize>,
     board: Arc<Board>,
     spool: Spool,
@@ -70,7 +70,7 @@ impl Running {
     fn open(directory: &Path, settings: Settings, knows: bool) -> Self {
         let (orders, receiver) = mpsc::channel(64);
         let (keeper, board, spool) = Keeper::open(directory, settings, receiver).unwrap();
-        let (sender, begun) = mpsc::unbounded_channel();
+        let (sender, begun) = mpsc::channel(64);
         let limit = Arc::new(AtomicUsize::new(2));
         let hand = Hand { begun: sender, limit: Arc::clone(&limit), knows: Arc::new(AtomicBool::new(knows)) };
         let runtime = Handle::current();

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn policy(annotations: serde_json::Value) -> Result<Policy, Vec<String>> {
+fn policy(annotations: &serde_json::Value) -> Result<Policy, Vec<String>> {
     let deployment = json!({ "service": "f", "image": "i", "annotations": annotations });
     Policy::parse(&serde_json::from_value(deployment).unwrap())
 }
@@ -23,7 +23,7 @@ fn judged(policy: &Policy, status: u16, with: &[(&'static str, &'static str)], a
 
 #[test]
 fn without_a_word_only_what_the_platform_refuses_is_made_again() {
-    let policy = policy(json!({})).unwrap();
+    let policy = policy(&json!({})).unwrap();
     assert_eq!(policy, Policy::default());
     for (status, with, verdict) in [
         (200, &[][..], Verdict::Done),
@@ -45,7 +45,7 @@ fn without_a_word_only_what_the_platform_refuses_is_made_again() {
 
 #[test]
 fn what_a_function_says_decides_and_the_rest_is_as_in_openfaas() {
-    let some = policy(json!({ "com.openfaas.retry.attempts": "3" })).unwrap();
+    let some = policy(&json!({ "com.openfaas.retry.attempts": "3" })).unwrap();
     for (status, attempts, verdict) in [
         (500, 1, again(10)),
         (502, 2, again(20)),
@@ -56,7 +56,7 @@ fn what_a_function_says_decides_and_the_rest_is_as_in_openfaas() {
         assert_eq!(judged(&some, status, &[], attempts), verdict, "{status}, attempt {attempts}");
     }
     assert_eq!(judged(&some, 418, &[(X_OPENFAAS_INTERNAL, "x")], 1), again(10), "whatever its status is");
-    let all = policy(json!({
+    let all = policy(&json!({
         "com.openfaas.retry.attempts": "100",
         "com.openfaas.retry.codes": "418, 503",
         "com.openfaas.retry.min_wait": "1s",
@@ -88,7 +88,7 @@ fn retry_after_may_be_a_date() {
 
 #[test]
 fn mistakes_are_named_all_of_them() {
-    let why = policy(json!({
+    let why = policy(&json!({
         "com.openfaas.retry.attempts": "0",
         "com.openfaas.retry.codes": "200",
         "com.openfaas.retry.min_wait": "soon",
@@ -117,7 +117,8 @@ fn what_may_have_been_done_is_not_done_again_unless_the_function_says_so() {
     let replica: ReplicaId = "f-1".parse().unwrap();
     let limit = Duration::ZERO;
     let cause = std::sync::Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
-    let (silent, eager) = (Policy::default(), policy(json!({ "com.openfaas.retry.attempts": "2" })).unwrap());
+    let (silent, eager) =
+        (Policy::default(), policy(&json!({ "com.openfaas.retry.attempts": "2" })).unwrap());
     let no_answer = || Error::NoAnswer { function: function.clone(), replica: replica.clone(), what: "left" };
     for (error, verdict, eagerly) in [
         (Error::UnknownFunction { name: "f".into() }, Verdict::Failed, Verdict::Failed),

@@ -90,7 +90,7 @@ fn a_result_is_there_until_its_time_is_over() {
     assert_eq!(put(&mut store, Some(&inline("r")), 50), None);
     let result = |store: &mut Store| store.batch(|tables| tables.result(&name)).unwrap();
     assert_eq!(result(&mut store), Some((answer.clone(), Some(inline("r")))));
-    assert_eq!(store.batch(|tables| tables.results_of("one")).unwrap(), [name.clone()]);
+    assert_eq!(store.batch(|tables| tables.results_of("one")).unwrap(), std::slice::from_ref(&name));
     assert!(store.batch(|tables| tables.results_of("on")).unwrap().is_empty());
     put(&mut store, None, 80);
     assert_eq!(result(&mut store), Some((answer.clone(), None)), "too large");
@@ -208,7 +208,7 @@ proptest! {
             batch(&database, |tables| {
                 tables.append(number, &call(&number.to_string()), &inline(&body), 0, 100)?;
                 // Space is used again.
-                if number % 3 == 0 { tables.remove(number - 1)?; }
+                if number.is_multiple_of(3) { tables.remove(number - 1)?; }
                 Ok(())
             }).unwrap();
             acknowledged.push((disk.count(), number, *size));
@@ -234,11 +234,11 @@ proptest! {
         let database = opened(&left);
         batch(&database, |tables| {
             let known = acknowledged.iter().filter(|(at, ..)| *at <= cut);
-            let last = known.clone().last().map_or(0, |(_, number, _)| *number);
+            let last = known.clone().next_back().map_or(0, |(_, number, _)| *number);
             for (_, number, size) in known {
                 // Removed by an acknowledged batch; or perhaps by the one behind, which may be there or not.
-                let removed = (number + 1) % 3 == 0 && number < &last;
-                let maybe = (number + 1) % 3 == 0 && *number == last;
+                let removed = (number + 1).is_multiple_of(3) && number < &last;
+                let maybe = (number + 1).is_multiple_of(3) && *number == last;
                 match tables.load(*number)? {
                     Some(loaded) => {
                         assert!(!removed, "{number} is back");
