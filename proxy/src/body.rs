@@ -504,6 +504,11 @@ impl ResponseBody {
         Self { kind: Kind::Function(body), busy: None }
     }
 
+    /// Is all of it there?
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.kind, Kind::Full(_))
+    }
+
     /// Are these the bytes of a function, as they come?
     pub(crate) fn is_of_function(&self) -> bool {
         matches!(self.kind, Kind::Function(_))

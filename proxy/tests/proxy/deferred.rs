@@ -53,6 +53,18 @@ async fn what_cannot_be_taken_over_is_answered_as_a_call_would_be() {
 }
 
 #[tokio::test]
+async fn who_is_answered_before_the_whole_request_is_here_is_told_that_the_connection_ends() {
+    let proxy = Proxy::start().await;
+    for (length, ends) in [(2, None), (500_000, Some("close"))] {
+        let head =
+            format!("POST /async-function/g HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\nhi");
+        let answer = proxy.ask(&head).await.answer().await;
+        let connection = answer.head.value("connection");
+        assert_eq!((answer.head.status(), connection), (404, ends), "{length}");
+    }
+}
+
+#[tokio::test]
 async fn a_function_that_is_not_open_is_not_open_to_later_calls_either() {
     let proxy = Proxy::start().await;
     let upstream = proxy.function("f", &[]);
