@@ -178,6 +178,7 @@ pub(crate) struct DeadLetter {
     pub(crate) namespace: String,
     pub(crate) event: String,
     pub(crate) connection: String,
+    pub(crate) call: String,
     pub(crate) at: String,
     pub(crate) attempts: u64,
     pub(crate) last_attempt: String,

@@ -76,6 +76,7 @@ pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Resu
     let (mut house, mut stored, sockets) = House::open(config, inherited.listeners).await?;
     let left = std::mem::take(&mut stored.connections);
     house.restore(config, stored).await?;
+    house.queue.start(house.broken.clone()).context("cannot start the queue")?;
     let kept = handover::keep(config.kept_tunnels, inherited.kept).await;
     let keeps = kept.is_some();
     let (server, ending) = house.serve(config, sockets, kept, left)?;
@@ -95,12 +96,12 @@ pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Resu
     let served = async {
         if why.is_none() { server.hand_over(config.drain).await } else { server.shutdown(config.drain).await }
     };
-    let (drained, dropped) = tokio::join!(served, house.queue.drain(config.drain));
+    let (drained, unended) = tokio::join!(served, house.queue.drain(config.drain));
     if drained.cut > 0 {
         warn!("{} connections that had not ended were cut", drained.cut);
     }
-    if dropped > 0 {
-        warn!("{dropped} queued calls that had not ended were dropped");
+    if unended > 0 {
+        warn!("{unended} queued calls had not ended: the next daemon makes them again");
     }
     // Behind the last request.
     usage::write(&house.registry).await;
@@ -249,7 +250,16 @@ impl House {
         let caller = Caller::new(routes.clone()).watched(log.clone(), config.spans);
         let (events, hub) = (Events::default(), Arc::<Hub>::default());
         let redrive = Redrive::new(caller.clone(), Arc::clone(&hub));
-        let queue = Queue::new(config.queue.clone(), caller, here, is_replica, calls.clone());
+        let queue = Queue::open(
+            &config.state,
+            config.queue.clone(),
+            caller,
+            here,
+            is_replica,
+            letters.clone(),
+            calls.clone(),
+        );
+        let queue = queue.context("cannot open the queue")?;
         let tools = Tools {
             host,
             images: images.clone(),
@@ -362,6 +372,7 @@ impl House {
             hub: Arc::clone(&self.hub),
             letters: self.letters.clone(),
             redrive: self.redrive.clone(),
+            queue: self.queue.clone(),
             passes: self.passes.clone(),
             calls: self.calls.clone(),
             users: self.users.clone(),

@@ -5,12 +5,12 @@
 //! stream or closes the connection short of its length. Never buffers: one frame in, one frame out.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -43,6 +43,8 @@ pub(crate) enum Broken {
     Request,
     #[error("the client's body broke off")]
     Client(#[source] ClientBodyError),
+    #[error("the stored body cannot be read")]
+    Stored(#[source] io::Error),
     #[error("the function's body broke off")]
     Function(#[source] Box<BodyFailure>),
     #[error("the function's stream broke off")]
@@ -137,12 +139,66 @@ impl IdleTimer {
     }
 }
 
+/// A body of ours that is not all in memory. What it tells of its length has to be true.
+pub struct StoredBody(Pin<Box<dyn Body<Data = Bytes, Error = io::Error> + Send + Sync>>);
+
+impl StoredBody {
+    /// These bytes, as they are read.
+    #[must_use]
+    pub fn new(body: impl Body<Data = Bytes, Error = io::Error> + Send + Sync + 'static) -> Self {
+        Self(Box::pin(body))
+    }
+}
+
+impl Body for StoredBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.as_mut().poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+impl fmt::Debug for StoredBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredBody").field("size", &self.0.size_hint()).finish()
+    }
+}
+
+/// A body of ours: whole, or as it is read.
+#[derive(Debug)]
+pub enum OwnBody {
+    /// All of it.
+    Whole(Bytes),
+    /// What is still to be read.
+    Stored(StoredBody),
+}
+
+impl From<OwnBody> for Payload {
+    fn from(body: OwnBody) -> Self {
+        match body {
+            OwnBody::Whole(bytes) => Self::Own(Full::new(bytes)),
+            OwnBody::Stored(body) => Self::Stored(body),
+        }
+    }
+}
+
 /// What a function is sent: the bytes of a client as they come, or bytes of ours.
 #[derive(Debug)]
 pub(crate) enum Payload {
     Client(ClientBody),
     Bounded(Box<Bounded>),
     Own(Full<Bytes>),
+    /// Bytes that were put by.
+    Stored(StoredBody),
     /// Either, of which somebody wants to know the end.
     Watched(Box<Watched>),
     /// Any, which is sent once more.
@@ -158,6 +214,7 @@ impl Body for Payload {
             Self::Client(body) => Pin::new(body).poll_frame(cx).map_err(Broken::Client),
             Self::Bounded(body) => body.poll_frame(cx),
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Stored(body) => Pin::new(body).poll_frame(cx).map_err(Broken::Stored),
             Self::Watched(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Replayed(body) => body.poll_frame(cx),
         }
@@ -168,6 +225,7 @@ impl Body for Payload {
             Self::Client(body) => body.is_end_stream(),
             Self::Bounded(body) => body.is_end_stream(),
             Self::Own(body) => body.is_end_stream(),
+            Self::Stored(body) => body.is_end_stream(),
             Self::Watched(body) => body.is_end_stream(),
             Self::Replayed(body) => body.is_end_stream(),
         }
@@ -178,6 +236,7 @@ impl Body for Payload {
             Self::Client(body) => body.size_hint(),
             Self::Bounded(body) => body.size_hint(),
             Self::Own(body) => body.size_hint(),
+            Self::Stored(body) => body.size_hint(),
             Self::Watched(body) => body.size_hint(),
             Self::Replayed(body) => body.size_hint(),
         }
@@ -331,6 +390,7 @@ impl FunctionBody {
             Broken::Idle(_) => "idle",
             Broken::Request => "request",
             Broken::Client(_) | Broken::TooLarge(_) | Broken::Late(_) => "client",
+            Broken::Stored(_) => "host",
             Broken::Function(_) | Broken::Stream(_) => "function",
         });
         if let Some(lease) = self.lease.take() {
@@ -442,6 +502,11 @@ impl ResponseBody {
 
     pub(crate) fn function(body: FunctionBody) -> Self {
         Self { kind: Kind::Function(body), busy: None }
+    }
+
+    /// Is all of it there?
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.kind, Kind::Full(_))
     }
 
     /// Are these the bytes of a function, as they come?

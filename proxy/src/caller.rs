@@ -3,18 +3,18 @@
 //! Owns nothing but the way in: from the claim on, such a call goes the way of a client's request, and is counted,
 //! limited and logged as one. Never upgrades a connection.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
-use http_body_util::Full;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::access_log::{AccessLog, Record};
 use crate::ask::Ask;
-use crate::body::{Payload, ResponseBody};
+use crate::body::{OwnBody, Payload, ResponseBody};
 use crate::call::CallIds;
 use crate::claim::Claim;
 use crate::error::Error;
@@ -56,6 +56,14 @@ impl Caller {
         self.routes.get(function).is_some()
     }
 
+    /// How many replicas of a function take work now, and how many requests each of them takes at a time, if there is a
+    /// limit to that. `None` if there is no such function.
+    #[must_use]
+    pub fn capacity(&self, function: &FunctionKey) -> Option<(usize, Option<NonZeroUsize>)> {
+        let upstream = self.routes.get(function)?;
+        Some((upstream.endpoints.load().iter().count(), upstream.limits().cap))
+    }
+
     /// How the connections of such a function are held, if they are.
     pub(crate) fn event_mode(&self, function: &FunctionKey) -> Option<Arc<EventMode>> {
         self.routes.get(function)?.event_mode()
@@ -74,7 +82,7 @@ impl Caller {
     pub async fn call(
         &self,
         function: &FunctionKey,
-        request: Request<Bytes>,
+        request: Request<OwnBody>,
         place: OwnedSemaphorePermit,
     ) -> Result<(Response<ResponseBody>, OwnedSemaphorePermit), Error> {
         let (response, place) = self.make(function, request, None, Some(place)).await?;
@@ -89,13 +97,13 @@ impl Caller {
         request: Request<Bytes>,
         key: Option<ReplicaKey>,
     ) -> Result<Response<ResponseBody>, Error> {
-        Ok(self.make(function, request, key, None).await?.0)
+        Ok(self.make(function, request.map(OwnBody::Whole), key, None).await?.0)
     }
 
     async fn make(
         &self,
         function: &FunctionKey,
-        mut request: Request<Bytes>,
+        mut request: Request<OwnBody>,
         key: Option<ReplicaKey>,
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<(Response<ResponseBody>, Option<OwnedSemaphorePermit>), Error> {
@@ -112,7 +120,7 @@ impl Caller {
         headers::of_own(&mut parts.headers, &call);
         parts.uri = path_of(&parts.uri);
         parts.version = Version::HTTP_11;
-        let outbound = Request::from_parts(parts, Payload::Own(Full::new(body)));
+        let outbound = Request::from_parts(parts, Payload::from(body));
         let timeouts = upstream.limits().timeouts;
         let reached = async {
             let ask = match key {

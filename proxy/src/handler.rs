@@ -144,11 +144,15 @@ impl Handler {
         match path::read(uri.path()) {
             _ if request.method() == Method::CONNECT => status(StatusCode::METHOD_NOT_ALLOWED),
             Target::Redirect(path) => redirect(&path, request.uri().query()),
-            Target::Call(id) if request.method() == Method::DELETE => self.cancel(&id, request, peer).await,
+            Target::Call(id) if asks_of_call(request.method()) => self.of_call(&id, request, peer).await,
             Target::Call(_) | Target::Other => (self.fallback)(request, peer).await,
             Target::Function(_) if !is_admitted(request.method()) => status(StatusCode::METHOD_NOT_ALLOWED),
-            Target::Function(path) if path.names_call() && request.method() == Method::DELETE => {
-                self.cancel(path.segment(), request, peer).await
+            Target::Function(path)
+                if path.names_call()
+                    && (request.method() == Method::DELETE
+                        || asks_of_call(request.method()) && self.routes.find(path.segment()).is_none()) =>
+            {
+                self.of_call(path.segment(), request, peer).await
             }
             Target::Function(path) => {
                 let call = self.identify(&mut request, note);
@@ -445,8 +449,9 @@ impl Handler {
         response
     }
 
-    /// Ends the deferred calls of an id, as far as `peer` might have made them. Of others it does not hear.
-    async fn cancel(
+    /// Ends the deferred calls of an id, or says what has become of one, as far as `peer` might have made them. Of others
+    /// it does not hear.
+    async fn of_call(
         &self,
         id: &str,
         mut request: Request<ClientBody>,
@@ -454,17 +459,31 @@ impl Handler {
     ) -> Response<ResponseBody> {
         let token = Token::take(&*self.guard, &self.token_places, &mut request);
         let (headers, mut admitted) = (request.headers(), Vec::new());
-        for function in self.intake.functions_of(id) {
+        for function in self.intake.functions_of(id).await {
             let Some(upstream) = self.routes.get(&function) else { continue };
             if upstream.admit(&self.guard, headers, &token, peer).await.is_ok() {
                 admitted.push(function);
             }
         }
-        if self.intake.cancel(id, &admitted) {
-            return status(StatusCode::ACCEPTED);
-        }
-        refuse(&Error::UnknownCall { id: id.to_owned() }, &self.ids.identify(headers), false)
+        let call = self.ids.identify(headers);
+        let found = if request.method() == Method::DELETE {
+            self.intake.cancel(id, admitted).await.then(|| status(StatusCode::ACCEPTED))
+        } else {
+            let result = self.intake.result(id, admitted).await;
+            // It is known by its own id, and not by that of this question.
+            let call = Call { id: HeaderValue::from_bytes(id.as_bytes()).unwrap_or(call.id.clone()), ..call };
+            result.map(|mut response| {
+                headers::to_client(response.status(), response.headers_mut(), &call, None, false);
+                response
+            })
+        };
+        found.unwrap_or_else(|| refuse(&Error::UnknownCall { id: id.to_owned() }, &call, false))
     }
+}
+
+/// Is this a question about a call, where no function is named?
+fn asks_of_call(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::DELETE].contains(method)
 }
 
 /// A request for a connection that goes through to the function.

@@ -12,8 +12,11 @@ use crate::body::ResponseBody;
 use crate::client_body::ClientBody;
 use crate::function::FunctionKey;
 
+/// Something that is still to come.
+pub type Soon<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// An answer that is still to come.
-pub type Answering<'a> = Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send + 'a>>;
+pub type Answering<'a> = Soon<'a, Response<ResponseBody>>;
 
 /// A call that a client does not wait for. Everything that is asked of callers has been asked.
 #[derive(Debug)]
@@ -38,11 +41,18 @@ pub trait Intake: Send + Sync {
     /// Takes a call over and answers its client. The headers that every answer has are added to it.
     fn accept(&self, call: Deferred) -> Answering<'_>;
 
-    /// Whose calls are known by this id, whether they have begun or not. Each function once.
-    fn functions_of(&self, id: &str) -> Vec<FunctionKey>;
+    /// Whose calls are known by this id, whether they have begun, or ended and left a result, or not. Each function once.
+    fn functions_of<'a>(&'a self, id: &'a str) -> Soon<'a, Vec<FunctionKey>>;
 
     /// Ends all calls of these functions that are known by this id. `false` if there is none.
-    fn cancel(&self, id: &str, functions: &[FunctionKey]) -> bool;
+    fn cancel<'a>(&'a self, id: &'a str, functions: Vec<FunctionKey>) -> Soon<'a, bool>;
+
+    /// What has become of a call of one of these functions that is known by this id. `None` if there is none.
+    fn result<'a>(
+        &'a self,
+        id: &'a str,
+        functions: Vec<FunctionKey>,
+    ) -> Soon<'a, Option<Response<ResponseBody>>>;
 
     /// Hears of each answer below `/async-function/`, whoever gave it, and of the time until its head.
     fn answered(&self, method: &Method, status: StatusCode, took: Duration);

@@ -105,7 +105,7 @@ pub use access_log::{
 pub use affinity::AffinityKey;
 pub use ask::Ask;
 pub use bearer::{Borne, TokenPlaces, take as take_token};
-pub use body::{BoxError, ResponseBody};
+pub use body::{BoxError, OwnBody, ResponseBody, StoredBody};
 pub use caller::Caller;
 pub use challenges::{Challenges, Pending};
 pub use claim::Claim;
@@ -114,7 +114,7 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Side};
 pub use handler::Fallback;
 pub use handshakes::Handshaken;
-pub use intake::{Answering, Deferred, Intake};
+pub use intake::{Answering, Deferred, Intake, Soon};
 pub use keys::HeldKeys;
 pub use limits::{Bounds, ClientLimits, InvalidRate, Limit, Rate};
 pub use meter::Metered;
@@ -124,7 +124,7 @@ pub use roles::{may_read, may_send};
 pub use route::{RouteTable, Routes};
 pub use scale::{FANOUTS, LIVES, SIZES, Scale, Spread};
 pub use server::{Drained, Server, Settings};
-pub use token::{BadToken, Claims};
+pub use token::{BadToken, Claims, ProvenKey};
 pub use trace::Trace;
 pub use tunnel::keep::{
     DescriptorStore, Inherited, Keep, KeptFigures, MAX_KEPT, MEMORY_NAME, Named, Storing,

@@ -174,8 +174,9 @@ impl<'a> Token<'a> {
 /// The key that the token of a call said, found when the call was taken over. It stays with the call, in the extensions of
 /// its request: when the call is made, the token may have expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ProvenKey {
+pub struct ProvenKey {
     /// Which claim it is the text of.
-    pub(crate) claim: Box<str>,
-    pub(crate) key: ReplicaKey,
+    pub claim: Box<str>,
+    /// What that says.
+    pub key: ReplicaKey,
 }

@@ -24,8 +24,9 @@ Examples:
   roost deadletters redrive --function chat
   roost deadletters rm --function chat
 
-An event of a WebSocket that the daemon holds becomes one when its function has failed with it, or could not be
-had, and the tries are over. It goes when it is sent again and dealt with, is removed, or is too old.";
+An event of a WebSocket that the daemon holds, or a queued call, becomes one when its function has failed with it, or
+could not be had, and the tries are over. An event goes when it is sent again and dealt with, a call when it is queued
+again; both when they are removed, or are too old.";
 
 /// List, show, send again and remove what functions could not be brought to deal with
 #[derive(Debug, Args)]
@@ -130,12 +131,12 @@ fn list(args: &ListArgs, client: &Client, global: &Global, out: &mut Output) -> 
 }
 
 fn rows(letters: &[DeadLetter], now: Timestamp) -> Vec<Vec<String>> {
-    let head = ["ID", "FUNCTION", "EVENT", "REASON", "STATUS", "ATTEMPTS", "SIZE", "AGE", "CAUSE"];
+    let head = ["ID", "FUNCTION", "WHAT", "REASON", "STATUS", "ATTEMPTS", "SIZE", "AGE", "CAUSE"];
     let row = |of: &DeadLetter| {
         vec![
             of.id.clone(),
             of.function.clone(),
-            of.event.clone(),
+            what(of),
             of.reason.clone(),
             of.status.to_string(),
             of.attempts.to_string(),
@@ -145,6 +146,11 @@ fn rows(letters: &[DeadLetter], now: Timestamp) -> Vec<Vec<String>> {
         ]
     };
     std::iter::once(head.map(str::to_owned).to_vec()).chain(letters.iter().map(row)).collect()
+}
+
+/// An event by its name, a call by what it asks for.
+fn what(of: &DeadLetter) -> String {
+    if of.event.is_empty() { format!("{} {}", of.method, of.path) } else { of.event.clone() }
 }
 
 fn show(args: &ShowArgs, client: &Client, global: &Global, out: &mut Output) -> Result<()> {
@@ -162,6 +168,7 @@ fn show(args: &ShowArgs, client: &Client, global: &Global, out: &mut Output) -> 
         ("Function:", format!("{}.{}", of.function, of.namespace)),
         ("Event:", of.event),
         ("Connection:", of.connection),
+        ("Call:", of.call),
         ("Given up:", of.at),
         ("Attempts:", of.attempts.to_string()),
         ("Last attempt:", of.last_attempt),
@@ -171,7 +178,9 @@ fn show(args: &ShowArgs, client: &Client, global: &Global, out: &mut Output) -> 
         ("Request:", format!("{} {}", of.method, of.path)),
     ];
     let headers = headers.into_iter().map(|(name, value)| vec![String::new(), format!("{name}: {value}")]);
-    let rows = rows.map(|(name, value)| vec![name.to_owned(), value]).into_iter().chain(headers);
+    // What a letter of its kind does not have is not shown.
+    let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
+    let rows = rows.map(|(name, value)| vec![name.to_owned(), value]).chain(headers);
     out.table(&rows.collect::<Vec<_>>())?;
     let body = if is_base64_encoded { format!("({} of binary data: --body)", bytes(of.size)) } else { body };
     Ok(out.line(format!("\n{body}"))?)

@@ -78,8 +78,14 @@ struct LetterView {
     function: String,
     namespace: String,
     kind: &'static str,
+    /// What happened, and on which connection, if it is an event.
+    #[serde(skip_serializing_if = "String::is_empty")]
     event: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     connection: String,
+    /// What its client knows it by, if it is a call.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    call: String,
     at: Option<Timestamp>,
     attempts: u32,
     last_attempt: Option<Timestamp>,
@@ -190,7 +196,7 @@ async fn redrive(
     Query(scope): Query<Scope>,
 ) -> Result<Json<Done>, ApiError> {
     let (namespace, id) = one(&api, &scope, &id)?;
-    let delivered = api.letters.redrive(&api.redrive, namespace, id).await?;
+    let delivered = api.letters.redrive(&api.redrive, &api.queue, namespace, id).await?;
     Ok(Json(Done { id: id.to_string(), delivered }))
 }
 
@@ -201,7 +207,7 @@ async fn redrive_all(State(api): State<Api>, Query(asked): Query<Asked>) -> Resu
         return Err(ApiError::unknown_function(function));
     }
     wanted.function = Some(function);
-    let all = api.letters.redrive_all(&api.redrive, wanted, limit);
+    let all = api.letters.redrive_all(&api.redrive, &api.queue, wanted, limit);
     let Redriven { done, failed, next, stopped } = tokio::select! {
         all = all => all.map_err(|error| unreadable(&error))?,
         () = api.ending.cancelled() => {
@@ -228,15 +234,20 @@ fn unreadable(error: &std::io::Error) -> ApiError {
 
 impl From<Found> for LetterView {
     fn from(Found { id, function, head, size }: Found) -> Self {
-        let Head { at, attempts, last, request, kind: Kind::Event(event) } = head;
+        let Head { at, attempts, last, request, kind } = head;
+        let (kind, event, connection, call) = match kind {
+            Kind::Event(of) => ("event", of.event, of.connection, String::new()),
+            Kind::Call(of) => ("call", String::new(), String::new(), of.id),
+        };
         let path = request.path.split('?').next().unwrap_or_default().to_owned();
         Self {
             id: id.to_string(),
             function: function.name.to_string(),
             namespace: function.namespace.to_string(),
-            kind: "event",
-            event: event.event,
-            connection: event.connection,
+            kind,
+            event,
+            connection,
+            call,
             at: stamp(at),
             attempts,
             last_attempt: stamp(last.at),

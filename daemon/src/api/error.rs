@@ -96,6 +96,7 @@ impl From<CannotRedrive> for ApiError {
             CannotRedrive::Unknown => Self::new(StatusCode::NOT_FOUND, error.to_string()),
             CannotRedrive::InHand => Self::new(StatusCode::CONFLICT, error.to_string()),
             CannotRedrive::Failed { .. } => Self::new(StatusCode::BAD_GATEWAY, error.to_string()),
+            CannotRedrive::NotTaken(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             CannotRedrive::Unreadable => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
             CannotRedrive::Disk(_) => Self::internal(&error),
         }

@@ -49,6 +49,7 @@ use crate::image::Images;
 use crate::logs::LogStore;
 use crate::metrics::Timings;
 use crate::passes::Passes;
+use crate::queue::Queue;
 use crate::scaling::events::Events;
 use crate::secrets::Secrets;
 use crate::usage::{Ledger, Sampler};
@@ -81,6 +82,8 @@ pub struct Api {
     pub letters: DeadLetters,
     /// The way to tell them once more.
     pub redrive: Redrive,
+    /// Calls that nobody waits for.
+    pub queue: Queue,
     /// By what functions are known that speak to them.
     pub passes: Passes,
     /// What is counted of the calls that are answered here.

@@ -348,8 +348,8 @@ impl Config {
             &format!("server.kept_tunnels = {}: expected 0 to {MAX_KEPT}", config.kept_tunnels),
         );
         m.require(
-            config.queue.max_body <= config.queue.max_memory,
-            "queue.max_body: expected no more than queue.max_memory",
+            config.queue.max_body <= config.queue.max_size,
+            "queue.max_body: expected no more than queue.max_size",
         );
         m.require(
             config.containerd.cgroup_parent.starts_with('/'),
@@ -457,7 +457,7 @@ mod tests {
         let text = resolve(
             "[server]\nlisten = '8080'\n[functions]\ndrain = 'soon'\n[network]\nsubnet = 'x'\ndns = ['y']\nslots = 65\n\
              [images]\npolicy = 'Never'\nmax_size = '0'\n[paths]\nstate = 'here'\n\
-             [queue]\nconcurrency = 0\nmax_body = '1GiB'\n\
+             [queue]\nconcurrency = 0\nmax_body = '2GiB'\n\
              [limits]\nconnections = 0\nconnections_per_client = -1\nrequests_per_client = 'fast'\nheaders = 1\n\
              header_size = '1KiB'\nbody = 'big'\nbody_time = 'soon'\nfunction_connections = 'x'",
         )

@@ -147,9 +147,13 @@ pub(super) struct RawQueue {
     pub(super) concurrency: Option<usize>,
     pub(super) max_concurrency: Option<usize>,
     pub(super) max_body: Option<String>,
-    pub(super) max_memory: Option<String>,
+    pub(super) max_size: Option<String>,
+    pub(super) max_calls: Option<usize>,
+    pub(super) reserve: Option<String>,
     pub(super) retry_for: Option<String>,
     pub(super) callback_timeout: Option<String>,
+    pub(super) callback_attempts: Option<u32>,
+    pub(super) idempotency: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -329,9 +333,13 @@ impl RawQueue {
             concurrency: self.concurrency.unwrap_or(10),
             max_concurrency: self.max_concurrency.unwrap_or(100),
             max_body: m.read("queue.max_body", self.max_body.as_deref(), 16 << 20, units::memory),
-            max_memory: m.read("queue.max_memory", self.max_memory.as_deref(), 64 << 20, units::memory),
+            max_size: m.read("queue.max_size", self.max_size.as_deref(), 1 << 30, units::memory),
+            max_calls: self.max_calls.unwrap_or(500_000),
+            reserve: m.read("queue.reserve", self.reserve.as_deref(), 64 << 20, units::memory),
             retry_for: m.duration("queue.retry_for", self.retry_for.as_deref(), 3600),
             callback_timeout: m.duration("queue.callback_timeout", self.callback_timeout.as_deref(), 300),
+            callback_attempts: self.callback_attempts.unwrap_or(5),
+            idempotency: m.duration("queue.idempotency", self.idempotency.as_deref(), 24 * 3600),
         }
     }
 }

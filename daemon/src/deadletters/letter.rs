@@ -13,6 +13,8 @@ use roost_proxy::websocket::event::ConnectionId;
 use roost_proxy::websocket::{DeadEvent, EVENTS, Failing, Reason};
 use serde::{Deserialize, Serialize};
 
+use crate::queue::{Call, Failure};
+
 /// Headers that are not written down.
 const SECRET: [&str; 8] = [
     "authorization",
@@ -97,6 +99,22 @@ pub struct Asked {
 pub enum Kind {
     /// An event of a WebSocket.
     Event(OfEvent),
+    /// A call of the queue.
+    Call(OfCall),
+}
+
+/// A call of the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfCall {
+    /// What its client knows it by.
+    pub id: String,
+    /// The function as its client named it.
+    pub name: String,
+    /// When it was taken over, in milliseconds of Unix time.
+    pub accepted: i64,
+    /// Where its answer was wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callback: Option<String>,
 }
 
 /// An event of a WebSocket.
@@ -165,6 +183,25 @@ impl Draft {
         Self { head, body }
     }
 
+    /// That of a call, whose last attempt came to this.
+    pub(super) fn of_call(call: &Call, body: Bytes, attempts: u32, failure: &Failure, reason: &str) -> Self {
+        let now = Timestamp::now();
+        let mut cause = failure.cause.clone();
+        cause.truncate(cause.floor_char_boundary(MAX_CAUSE));
+        let last = Last { at: now, reason: reason.to_owned(), status: failure.status, cause };
+        let (method, path, headers) = call.asked();
+        let kept = headers.iter().filter(|(name, _)| !SECRET.contains(&name.as_str()));
+        let request =
+            Asked { method: method.to_owned(), path: path.to_owned(), headers: kept.cloned().collect() };
+        let kind = Kind::Call(OfCall {
+            id: call.id.clone(),
+            name: call.name.clone(),
+            accepted: call.accepted,
+            callback: call.callback.clone(),
+        });
+        Self { head: Head { at: now, attempts, last, request, kind }, body }
+    }
+
     /// About how many bytes of memory it takes.
     pub(super) fn size(&self) -> usize {
         let headers = &self.head.request.headers;
@@ -193,7 +230,7 @@ impl Last {
 impl Letter {
     /// The event that it tells of, as one of `function`'s. `None` where it tells of none that can be.
     pub(super) fn event(&self, function: FunctionKey) -> Option<DeadEvent> {
-        let Kind::Event(event) = &self.head.kind;
+        let Kind::Event(event) = &self.head.kind else { return None };
         let key = match &event.key {
             Some(key) => Some(key.parse().ok()?),
             None => None,
@@ -213,6 +250,17 @@ impl Letter {
             attempts: self.head.attempts,
             failing: self.head.last.failing(),
         })
+    }
+
+    /// The call that it tells of, to be made once more. `None` where it tells of none.
+    pub(super) fn call(&self, function: FunctionKey) -> Option<Call> {
+        let Kind::Call(of) = &self.head.kind else { return None };
+        let asked = &self.head.request;
+        let headers = asked.headers.clone();
+        let mut call = Call::of_parts(function, of.id.clone(), &asked.method, &asked.path, headers);
+        call.name = of.name.clone();
+        call.callback = of.callback.clone();
+        Some(call)
     }
 
     fn request(&self) -> Option<Request<Bytes>> {

@@ -1,8 +1,8 @@
 //! Dead letters: what a function could not be brought to deal with, kept so that somebody can look at it and send it again.
 //!
 //! Owns the directory `deadletters` in the state directory, one [`file`] a function, and the one task that adds to them. Whoever
-//! has a letter to keep waits for nothing: it goes into a bounded queue, and is lost, counted, when that is full. Today the letters are
-//! events of WebSockets; a [`letter`] says of what kind it is, so that calls of the queue can be kept beside them.
+//! has an event of a WebSocket to keep waits for nothing: it goes into a bounded queue, and is lost, counted, when that is full. A
+//! call of the queue is on the disk before it is gone from there.
 //!
 //! ```text
 //!  a failed event ──► queue (bounded) ──► writer ──► file of its function ──► shown, sent again ──► gone
@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::websocket::DeadEvent;
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +35,7 @@ pub use self::redrive::{CannotRedrive, Redriven};
 use self::store::Store;
 pub use self::store::{Found, Kept};
 pub use self::writer::Writer;
+use crate::queue::{Call, Failure};
 
 /// The name of the directory.
 const NAME: &str = "deadletters";
@@ -117,7 +119,8 @@ struct Shared {
 /// What the writer is to do.
 #[derive(Debug)]
 enum Order {
-    Keep(FunctionKey, Box<Draft>),
+    /// Keep a letter, and say whether it is on the disk.
+    Keep(FunctionKey, Box<Draft>, Option<oneshot::Sender<bool>>),
     /// To say so when all that came before is on the disk.
     Flush(oneshot::Sender<()>),
 }
@@ -163,11 +166,31 @@ impl DeadLetters {
         let draft = Box::new(Draft::of_event(event));
         let size = draft.size();
         if self.0.waiting.fetch_add(size, Relaxed) + size > WAITING_BYTES
-            || self.0.orders.try_send(Order::Keep(function, draft)).is_err()
+            || self.0.orders.try_send(Order::Keep(function, draft, None)).is_err()
         {
             self.0.waiting.fetch_sub(size, Relaxed);
             self.0.lose(Lost::Overflow, 1);
         }
+    }
+
+    /// Keeps a call of the queue whose last attempt came to this. `false` when it is not on the disk; nothing is kept where
+    /// nothing is to be.
+    pub async fn keep_call(
+        &self,
+        call: &Call,
+        body: Bytes,
+        attempts: u32,
+        failure: &Failure,
+        reason: &str,
+    ) -> bool {
+        if !self.0.enabled {
+            return true;
+        }
+        let draft = Box::new(Draft::of_call(call, body, attempts, failure, reason));
+        self.0.waiting.fetch_add(draft.size(), Relaxed);
+        let (done, kept) = oneshot::channel();
+        let order = Order::Keep(call.function.clone(), draft, Some(done));
+        self.0.orders.send(order).await.is_ok() && kept.await == Ok(true)
     }
 
     /// Resolves when all that was to be kept until now is on the disk, or lost.

@@ -13,6 +13,7 @@ use roost_proxy::websocket::{Failing, Reason, Redrive};
 
 use super::letter::{Last, LetterId};
 use super::{DeadLetters, Shared, Wanted};
+use crate::queue::{Queue, Refusal};
 
 /// Why a letter was not dealt with.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,9 @@ pub enum CannotRedrive {
         /// What came of it.
         failing: Failing,
     },
+    /// The queue does not take it now.
+    #[error("{0}")]
+    NotTaken(Refusal),
     /// It tells of nothing that can be sent.
     #[error("this dead letter cannot be read")]
     Unreadable,
@@ -72,18 +76,27 @@ impl Drop for InHand<'_> {
 }
 
 impl DeadLetters {
-    /// Sends a letter again. `true` if its connection is there and got what was answered.
+    /// Sends a letter again: an event to its function, a call to the end of its line. `true` if that took it over, or the connection of
+    /// the event is there and got what was answered.
     ///
     /// # Errors
     /// When it was not dealt with: it stays.
     pub async fn redrive(
         &self,
         by: &Redrive,
+        queue: &Queue,
         namespace: Namespace,
         id: LetterId,
     ) -> Result<bool, CannotRedrive> {
         let _in_hand = InHand::take(&self.0, id).ok_or(CannotRedrive::InHand)?;
         let (function, letter) = self.get(namespace.clone(), id).await?.ok_or(CannotRedrive::Unknown)?;
+        if let Some(call) = letter.call(function.clone()) {
+            // Taken over again, it is on the disk there before it is gone from here.
+            queue.make_again(call, letter.body).await.map_err(CannotRedrive::NotTaken)?;
+            self.0.redriven[0].fetch_add(1, Relaxed);
+            self.remove(namespace, id).await?;
+            return Ok(true);
+        }
         let event = letter.event(function.clone()).ok_or(CannotRedrive::Unreadable)?;
         match by.tell(&event).await {
             Ok(heard) => {
@@ -106,14 +119,20 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When the disk fails.
-    pub async fn redrive_all(&self, by: &Redrive, wanted: Wanted, limit: usize) -> io::Result<Redriven> {
+    pub async fn redrive_all(
+        &self,
+        by: &Redrive,
+        queue: &Queue,
+        wanted: Wanted,
+        limit: usize,
+    ) -> io::Result<Redriven> {
         let namespace = wanted.namespace.clone();
         let mut ids = self.with(move |store| Ok(store.ids(&wanted, limit + 1))).await?;
         let more = ids.len() > limit;
         ids.truncate(limit);
         let mut redriven = Redriven::default();
         for (id, _) in &ids {
-            match self.redrive(by, namespace.clone(), *id).await {
+            match self.redrive(by, queue, namespace.clone(), *id).await {
                 Ok(_) => redriven.done += 1,
                 Err(CannotRedrive::Failed { failing, .. }) => {
                     redriven.failed += 1;
@@ -125,6 +144,11 @@ impl DeadLetters {
                 // Somebody else has it, or had it.
                 Err(CannotRedrive::Unknown | CannotRedrive::InHand) => {}
                 Err(CannotRedrive::Unreadable) => redriven.failed += 1,
+                Err(CannotRedrive::NotTaken(why)) => {
+                    redriven.failed += 1;
+                    redriven.stopped = Some(why.to_string());
+                    return Ok(redriven);
+                }
                 Err(CannotRedrive::Disk(error)) => return Err(error),
             }
         }

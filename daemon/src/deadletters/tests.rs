@@ -108,7 +108,7 @@ fn a_letter_is_read_back_as_it_was_but_for_its_secrets() {
     assert_eq!(back.request.headers()["x-bytes"].as_bytes(), [0xe4, 0xff]);
     let mode = fs::metadata(kept.path("chat")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let Kind::Event(written) = letter.head.kind;
+    let Kind::Event(written) = letter.head.kind else { panic!("{letter:?}") };
     assert_eq!(written.of.as_deref(), Some("front.openfaas-fn"));
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use roost_proxy::function::FunctionKey;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, warn};
@@ -22,6 +22,9 @@ const BATCH: usize = 256;
 
 /// How often it is looked for letters that are too old.
 const SWEEP: Duration = Duration::from_secs(60);
+
+/// Who waits for a letter to be on the disk, if anybody does.
+type Waiter = Option<oneshot::Sender<bool>>;
 
 /// Adds letters, as long as it runs.
 #[derive(Debug)]
@@ -61,7 +64,7 @@ impl Writer {
         let (mut letters, mut waiters) = (Vec::new(), Vec::new());
         for order in orders {
             match order {
-                Order::Keep(function, draft) => letters.push((function, draft)),
+                Order::Keep(function, draft, done) => letters.push((function, draft, done)),
                 Order::Flush(done) => waiters.push(done),
             }
         }
@@ -112,20 +115,32 @@ impl Writer {
 
 impl Shared {
     /// Writes letters. Each is tried, whatever became of those before it.
-    fn write(&self, letters: Vec<(FunctionKey, Box<Draft>)>) -> std::io::Result<()> {
+    fn write(&self, letters: Vec<(FunctionKey, Box<Draft>, Waiter)>) -> std::io::Result<()> {
         let mut store = self.store();
-        let mut result = Ok(());
-        for (function, draft) in letters {
+        let (mut result, mut waiters) = (Ok(()), Vec::new());
+        for (function, draft, waiter) in letters {
             let size = draft.size();
             match store.add(&function, *draft) {
-                Ok(gone) => self.lose(Lost::Size, gone),
+                Ok(gone) => {
+                    self.lose(Lost::Size, gone);
+                    waiters.extend(waiter);
+                }
                 Err(error) => {
-                    self.lose(Lost::Disk, 1);
+                    // Who waits hears of it, and has it kept later.
+                    if waiter.is_none() {
+                        self.lose(Lost::Disk, 1);
+                    }
                     result = Err(error);
                 }
             }
             self.waiting.fetch_sub(size, Relaxed);
         }
-        result.and(store.sync())
+        let synced = store.sync();
+        for waiter in waiters {
+            if waiter.send(synced.is_ok()).is_err() {
+                tracing::debug!("nobody waits for a dead letter any more");
+            }
+        }
+        result.and(synced)
     }
 }

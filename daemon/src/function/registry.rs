@@ -23,7 +23,7 @@ use crate::function::replica::Inherited;
 use crate::function::spec::{self, Deployment, FunctionSpec};
 use crate::function::status::Status;
 use crate::function::timeouts::Times;
-use crate::queue::Queue;
+use crate::queue::{self, Queue};
 use crate::scaling::{Policy, labels};
 use crate::secrets::{SecretError, SecretName};
 use crate::store::{Store, StoreError, path_of};
@@ -339,7 +339,7 @@ impl Registry {
             written.remove(&key);
             info!(function = %key, "{key}: deleted");
             registry.routes.remove(&key);
-            registry.queue.forget(&key);
+            registry.queue.forget(&key).await;
             if let Some(entry) = registry.lock().get(&key) {
                 entry.wanted.send_replace(None);
             }
@@ -433,6 +433,7 @@ impl Registry {
 
     /// Hands a record to the function's controller; starts one if there is none.
     fn set(self: &Arc<Self>, key: &FunctionKey, record: FunctionRecord) {
+        self.set_calls(key, &record);
         let domains = domains::of(&record.newest.deployment);
         let upstream = self.lock().get(key).map(|entry| {
             ask(&entry.upstream, &record);
@@ -457,10 +458,16 @@ impl Registry {
         upstream.set_event_mode(mode);
     }
 
+    /// Has its calls in the queue made as it says. It was valid when it was sent.
+    fn set_calls(&self, key: &FunctionKey, record: &FunctionRecord) {
+        self.queue.set_policy(key, queue::Policy::parse(&record.newest.deployment).unwrap_or_default());
+    }
+
     fn begin(self: &Arc<Self>, key: &FunctionKey, record: Option<FunctionRecord>, inherited: Vec<Inherited>) {
         let upstream = Upstream::new(key.clone(), self.limits);
         if let Some(record) = &record {
             ask(&upstream, record);
+            self.set_calls(key, record);
             self.hold(record, &upstream);
             self.routes.insert(Arc::clone(&upstream));
         }

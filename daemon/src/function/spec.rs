@@ -19,6 +19,7 @@ use crate::function::timeouts::Times;
 use crate::function::{access, compression, event_mode, protocol};
 use crate::image::Reference;
 use crate::lambda;
+use crate::queue;
 use crate::runtime::Limits;
 use crate::scaling::Policy;
 use crate::units;
@@ -172,6 +173,7 @@ impl FunctionSpec {
         if let Err(why) = Times::parse(&deployment) {
             mistakes.0.extend(why);
         }
+        mistakes.0.extend(queue::Policy::parse(&deployment).err().into_iter().flatten());
         mistakes.0.extend(compression::parse(&deployment).err());
         mistakes.0.extend(event_mode::parse(&deployment).err().into_iter().flatten());
         mistakes.0.extend(protocol::parse(&deployment).err());

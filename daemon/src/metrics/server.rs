@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, 
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{
     Answering, Deferred, Denied, Fallback, Guard, Intake, Judgement, ResponseBody, Routes, Server, Settings,
+    Soon,
 };
 
 use super::Collector;
@@ -82,12 +83,20 @@ impl Intake for Nobody {
         Box::pin(std::future::ready(text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())))
     }
 
-    fn functions_of(&self, _id: &str) -> Vec<FunctionKey> {
-        Vec::new()
+    fn functions_of<'a>(&'a self, _id: &'a str) -> Soon<'a, Vec<FunctionKey>> {
+        Box::pin(std::future::ready(Vec::new()))
     }
 
-    fn cancel(&self, _id: &str, _functions: &[FunctionKey]) -> bool {
-        false
+    fn cancel<'a>(&'a self, _id: &'a str, _functions: Vec<FunctionKey>) -> Soon<'a, bool> {
+        Box::pin(std::future::ready(false))
+    }
+
+    fn result<'a>(
+        &'a self,
+        _id: &'a str,
+        _functions: Vec<FunctionKey>,
+    ) -> Soon<'a, Option<Response<ResponseBody>>> {
+        Box::pin(std::future::ready(None))
     }
 
     fn answered(&self, _method: &Method, _status: StatusCode, _took: Duration) {}

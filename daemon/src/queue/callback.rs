@@ -6,22 +6,24 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRAILER, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Url, redirect};
-use roost_proxy::{BoxError, Error, PRODUCT, ResponseBody};
+use roost_proxy::{BoxError, OwnBody, PRODUCT, ResponseBody};
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::Invocation;
+use super::call::{Answer, Call};
+use super::spool::{Kept, Writer};
 use crate::gateways::GATEWAY_PORT;
 use crate::network::GATEWAY_NAMES;
 
@@ -29,19 +31,14 @@ const X_CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
 const X_DURATION_SECONDS: HeaderName = HeaderName::from_static("x-duration-seconds");
 const X_FUNCTION_NAME: HeaderName = HeaderName::from_static("x-function-name");
 const X_FUNCTION_STATUS: HeaderName = HeaderName::from_static("x-function-status");
+const X_RETRY: HeaderName = HeaderName::from_static("x-retry");
+const X_RETRY_MAX: HeaderName = HeaderName::from_static("x-retry-max");
 
 /// How long the other side may take to accept the connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Headers of an answer that would say something else in a request.
 const NOT_COPIED: [HeaderName; 4] = [HOST, CONTENT_LENGTH, EXPECT, TRAILER];
-
-/// How a call ended.
-pub(super) struct Outcome {
-    pub(super) result: Result<Response<ResponseBody>, Error>,
-    /// From the beginning of the last attempt to the head of its answer.
-    pub(super) duration: Duration,
-}
 
 /// Is this the address of a replica? Calls get to it by the name of its function, or not at all: only there it is asked
 /// who may.
@@ -53,12 +50,14 @@ pub(super) struct Callbacks {
     client: OnceLock<Client>,
     timeout: Duration,
     is_replica: IsReplica,
+    /// Callbacks that nobody took, ever.
+    failed: AtomicU64,
 }
 
 impl Callbacks {
     /// `timeout` is for a whole callback.
     pub(super) fn new(timeout: Duration, is_replica: IsReplica) -> Self {
-        Self { client: OnceLock::new(), timeout, is_replica }
+        Self { client: OnceLock::new(), timeout, is_replica, failed: AtomicU64::new(0) }
     }
 
     /// Reads `X-Callback-Url` in a daemon that listens at `here`.
@@ -66,6 +65,16 @@ impl Callbacks {
         let url = parse(value, here)?;
         self.check(&url)?;
         Ok(url)
+    }
+
+    /// One was sent as often as may be, in vain.
+    pub(super) fn count_failed(&self) {
+        self.failed.fetch_add(1, Relaxed);
+    }
+
+    /// How many were.
+    pub(super) fn failed(&self) -> u64 {
+        self.failed.load(Relaxed)
     }
 
     /// A name is looked at when its addresses are known: see [`Outside`].
@@ -81,55 +90,59 @@ impl Callbacks {
         Err(format!("{address} is the address of a function: expected its name, as in {instead}"))
     }
 
-    /// Reads the answer to its end, and sends it where it is wanted.
-    pub(super) async fn finish(&self, call: &Invocation, outcome: Outcome) {
-        let (headers, body) = match outcome.result {
-            Ok(answer) => {
-                let (parts, body) = answer.into_parts();
-                (headers(call, parts.headers, parts.status, outcome.duration), Some(body))
-            }
-            Err(error) => {
-                let mut headers = headers(call, HeaderMap::new(), error.status(false), outcome.duration);
-                // Said here because a body that is not there has no length otherwise, which some receivers refuse.
-                headers.insert(CONTENT_LENGTH, 0.into());
-                (headers, None)
-            }
-        };
-        let Some(url) = &call.callback else {
-            if let Some(body) = body {
-                relay(body, None).await;
-            }
-            return;
-        };
-        let (function, call_id) = (&call.function, &call.id);
-        // Not the URL itself: there may be a secret in it.
-        let place = url.host_str().unwrap_or_default();
-        match self.post(url.clone(), headers, body).await {
-            Ok(status) if status.is_success() => {
-                debug!(%function, ?call_id, "{function}: callback to {place}: {status}");
-            }
-            Ok(status) => {
-                warn!(%function, ?call_id, "{function}: callback to {place} answered with {status}");
-            }
-            Err(why) => warn!(%function, ?call_id, "{function}: callback to {place} has failed: {why}"),
-        }
-    }
-
-    async fn post(
+    /// Reads an answer to its end, sends it to the call's callback, if it has one, as it comes, and keeps it in `keep`.
+    pub(super) async fn pass_on(
         &self,
-        url: Url,
-        headers: HeaderMap,
-        body: Option<ResponseBody>,
-    ) -> Result<StatusCode, String> {
-        // Again: the network may be younger than the call.
-        self.check(&url)?;
-        let request = self.client()?.post(url).headers(headers).timeout(self.timeout);
-        let Some(body) = body else { return answer(request.body(Bytes::new())).await };
+        call: &Call,
+        answer: &Answer,
+        most: u32,
+        body: ResponseBody,
+        keep: Option<Tee>,
+    ) -> Passed {
+        let Some(callback) = &call.callback else {
+            let (kept, whole) = relay(body, None, keep).await;
+            return Passed { kept, whole, told: Ok(()) };
+        };
         let (sender, pieces) = mpsc::channel(1);
         let relayed = Relayed { pieces, hint: body.size_hint() };
-        let ((), answered) =
-            tokio::join!(relay(body, Some(sender)), answer(request.body(reqwest::Body::wrap(relayed))));
-        answered
+        let post = self.post(callback, headers(call, answer, most), reqwest::Body::wrap(relayed));
+        let ((kept, whole), told) = tokio::join!(relay(body, Some(sender), keep), post);
+        Passed { kept, whole, told }
+    }
+
+    /// Sends an answer that was kept, or one without a body, to the call's callback. Nothing to do if it has none.
+    pub(super) async fn send(
+        &self,
+        call: &Call,
+        answer: &Answer,
+        most: u32,
+        body: Option<OwnBody>,
+    ) -> Result<(), String> {
+        let Some(callback) = &call.callback else { return Ok(()) };
+        let mut headers = headers(call, answer, most);
+        let body = match body {
+            Some(OwnBody::Whole(bytes)) => bytes.into(),
+            Some(OwnBody::Stored(body)) => reqwest::Body::wrap(body),
+            None => {
+                // Said here because a body that is not there has no length otherwise, which some receivers refuse.
+                headers.insert(CONTENT_LENGTH, 0.into());
+                Bytes::new().into()
+            }
+        };
+        self.post(callback, headers, body).await
+    }
+
+    async fn post(&self, callback: &str, headers: HeaderMap, body: reqwest::Body) -> Result<(), String> {
+        let url: Url = callback.parse().map_err(|why| format!("{why}"))?;
+        // Again: the network may be younger than the call.
+        self.check(&url)?;
+        let request = self.client()?.post(url).headers(headers).timeout(self.timeout).body(body);
+        let answered = request.send().await.map_err(|error| told(&error.without_url()))?;
+        if answered.status().is_success() {
+            Ok(())
+        } else {
+            Err(format!("answered with {}", answered.status()))
+        }
     }
 
     fn client(&self) -> Result<&Client, String> {
@@ -166,10 +179,6 @@ impl Resolve for Outside {
     }
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> Result<StatusCode, String> {
-    request.send().await.map(|response| response.status()).map_err(|error| told(&error.without_url()))
-}
-
 /// An error with its causes.
 fn told(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -181,16 +190,24 @@ fn told(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What the receiver is told: the headers of the function, and ours.
-fn headers(call: &Invocation, mut headers: HeaderMap, status: StatusCode, duration: Duration) -> HeaderMap {
+/// Where a callback goes, for the log: not the URL itself, as there may be a secret in it.
+pub(super) fn place(callback: &str) -> String {
+    callback.parse().ok().and_then(|url: Url| url.host_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// What the receiver is told: the headers of the function, and ours. A call is made `most` times at most.
+fn headers(call: &Call, answer: &Answer, most: u32) -> HeaderMap {
+    let mut headers = answer.headers();
     for name in &NOT_COPIED {
         headers.remove(name);
     }
     let value = |text: String| HeaderValue::from_str(&text).expect("digits and names are visible ASCII");
-    headers.insert(X_CALL_ID, call.id.clone());
-    headers.insert(X_DURATION_SECONDS, value(format!("{:.6}", duration.as_secs_f64())));
-    headers.insert(X_FUNCTION_STATUS, status.as_u16().into());
+    headers.insert(X_CALL_ID, call.id_value());
+    headers.insert(X_DURATION_SECONDS, value(format!("{:.6}", answer.seconds)));
+    headers.insert(X_FUNCTION_STATUS, answer.status.into());
     headers.insert(X_FUNCTION_NAME, value(call.name.clone()));
+    headers.insert(X_RETRY, answer.attempts.saturating_sub(1).into());
+    headers.insert(X_RETRY_MAX, most.saturating_sub(1).into());
     headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
     headers
 }
@@ -198,8 +215,13 @@ fn headers(call: &Invocation, mut headers: HeaderMap, status: StatusCode, durati
 /// A piece of an answer. The last one is `None`: an answer that just stops was cut off.
 type Piece = Result<Option<Bytes>, BoxError>;
 
-/// Moves the bytes of an answer to whoever sends them on. When nobody does (any more), it reads on.
-async fn relay(mut body: ResponseBody, mut to: Option<mpsc::Sender<Piece>>) {
+/// Moves the bytes of an answer to whoever sends them on, and keeps them too. When nobody sends them (any more), it reads
+/// on. Says what was kept, and whether the answer was whole.
+async fn relay(
+    mut body: ResponseBody,
+    mut to: Option<mpsc::Sender<Piece>>,
+    mut keep: Option<Tee>,
+) -> (Option<Tee>, Result<(), BoxError>) {
     loop {
         let piece = match body.frame().await {
             None => Ok(None),
@@ -209,16 +231,70 @@ async fn relay(mut body: ResponseBody, mut to: Option<mpsc::Sender<Piece>>) {
                 Err(_trailers) => continue,
             },
         };
-        let last = !matches!(piece, Ok(Some(_)));
+        if let Ok(Some(data)) = &piece
+            && let Some(tee) = keep.take()
+        {
+            keep = Some(tee.add(data).await);
+        }
+        let ended = match &piece {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(Ok(())),
+            Err(error) => Some(Err(error.to_string().into())),
+        };
         if let Some(sender) = &to
             && sender.send(piece).await.is_err()
         {
             to = None;
         }
-        if last {
-            return;
+        if let Some(ended) = ended {
+            return (keep, ended);
         }
     }
+}
+
+/// Where an answer is kept while it goes on.
+pub(super) enum Tee {
+    /// So far, up to so many bytes.
+    Writing(Writer, u64),
+    /// It is too large, or the disk does not take it.
+    Lost,
+}
+
+impl Tee {
+    async fn add(self, data: &[u8]) -> Self {
+        let Self::Writing(mut writer, most) = self else { return Self::Lost };
+        if writer.length() + data.len() as u64 > most {
+            return Self::Lost;
+        }
+        match writer.write(data).await {
+            Ok(()) => Self::Writing(writer, most),
+            Err(error) => {
+                warn!("an answer cannot be kept: {error}");
+                Self::Lost
+            }
+        }
+    }
+
+    /// What is kept, if it is all there is.
+    pub(super) async fn finish(self) -> Option<Kept> {
+        let Self::Writing(writer, _) = self else { return None };
+        match writer.finish().await {
+            Ok(kept) => Some(kept),
+            Err(error) => {
+                warn!("an answer cannot be kept: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// What came of an answer on its way.
+pub(super) struct Passed {
+    pub(super) kept: Option<Tee>,
+    /// Was it whole?
+    pub(super) whole: Result<(), BoxError>,
+    /// Did the callback take it?
+    pub(super) told: Result<(), String>,
 }
 
 /// The other end of [`relay`].
@@ -293,7 +369,8 @@ mod tests {
         assert!(relayed(vec![piece()]).await.is_err(), "cancelled");
 
         let (sender, pieces) = mpsc::channel(8);
-        relay(ResponseBody::full("all"), Some(sender)).await;
+        let (kept, whole) = relay(ResponseBody::full("all"), Some(sender), None).await;
+        assert!(kept.is_none() && whole.is_ok());
         let whole = Relayed { pieces, hint: SizeHint::new() }.collect().await.unwrap();
         assert_eq!(whole.to_bytes(), "all");
     }
@@ -332,7 +409,7 @@ mod tests {
         let resolve = |is_replica: IsReplica| Outside(is_replica).resolve("localhost".parse().unwrap());
         assert!(resolve(Arc::new(|_| false)).await.unwrap().count() > 0);
         assert!(resolve(is_replica).await.is_err(), "a name of replicas alone is none");
-        let sent = callbacks.post(parsed("localhost:1").unwrap(), HeaderMap::new(), None).await;
+        let sent = callbacks.post("http://localhost:1/x", HeaderMap::new(), Bytes::new().into()).await;
         assert!(sent.unwrap_err().contains("or a function's"), "the client asks for no other addresses");
     }
 

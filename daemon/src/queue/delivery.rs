@@ -1,288 +1,312 @@
-//! The way of one call: until its function has answered it, or will not.
+//! One turn of a call: an attempt, or what is left to do when there are no more.
 //!
 //! ```text
-//!            ┌─────────────── pause, longer each time ──────────────────┐
-//!            ▼                                                          │
-//!  turn ─► (gate) ─► one of the host's places ─► call ─┬─ not taken ────┤ until `retry_for` is over
-//!                                                      ├─ sent back ────┘ for a few times
-//!                                                      └─ answered, or nobody knows ─► callback ─► end
+//!            ┌────────────── again, behind a pause ───────────────┐
+//!            ▼                                                    │
+//!  turn ─► one of the host's places ─► call ─┬─ nobody took it ───┤ its line is closed for a while
+//!                                            ├─ sent back, or ────┘ for so many attempts
+//!                                            │  failed as its function says
+//!                                            ├─ answered ─► callback ─► result kept ─► done
+//!                                            └─ failed ─► dead letter ─► callback ─► dead
 //! ```
 //!
-//! Owns when a call is made again. What may have been done is not done again, unless the function's side says that it is
-//! the platform's fault. When a function takes no calls, one of them at a time knocks, behind the gate; the others wait
-//! without a place, so that they are in nobody's way. An attempt that fails there is one for all calls that came too long
-//! ago.
+//! Owns what is told of a call to its function, its callback and the dead letters. Whatever happens here, the
+//! [keeper](super::keeper) hears how the turn ended.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::RETRY_AFTER;
-use http::{HeaderMap, Response, StatusCode};
-use roost_proxy::{Error, ResponseBody};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, watch};
-use tokio_util::sync::CancellationToken;
+use http::{HeaderMap, HeaderName, Response, StatusCode};
+use roost_proxy::function::FunctionKey;
+use roost_proxy::{Error, OwnBody, ResponseBody};
 use tracing::{debug, info, warn};
 
-use super::callback::Outcome;
-use super::lines::Turn;
-use super::{Invocation, Shared};
+use super::Shared;
+use super::call::{Answer, Call, Failure};
+use super::callback::{Passed, Tee, place};
+use super::keeper::{Ended, Order, Resulted, now};
+use super::lines::{Task, Turn};
+use super::policy::{Policy, Verdict};
+use super::spool::Kept;
+use super::store::Loaded;
 
-/// Marks an answer that is the platform's, or the watchdog's, and not the function's own.
-const X_OPENFAAS_INTERNAL: &str = "x-openfaas-internal";
+/// Tells the function which attempt this is.
+const X_ROOST_ATTEMPT: HeaderName = HeaderName::from_static("x-roost-attempt");
 
-/// How often a call is made that the function's side sends back.
-const MAX_SENT_BACK: u32 = 10;
+/// The pauses between two attempts to send a callback, in milliseconds.
+const CALLBACK_PAUSES: (i64, i64) = (1000, 60_000);
 
-/// The pauses between two attempts.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long what the disk did not take waits, in milliseconds.
+const DISK_PAUSE: i64 = 10_000;
 
-/// What the calls of one function know of each other.
-#[derive(Debug, Default)]
-pub(super) struct Manners {
-    /// When and why the last attempt found nobody to take the call, if so.
-    closed: watch::Sender<Option<(Instant, Error)>>,
-    gate: Mutex<()>,
-    /// The function is no more.
-    over: CancellationToken,
+/// The end of a turn that was not ended otherwise: the task that had it broke.
+const BROKEN_PAUSE: i64 = 1000;
+
+/// A turn that is going on. It ends when this is dropped, if it has not.
+struct Lease<'a> {
+    shared: &'a Arc<Shared>,
+    of: Option<(FunctionKey, u64)>,
 }
 
-impl Manners {
-    fn is_closed(&self) -> bool {
-        self.closed.borrow().is_some()
-    }
-
-    /// An attempt was made.
-    fn learn(&self, verdict: &Verdict, result: &Result<Response<ResponseBody>, Error>) {
-        let error = result.as_ref().err().filter(|_| *verdict == Verdict::NotTaken);
-        self.closed.send_replace(error.map(|error| (Instant::now(), error.clone())));
-    }
-
-    /// Waits for an attempt that fails when a call has had its time, which it has at a moment for which `late` holds.
-    async fn fails(&self, late: impl Fn(Instant) -> bool) -> Error {
-        let mut closed = self.closed.subscribe();
-        let failed = closed.wait_for(|closed| closed.as_ref().is_some_and(|(at, _)| late(*at))).await;
-        let failed = failed.expect("the sender is here").clone();
-        failed.expect("waited for").1
-    }
-
-    pub(super) fn say_goodbye(&self) {
-        self.over.cancel();
-    }
-
-    #[cfg(test)]
-    pub(super) fn are_over(&self) -> bool {
-        self.over.is_cancelled()
-    }
-}
-
-/// What to do after an attempt.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    /// The call has had its chance.
-    Final,
-    /// Nobody has seen it.
-    NotTaken,
-    /// The function's side does not want it now. How long it asks to wait, if it says so.
-    SentBack(Option<Duration>),
-}
-
-/// Makes a call until it is answered, and sends the answer where it is wanted.
-pub(super) async fn deliver(shared: &Shared, turn: &Turn<Invocation>) {
-    let Turn { call, manners, cancelled, .. } = turn;
-    let (function, call_id) = (&call.function, &call.id);
-    let way = async {
-        let Some((answered, place)) = reach(shared, call, manners).await else {
-            return info!(%function, ?call_id, "{function}: deleted, and a queued call dropped with it");
-        };
-        if let Err(error) = &answered.result {
-            warn!(%function, ?call_id, "{function}: a queued call has failed: {error}");
+impl<'a> Lease<'a> {
+    async fn end(mut self, ended: Ended) {
+        if let Some((function, number)) = self.of.take() {
+            self.shared.order(Order::End { function, number, ended }).await;
         }
-        let place = match place {
-            None if call.callback.is_some() => Some(shared.place().await),
-            place => place,
-        };
-        shared.callbacks.finish(call, answered).await;
-        drop(place);
-    };
-    tokio::select! {
-        biased;
-        () = cancelled.cancelled() => info!(%function, ?call_id, "{function}: a queued call was cancelled"),
-        () = way => {}
     }
 }
 
-/// The last word on a call, with its place among the host's calls if it has one; `None` when the function is no more.
-async fn reach(
-    shared: &Shared,
-    call: &Invocation,
-    manners: &Manners,
-) -> Option<(Outcome, Option<OwnedSemaphorePermit>)> {
-    let (mut gate, mut attempts, mut sent_back) = (None, 0, 0);
-    let late = |at: Instant| at.saturating_duration_since(call.accepted) >= shared.settings.retry_for;
-    loop {
-        if gate.is_none() && manners.is_closed() {
-            let waited = async {
-                tokio::select! {
-                    biased;
-                    error = manners.fails(late) => Err(error),
-                    held = manners.gate.lock() => Ok(held),
-                }
-            };
-            match unless_over(manners, waited).await? {
-                // Whoever held it before may have found that calls are taken again: then nobody has to queue for it.
-                Ok(held) => gate = manners.is_closed().then_some(held),
-                Err(error) => return Some((Outcome { result: Err(error), duration: Duration::ZERO }, None)),
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if let Some((function, number)) = self.of.take() {
+            let shared = Arc::clone(self.shared);
+            let ended = Ended::Again { due: now() + BROKEN_PAUSE };
+            self.shared.runtime.spawn(async move {
+                shared.order(Order::End { function, number, ended }).await;
+            });
+        }
+    }
+}
+
+/// What a turn works with.
+struct Way<'a> {
+    shared: &'a Arc<Shared>,
+    turn: &'a Turn,
+    call: &'a Call,
+    body: &'a Kept,
+    policy: Arc<Policy>,
+}
+
+/// Has a call its turn.
+pub(super) async fn deliver(shared: Arc<Shared>, turn: Turn, loaded: Loaded) {
+    let lease = Lease { shared: &shared, of: Some((turn.function.clone(), turn.number)) };
+    let Loaded { call, body, answer } = &loaded;
+    let way = Way { shared: &shared, turn: &turn, call, body, policy: shared.policy(&turn.function) };
+    let going = async {
+        match &turn.task {
+            Task::Make => way.make().await,
+            Task::CallBack => match answer {
+                Some((answer, body, times)) => way.call_back(answer, body, *times).await,
+                None => Ended::Done { result: None },
+            },
+            Task::Expired => {
+                let cause = "it was not made before it expired".to_owned();
+                way.fail(Failure { status: StatusCode::GATEWAY_TIMEOUT.as_u16(), cause }, "expired").await
             }
+            Task::GivenUp(failure) => way.fail(failure.clone(), "unavailable").await,
         }
-        let place = unless_over(manners, shared.place()).await?;
+    };
+    let ended = tokio::select! {
+        biased;
+        () = turn.cancelled.cancelled() => {
+            info!(function = %turn.function, call_id = call.id, "{}: a queued call was cancelled", turn.function);
+            Ended::Cancelled
+        }
+        ended = going => ended,
+    };
+    lease.end(ended).await;
+}
+
+impl Way<'_> {
+    /// Makes the call.
+    async fn make(&self) -> Ended {
+        let Self { shared, turn, call, .. } = self;
+        let Some(mut request) = call.request() else {
+            return self.fail(host_failure("what was kept of it makes no request".to_owned()), "host").await;
+        };
+        request.headers_mut().insert(X_ROOST_ATTEMPT, turn.attempts.into());
+        let body = match shared.spool.read(self.body).await {
+            Ok(body) => body,
+            Err(error) => {
+                return self.fail(host_failure(format!("its body cannot be read: {error}")), "host").await;
+            }
+        };
+        let place = shared.place().await;
         let began = Instant::now();
-        let (result, place) = match shared.caller.call(&call.function, call.request(), place).await {
-            Ok((response, place)) => (Ok(response), Some(place)),
+        let result = shared.caller.call(&turn.function, request.map(|()| body), place).await;
+        let (result, place) = match result {
+            Ok((answer, place)) => (Ok(answer), Some(place)),
             Err(error) => (Err(error), None),
         };
-        attempts += 1;
-        let verdict = judge(&result);
-        manners.learn(&verdict, &result);
-        let late = late(Instant::now());
-        let pause = match verdict {
-            Verdict::NotTaken if !late => pause(attempts),
-            Verdict::SentBack(wish) if !late && sent_back + 1 < MAX_SENT_BACK => {
-                sent_back += 1;
-                wish.map_or_else(|| pause(attempts), |wish| wish.clamp(PAUSE.0, PAUSE.1))
+        let verdict = self.policy.judge(&result, turn.attempts, chance());
+        let ended = self.heed(verdict, result, began.elapsed()).await;
+        drop(place);
+        ended
+    }
+
+    async fn heed(
+        &self,
+        verdict: Verdict,
+        result: Result<Response<ResponseBody>, Error>,
+        took: Duration,
+    ) -> Ended {
+        let (function, call_id) = (&self.turn.function, &self.call.id);
+        match (verdict, result) {
+            (Verdict::Again(pause), result) => {
+                debug!(%function, call_id, "{function}: a queued call is made again in {pause:?}: {}", said(&result));
+                Ended::Again { due: behind(pause) }
             }
-            _ => return Some((Outcome { result, duration: began.elapsed() }, place)),
+            (Verdict::NotTaken, Err(error)) => {
+                debug!(%function, call_id, "{function}: a queued call was not taken: {error}");
+                Ended::NotTaken { failure: failure_of(&error) }
+            }
+            (_, Err(error)) => {
+                warn!(%function, call_id, "{function}: a queued call has failed: {error}");
+                self.fail_with(failure_of(&error), "unanswered", took).await
+            }
+            (verdict, Ok(answer)) => self.answered(answer, verdict == Verdict::Failed, took).await,
+        }
+    }
+
+    /// The function has answered, which may be the last word.
+    async fn answered(&self, answer: Response<ResponseBody>, failed: bool, took: Duration) -> Ended {
+        let (parts, body) = answer.into_parts();
+        let head = Answer::new(parts.status, &parts.headers, took.as_secs_f64(), self.turn.attempts);
+        let wanted = self.call.callback.is_some() || self.keep().is_some();
+        let tee = wanted.then(|| Tee::Writing(self.shared.spool.writer(), self.shared.settings.max_body));
+        let Passed { kept, whole, told } =
+            self.shared.callbacks.pass_on(self.call, &head, self.policy.attempts(), body, tee).await;
+        if let Err(why) = whole {
+            let failure = Failure {
+                status: StatusCode::BAD_GATEWAY.as_u16(),
+                cause: format!("the answer broke off: {why}"),
+            };
+            return match self.policy.judge_failure(StatusCode::BAD_GATEWAY, self.turn.attempts, chance()) {
+                Verdict::Again(pause) => Ended::Again { due: behind(pause) },
+                _ => self.fail_with(failure, "unanswered", took).await,
+            };
+        }
+        let kept = match kept {
+            Some(tee) => tee.finish().await,
+            None => None,
         };
-        if verdict != Verdict::NotTaken {
-            gate = None;
+        if failed {
+            let cause = format!("it was answered with {}", parts.status);
+            let failure = Failure { status: parts.status.as_u16(), cause };
+            if !self.bury(&failure, "status").await {
+                return Ended::Again { due: now() + DISK_PAUSE };
+            }
         }
-        debug!(function = %call.function, call_id = ?call.id, "{}: a queued call was not taken: again in {pause:?}", call.function);
-        // Neither the answer nor the place is kept while nothing happens.
-        drop((result, place));
-        unless_over(manners, tokio::time::sleep(pause)).await?;
+        self.conclude(head, kept.as_ref(), told, 0, failed)
+    }
+
+    /// The call has come to nothing, and nobody answered it.
+    async fn fail(&self, failure: Failure, reason: &'static str) -> Ended {
+        self.fail_with(failure, reason, Duration::ZERO).await
+    }
+
+    async fn fail_with(&self, failure: Failure, reason: &'static str, took: Duration) -> Ended {
+        if !self.bury(&failure, reason).await {
+            return Ended::Again { due: now() + DISK_PAUSE };
+        }
+        let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let head = Answer::new(status, &HeaderMap::new(), took.as_secs_f64(), self.turn.attempts);
+        let told = self.shared.callbacks.send(self.call, &head, self.policy.attempts(), None).await;
+        self.conclude(head, Some(&Kept::Inline(bytes::Bytes::new())), told, 0, true)
+    }
+
+    /// Sends an answer again.
+    async fn call_back(&self, answer: &Answer, body: &Kept, times: u32) -> Ended {
+        let told = match self.shared.spool.read(body).await {
+            Ok(whole) => {
+                self.shared.callbacks.send(self.call, answer, self.policy.attempts(), not_empty(whole)).await
+            }
+            Err(error) => Err(format!("what is to be sent cannot be read: {error}")),
+        };
+        // Whether it was a failure was told when it became one.
+        let ended = self.conclude(answer.clone(), Some(body), told, times, false);
+        match ended {
+            Ended::Answered { answer, due, times, dead, .. } => {
+                Ended::Answered { answer, body: None, due, times, dead }
+            }
+            ended => ended,
+        }
+    }
+
+    /// What is left when the function has had its last word, and its callback was sent for the so manieth time.
+    fn conclude(
+        &self,
+        answer: Answer,
+        kept: Option<&Kept>,
+        told: Result<(), String>,
+        times: u32,
+        dead: bool,
+    ) -> Ended {
+        let (function, call_id) = (&self.turn.function, &self.call.id);
+        if let Err(why) = told {
+            let place = self.call.callback.as_deref().map(place).unwrap_or_default();
+            let sent = times + 1;
+            if sent < self.shared.settings.callback_attempts
+                && let Some(body) = kept
+            {
+                let pause = (CALLBACK_PAUSES.0 << times.min(16)).min(CALLBACK_PAUSES.1);
+                let due = now() + pause;
+                debug!(%function, call_id, "{function}: callback to {place} is sent again: {why}");
+                return Ended::Answered { answer, body: Some(body.clone()), due, times: sent, dead };
+            }
+            warn!(%function, call_id, "{function}: callback to {place} has failed: {why}");
+            self.shared.callbacks.count_failed();
+        }
+        let keep = self.keep().map(|keep| u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
+        let result = keep.map(|keep| Resulted { answer, body: kept.cloned(), keep });
+        // One that was kept for its callback goes with the call.
+        if result.is_none()
+            && times == 0
+            && let Some(file) = kept.and_then(Kept::file)
+        {
+            self.shared.spool.remove(file);
+        }
+        if dead { Ended::Dead { result } } else { Ended::Done { result } }
+    }
+
+    /// For how long the result is kept, if it is.
+    fn keep(&self) -> Option<Duration> {
+        self.call.wishes.keep_result.map(Duration::from_millis).or(self.policy.results)
+    }
+
+    /// Makes a dead letter of the call. `false` when that is not on the disk.
+    async fn bury(&self, failure: &Failure, reason: &'static str) -> bool {
+        let _turn = self.shared.burials.acquire().await;
+        let body = match self.shared.spool.read_all(self.body).await {
+            Ok(body) => body,
+            Err(error) => {
+                warn!(function = %self.turn.function, "the body of a dead letter cannot be read: {error}");
+                bytes::Bytes::new()
+            }
+        };
+        self.shared.letters.keep_call(self.call, body, self.turn.attempts, failure, reason).await
     }
 }
 
-/// Waits for something for as long as there is the function.
-async fn unless_over<T>(manners: &Manners, wait: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        () = manners.over.cancelled() => None,
-        done = wait => Some(done),
+/// A body of nothing is none: then its length is said.
+fn not_empty(body: OwnBody) -> Option<OwnBody> {
+    match body {
+        OwnBody::Whole(bytes) if bytes.is_empty() => None,
+        body => Some(body),
     }
 }
 
-fn judge(result: &Result<Response<ResponseBody>, Error>) -> Verdict {
+fn failure_of(error: &Error) -> Failure {
+    Failure { status: error.status(false).as_u16(), cause: error.to_string() }
+}
+
+fn host_failure(cause: String) -> Failure {
+    Failure { status: StatusCode::INTERNAL_SERVER_ERROR.as_u16(), cause }
+}
+
+fn said(result: &Result<Response<ResponseBody>, Error>) -> String {
     match result {
-        Ok(response) => judge_answer(response.status(), response.headers()),
-        Err(
-            Error::Connect { .. }
-            | Error::WaitingRoomFull { .. }
-            | Error::WaitingTimeout { .. }
-            | Error::AtCapacity { .. }
-            | Error::TooManyKeys { .. }
-            | Error::Unavailable { .. },
-        ) => Verdict::NotTaken,
-        // There is no such function, the call has no key, or nobody knows what the function saw.
-        Err(_) => Verdict::Final,
+        Ok(answer) => answer.status().to_string(),
+        Err(error) => error.to_string(),
     }
 }
 
-fn judge_answer(status: StatusCode, headers: &HeaderMap) -> Verdict {
-    let internal = headers.contains_key(X_OPENFAAS_INTERNAL);
-    let failed = status.is_client_error() || status.is_server_error();
-    if status != StatusCode::TOO_MANY_REQUESTS && !(internal && failed) {
-        return Verdict::Final;
-    }
-    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    Verdict::SentBack(seconds.map(Duration::from_secs))
+/// The moment behind a pause that begins now, in milliseconds of Unix time.
+fn behind(pause: Duration) -> i64 {
+    now().saturating_add_unsigned(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)).max(1)
 }
 
-/// How long to wait after so many attempts.
-fn pause(attempts: u32) -> Duration {
-    PAUSE.0.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(PAUSE.1)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use roost_proxy::function::FunctionKey;
-
-    use super::*;
-
-    #[test]
-    fn only_what_the_platform_refuses_is_attempted_again() {
-        let again = |seconds: Option<u64>| Verdict::SentBack(seconds.map(Duration::from_secs));
-        for (status, headers, verdict) in [
-            (200, &[][..], Verdict::Final),
-            (200, &[(X_OPENFAAS_INTERNAL, "x")][..], Verdict::Final),
-            (404, &[][..], Verdict::Final),
-            (500, &[][..], Verdict::Final),
-            (503, &[("retry-after", "3")][..], Verdict::Final),
-            (429, &[][..], again(None)),
-            (429, &[("retry-after", "3")][..], again(Some(3))),
-            (429, &[("retry-after", "soon")][..], again(None)),
-            (503, &[(X_OPENFAAS_INTERNAL, "of-watchdog"), ("retry-after", " 7 ")][..], again(Some(7))),
-            (504, &[(X_OPENFAAS_INTERNAL, "of-watchdog")][..], again(None)),
-        ] {
-            let headers: HeaderMap =
-                headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-            let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(judge_answer(status, &headers), verdict, "{status} {headers:?}");
-        }
-    }
-
-    #[test]
-    fn what_may_have_been_done_is_not_done_again() {
-        let function = FunctionKey::from_route("f").unwrap();
-        let replica: roost_proxy::function::ReplicaId = "f-1".parse().unwrap();
-        let limit = Duration::ZERO;
-        let cause = Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
-        for (error, verdict) in [
-            (Error::UnknownFunction { name: "f".into() }, Verdict::Final),
-            (
-                Error::NoAnswer { function: function.clone(), replica: replica.clone(), what: "left" },
-                Verdict::Final,
-            ),
-            (Error::RequestTimeout { function: function.clone(), limit }, Verdict::Final),
-            (Error::HeaderTimeout { function: function.clone(), limit }, Verdict::Final),
-            (Error::Connect { function: function.clone(), replica, cause }, Verdict::NotTaken),
-            (Error::WaitingTimeout { function: function.clone(), limit }, Verdict::NotTaken),
-            (Error::WaitingRoomFull { function: function.clone(), capacity: 1 }, Verdict::NotTaken),
-            (Error::AtCapacity { function: function.clone(), cap: 1 }, Verdict::NotTaken),
-            (Error::TooManyKeys { function: function.clone(), max: 1 }, Verdict::NotTaken),
-            (Error::MissingKey { at: roost_proxy::KeySource::Path(1) }, Verdict::Final),
-            (Error::Unavailable { function, reason: "x".into() }, Verdict::NotTaken),
-        ] {
-            assert_eq!(judge(&Err(error.clone())), verdict, "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_failed_attempt_is_one_for_all_calls_that_came_too_long_ago() {
-        let manners = Manners::default();
-        let failed =
-            || Err(Error::WaitingRoomFull { function: FunctionKey::from_route("f").unwrap(), capacity: 1 });
-        assert!(!manners.is_closed());
-        manners.learn(&Verdict::NotTaken, &failed());
-        let before = Instant::now();
-        let (old, young) = (manners.fails(|_| true), manners.fails(|at| at > before));
-        let mut young = std::pin::pin!(young);
-        assert!(matches!(old.await, Error::WaitingRoomFull { .. }));
-        tokio::select! {
-            biased;
-            _ = &mut young => panic!("it has time left"),
-            () = std::future::ready(()) => {}
-        }
-        manners.learn(&Verdict::NotTaken, &failed());
-        young.await;
-        manners.learn(&Verdict::Final, &failed());
-        assert!(!manners.is_closed());
-    }
-
-    #[test]
-    fn pauses_grow_up_to_a_limit() {
-        let seconds: Vec<u64> =
-            [1, 2, 3, 5, 6, 100, u32::MAX].map(|attempts| pause(attempts).as_secs()).into();
-        assert_eq!(seconds, [1, 2, 4, 16, 30, 30, 30]);
-    }
+/// Anything from 0 to 1.
+fn chance() -> f64 {
+    f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX)
 }

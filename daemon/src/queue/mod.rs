@@ -1,91 +1,120 @@
-//! Calls that nobody waits for: taken over with 202, made later, their answers sent to a callback if one is wanted.
+//! Calls that nobody waits for: taken over with 202 once they are on the disk, made later, until their function has
+//! dealt with them or they are dead letters; their answers sent to a callback if one is wanted.
 //!
-//! Owns the calls between the 202 and their end. They are in memory only: what has not ended when the daemon does is
-//! lost, and counted. Everything outside of this directory knows [`Queue`] and no more, so that calls can be kept
-//! elsewhere one day.
+//! Owns the calls between the 202 and their end, over restarts and power cuts. Everything outside of this directory knows
+//! [`Queue`] and no more. A call is made at least once: one that was at its function when the daemon was killed is made
+//! again by the next.
 //!
 //! ```text
-//!  /async-function ─► intake ─► lines ─► delivery ─► Caller (the proxy) ─► function
-//!                       │ 202     one a     attempts,       │
-//!                       ▼         function  pauses          └─► callback
-//!                     client
+//!  /async-function ─► intake ─► keeper ─► lines ─► delivery ─► Caller (the proxy) ─► function
+//!                       │ 202    one       one a     a turn:      │
+//!                       ▼        writer    function  attempt      ├─► callback, again if need be
+//!                     client     │         │ ▲                    └─► result ─► GET /async-function/ID
+//!                                ▼         ▼ │ again, later
+//!                              store       dead letters
 //! ```
 
+mod call;
 mod callback;
 mod delivery;
 mod intake;
+mod keeper;
 mod lines;
-mod memory;
+mod policy;
+mod spool;
+mod store;
+mod wishes;
 
+use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request};
-use reqwest::Url;
+use http::{HeaderName, HeaderValue, request};
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{Caller, Error};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use self::callback::Callbacks;
-use self::intake::Refusal;
-use self::lines::{Identified, Lines, Turn};
-use self::memory::{Held, Memory};
+use self::keeper::{Board, Deliverers, Keeper, Order};
+use self::lines::Turn;
+use self::spool::{Kept, Spool};
+use self::store::{Loaded, StoreError};
 use crate::api::ApiCall;
+use crate::deadletters::DeadLetters;
 use crate::metrics::Timings;
 
+pub use self::call::{Accepted, Call, Failure};
+pub use self::intake::Refusal;
 pub use self::lines::QueueLoad;
+pub use self::policy::Policy;
+pub use self::wishes::Wishes;
+
+/// The name of the directory in the state directory.
+const NAME: &str = "queue";
+
+/// How many orders wait for the keeper at most; who gives one more waits.
+const ORDERS: usize = 4096;
+
+/// How many dead letters are written at once: the bodies of so many are in memory.
+const BURIALS: usize = 4;
+
+/// What one function may have of all.
+const SHARE: u64 = 4;
+
+/// What a call may take besides its body and always be taken over when nothing else is there, in bytes.
+const BESIDES_BODY: u64 = 64 << 10;
+
+/// What a call is known by.
+pub(crate) const X_CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
 
 /// How calls are kept and made.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How many calls of one function are made at once.
+    /// How many calls each replica of a function is given at once.
     pub concurrency: usize,
     /// How many calls are made at once.
     pub max_concurrency: usize,
-    /// The largest body of a call, in bytes.
+    /// The largest body of a call, and of an answer that is kept, in bytes.
     pub max_body: u64,
-    /// How much memory the calls may take, in bytes. Those of one function may take a quarter of it, or as much as one
-    /// with the largest body.
-    pub max_memory: u64,
+    /// How many bytes the calls may take on the disk. Those of one function may take a quarter of it, or as much as one with
+    /// the largest body.
+    pub max_size: u64,
+    /// How many calls there may be.
+    pub max_calls: usize,
+    /// How many bytes of the disk are left free: no call is taken over when there are fewer.
+    pub reserve: u64,
     /// For how long after it came a call is attempted again that its function could not take.
     pub retry_for: Duration,
     /// How long a callback may take.
     pub callback_timeout: Duration,
+    /// How often a callback is sent that is not taken.
+    pub callback_attempts: u32,
+    /// For how long an idempotency key is known.
+    pub idempotency: Duration,
 }
 
-/// A call that was taken over.
-struct Invocation {
-    function: FunctionKey,
-    /// The function as the client named it.
-    name: String,
-    id: HeaderValue,
-    request: Request<Bytes>,
-    callback: Option<Url>,
-    accepted: Instant,
-    /// The memory that it takes, of that which is there for calls.
-    _memory: Held,
-}
-
-impl Invocation {
-    /// The request, to be sent.
-    fn request(&self) -> Request<Bytes> {
-        self.request.clone()
+impl Settings {
+    /// How many bytes the calls of one function may take.
+    fn share(&self) -> u64 {
+        (self.max_size / SHARE).max(self.max_body.saturating_add(BESIDES_BODY))
     }
 }
 
-impl Identified for Invocation {
-    fn function(&self) -> &FunctionKey {
-        &self.function
-    }
-
-    fn id(&self) -> &[u8] {
-        self.id.as_bytes()
-    }
+/// Why the queue cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its files cannot be read or made.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Its database cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// The queue. Cheap to clone.
@@ -98,79 +127,180 @@ struct Shared {
     runtime: Handle,
     caller: Caller,
     callbacks: Callbacks,
+    letters: DeadLetters,
     /// Where this daemon listens.
     here: SocketAddr,
-    lines: Mutex<Lines<Invocation>>,
+    board: Arc<Board>,
+    spool: Spool,
+    orders: mpsc::Sender<Order>,
+    /// Until it runs.
+    keeper: Mutex<Option<Keeper>>,
+    /// How the calls of functions are made that have said something of it.
+    policies: Mutex<HashMap<FunctionKey, Arc<Policy>>>,
     /// One for each call that may be made at once.
     places: Arc<Semaphore>,
-    memory: Memory,
+    burials: Semaphore,
     /// How long the answers to those took who handed calls over.
     answered: Timings<ApiCall>,
-    /// Woken each time there is nothing left to do.
-    idle: Notify,
     /// Calls are not taken over any more.
     closed: CancellationToken,
 }
 
 impl Queue {
-    /// A queue whose calls `caller` makes, in a daemon that listens at `here`. No callback is sent to an address that
-    /// `is_replica`. Answers to clients are counted in `answered`.
+    /// The queue in the directory `state`, whose calls `caller` makes, in a daemon that listens at `here`. No callback is sent
+    /// to an address that `is_replica`. What comes to nothing goes to `letters`. Answers to clients are counted in `answered`.
+    /// Nothing happens until it is [started](Self::start).
+    ///
+    /// # Errors
+    /// When what is in the directory cannot be read.
     ///
     /// # Panics
     /// Outside of a runtime. It is there that the calls are made.
-    #[must_use]
-    pub fn new(
+    pub fn open(
+        state: &Path,
         settings: Settings,
         caller: Caller,
         here: SocketAddr,
         is_replica: impl Fn(IpAddr) -> bool + Send + Sync + 'static,
+        letters: DeadLetters,
         answered: Timings<ApiCall>,
-    ) -> Self {
-        Self(Arc::new(Shared {
+    ) -> Result<Self, OpenError> {
+        let (orders, receiver) = mpsc::channel(ORDERS);
+        let (keeper, board, spool) = Keeper::open(&state.join(NAME), settings.clone(), receiver)?;
+        Ok(Self(Arc::new(Shared {
             runtime: Handle::current(),
             callbacks: Callbacks::new(settings.callback_timeout, Arc::new(is_replica)),
-            lines: Mutex::new(Lines::new(settings.concurrency)),
+            board,
+            spool,
+            orders,
+            keeper: Mutex::new(Some(keeper)),
+            policies: Mutex::default(),
             places: Arc::new(Semaphore::new(settings.max_concurrency)),
-            memory: Memory::new(settings.max_memory, settings.max_body),
+            burials: Semaphore::new(BURIALS),
             answered,
-            idle: Notify::new(),
             closed: CancellationToken::new(),
             settings,
             caller,
+            letters,
             here,
-        }))
+        })))
+    }
+
+    /// Begins to make calls, once it is known which functions there are. Should the keeper break, `broken` is cancelled.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn start(&self, broken: CancellationToken) -> io::Result<()> {
+        let Some(keeper) = self.0.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let (shared, runtime) = (Arc::clone(&self.0), self.0.runtime.clone());
+        std::thread::Builder::new().name("queue".to_owned()).spawn(move || {
+            let guard = broken.drop_guard();
+            keeper.run(&runtime, &Delivery(shared));
+            guard.disarm();
+        })?;
+        Ok(())
     }
 
     /// Drops the calls of a function that was deleted. Those that are at it end with it.
-    pub fn forget(&self, function: &FunctionKey) {
-        let dropped = self.0.lines().forget(function);
-        if dropped > 0 {
-            info!(%function, "{function}: {dropped} queued calls were dropped with it");
+    pub async fn forget(&self, function: &FunctionKey) {
+        self.0.policies().remove(function);
+        self.0.order(Order::Forget(function.clone())).await;
+    }
+
+    /// From now on the calls of a function are made so.
+    pub fn set_policy(&self, function: &FunctionKey, policy: Policy) {
+        let mut policies = self.0.policies();
+        if policy == Policy::default() {
+            policies.remove(function);
+        } else {
+            policies.insert(function.clone(), Arc::new(policy));
         }
-        self.0.notice_idle();
+    }
+
+    /// There may be room for more calls of a function.
+    pub fn look(&self, function: &FunctionKey) {
+        // Where there are so many orders that this one has no place, it is looked anyway.
+        if self.waiting(function) > 0 && self.0.orders.try_send(Order::Look(function.clone())).is_err() {
+            tracing::trace!("the queue is busy");
+        }
     }
 
     /// How many calls of a function are not over.
     #[must_use]
     pub fn waiting(&self, function: &FunctionKey) -> u64 {
-        self.0.lines().waiting(function)
+        self.0.board.lines().waiting(function)
     }
 
     /// What is going on, by function, in no order. A function is among them from its first call on.
     #[must_use]
     pub fn loads(&self) -> Vec<(FunctionKey, QueueLoad)> {
-        self.0.lines().loads()
+        self.0.board.lines().loads()
     }
 
-    /// Takes no more calls, and waits until those that are there have ended, up to `limit`. How many had not.
+    /// How many callbacks were sent as often as may be, in vain.
+    #[must_use]
+    pub fn callbacks_failed(&self) -> u64 {
+        self.0.callbacks.failed()
+    }
+
+    /// Takes a call over that this host makes itself. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be taken over.
+    pub async fn hand_over(
+        &self,
+        function: &FunctionKey,
+        parts: &request::Parts,
+        body: Bytes,
+        wishes: Wishes,
+    ) -> Result<Accepted, Refusal> {
+        let id = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).expect("an id is text");
+        let mut parts = parts.clone();
+        parts.headers.insert(X_CALL_ID, id.clone());
+        let call = Call::new(function.clone(), function.to_string(), &id, &parts, None, wishes);
+        let mut writer = self.0.spool.writer();
+        writer.write(&body).await.map_err(|error| keeper::disk_refusal(&error))?;
+        let body = writer.finish().await.map_err(|error| keeper::disk_refusal(&error))?;
+        self.append(call, body).await
+    }
+
+    /// Has a call, as it was kept, made once more.
+    ///
+    /// # Errors
+    /// When it cannot be taken over.
+    pub async fn make_again(&self, call: Call, body: Bytes) -> Result<(), Refusal> {
+        let mut writer = self.0.spool.writer();
+        writer.write(&body).await.map_err(|error| keeper::disk_refusal(&error))?;
+        let body = writer.finish().await.map_err(|error| keeper::disk_refusal(&error))?;
+        self.append(call, body).await.map(drop)
+    }
+
+    /// Puts a call at the end of its line. It is on the disk when this returns.
+    async fn append(&self, call: Call, body: Kept) -> Result<Accepted, Refusal> {
+        if self.0.closed.is_cancelled() {
+            return Err(Refusal::Closed);
+        }
+        if !self.0.caller.knows(&call.function) {
+            return Err(Refusal::Gone(Error::UnknownFunction { name: call.function.to_string() }));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.0.order(Order::Append { call: Box::new(call), body, reply }).await;
+        answer.await.unwrap_or(Err(Refusal::Closed))
+    }
+
+    /// Takes no more calls, begins none, and waits until those that are at work have ended, up to `limit`. How many had not:
+    /// they are made again by the next daemon.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.0.closed.cancel();
+        self.0.order(Order::Stop).await;
         let idle = async {
             loop {
-                let mut woken = std::pin::pin!(self.0.idle.notified());
+                let mut woken = std::pin::pin!(self.0.board.idle.notified());
                 // Registered before the look, so that an end in between is not missed.
                 woken.as_mut().enable();
-                if self.0.lines().is_idle() {
+                if self.0.board.lines().in_flight() == 0 {
                     return;
                 }
                 woken.await;
@@ -178,34 +308,7 @@ impl Queue {
         };
         match tokio::time::timeout(limit, idle).await {
             Ok(()) => 0,
-            Err(_) => self.0.lines().clear(),
-        }
-    }
-
-    /// Puts a call at the end of its line, unless the queue is closed or the function is gone.
-    fn submit(&self, call: Invocation) -> Result<(), Refusal> {
-        let function = call.function.clone();
-        {
-            let mut lines = self.0.lines();
-            // Under the lock: what is in line when `drain` looks is waited for.
-            if self.0.closed.is_cancelled() {
-                return Err(Refusal::Closed);
-            }
-            // A deleted function has no route first and is forgotten then: with a route now, this call is forgotten too.
-            if !self.0.caller.knows(&function) {
-                return Err(Refusal::Gone(Error::UnknownFunction { name: function.to_string() }));
-            }
-            lines.push(call);
-        }
-        self.begin(&function);
-        Ok(())
-    }
-
-    /// Begins as many calls of a function as may be.
-    fn begin(&self, function: &FunctionKey) {
-        loop {
-            let Some(turn) = self.0.lines().begin(function) else { return };
-            self.0.runtime.spawn(Begun { queue: self.clone(), turn }.deliver());
+            Err(_) => self.0.board.lines().in_flight(),
         }
     }
 }
@@ -216,38 +319,48 @@ impl Shared {
         Arc::clone(&self.places).acquire_owned().await.expect("places are never closed")
     }
 
-    /// The lines. Held for a change, never across an await.
-    fn lines(&self) -> MutexGuard<'_, Lines<Invocation>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn notice_idle(&self) {
-        if self.lines().is_idle() {
-            self.idle.notify_waiters();
+    /// Has the keeper do something.
+    async fn order(&self, order: Order) {
+        if self.orders.send(order).await.is_err() {
+            tracing::error!("the queue is kept no more");
         }
     }
-}
 
-/// A call that has begun. Dropping it makes room for the next, however it ended.
-struct Begun {
-    queue: Queue,
-    turn: Turn<Invocation>,
-}
+    fn policy(&self, function: &FunctionKey) -> Arc<Policy> {
+        self.policies().get(function).cloned().unwrap_or_default()
+    }
 
-impl Begun {
-    async fn deliver(self) {
-        delivery::deliver(&self.queue.0, &self.turn).await;
+    /// Held for a look or a change.
+    fn policies(&self) -> MutexGuard<'_, HashMap<FunctionKey, Arc<Policy>>> {
+        self.policies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Begun {
-    fn drop(&mut self) {
-        let function = &self.turn.call.function;
-        self.queue.0.lines().end(function, self.turn.number);
-        // Outside of a runtime nothing is begun: then the daemon has ended.
-        if Handle::try_current().is_ok() {
-            self.queue.begin(function);
-        }
-        self.queue.0.notice_idle();
+/// Makes calls for the keeper.
+struct Delivery(Arc<Shared>);
+
+impl Deliverers for Delivery {
+    fn limit_of(&self, function: &FunctionKey) -> usize {
+        let shared = &self.0;
+        let own = shared.policies().get(function).and_then(|policy| policy.concurrency);
+        let limit = match own {
+            Some(own) => own.get(),
+            None => {
+                let (ready, cap) = shared.caller.capacity(function).unwrap_or_default();
+                let each =
+                    cap.map_or(shared.settings.concurrency, |cap| cap.get().min(shared.settings.concurrency));
+                // At none, there is somebody to be woken.
+                each.saturating_mul(ready.max(1))
+            }
+        };
+        limit.min(shared.settings.max_concurrency)
+    }
+
+    fn knows(&self, function: &FunctionKey) -> bool {
+        self.0.caller.knows(function)
+    }
+
+    fn begin(&self, turn: Turn, loaded: Loaded) {
+        self.0.runtime.spawn(delivery::deliver(Arc::clone(&self.0), turn, loaded));
     }
 }

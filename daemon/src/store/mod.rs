@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::civil::Date;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use roost_proxy::function::{FunctionKey, Namespace};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -58,7 +59,7 @@ pub enum StoreError {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: redb::DatabaseError,
+        source: DatabaseError,
     },
     /// Written by another version of Roost.
     #[error(
@@ -89,6 +90,32 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
     }
 }
 
+/// How long a daemon that was killed may hold a database: what it had just begun to start may have it open, too.
+const LET_GO: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it has let go.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Opens the database at `path`, or makes it, with so many bytes of it in memory at most.
+///
+/// # Errors
+/// When it cannot be opened, or another process has it and does not let go of it.
+pub(crate) fn open_database(path: &Path, cache: usize) -> Result<Database, DatabaseError> {
+    let began = Instant::now();
+    loop {
+        match Database::builder().set_cache_size(cache).create(path) {
+            Err(DatabaseError::DatabaseAlreadyOpen) if began.elapsed() < LET_GO => {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "nothing tells of a lock, and nobody is served before the store is open"
+                )]
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// The database.
 #[derive(Debug)]
 pub struct Store {
@@ -109,9 +136,7 @@ impl Store {
     }
 
     fn open_file(path: &Path) -> Result<Database, StoreError> {
-        let database = Database::builder()
-            .set_cache_size(CACHE)
-            .create(path)
+        let database = open_database(path, CACHE)
             .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
         let transaction = database.begin_write()?;
         {

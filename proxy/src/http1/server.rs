@@ -206,7 +206,11 @@ impl Connection {
             .await?
         };
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let told = Told { method: &method, version, keep_alive: keep_alive && !stopping(), trailers };
+        // Nobody reads on behind an answer that is whole. If the request is not here by now, the client is not to take the
+        // connection for one that can be used again.
+        let ended = !response.body().is_whole() || switched || lock(&self.wire).end();
+        let told =
+            Told { method: &method, version, keep_alive: keep_alive && ended && !stopping(), trailers };
         let last = self.answer(response, told).await?;
         Ok((last, upgrade.filter(|_| switched)))
     }

@@ -203,7 +203,7 @@ async fn a_call_of_ours_is_told_of_as_one() {
     let caller = Caller::new(proxy.routes.clone()).watched(own, true);
     let places = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
     let place = places.acquire_owned().await.unwrap();
-    let request = http::Request::post("/x").body(bytes::Bytes::from("hi")).unwrap();
+    let request = http::Request::post("/x").body(roost_proxy::OwnBody::Whole("hi".into())).unwrap();
     let (response, _place) = within(caller.call(upstream.key(), request, place)).await.unwrap();
     drop(response);
     let entry = of_calls.next().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use roost_proxy::{Access, Caller, Error, Timeouts};
+use roost_proxy::{Access, Caller, Error, OwnBody, Timeouts};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::support::*;
@@ -41,12 +41,26 @@ async fn what_cannot_be_taken_over_is_answered_as_a_call_would_be() {
         ),
         ("TRACE /async-function/f", 405, ""),
         ("DELETE /async-function/known", 202, ""),
+        ("GET /async-function/known", 200, "the result"),
+        ("GET /async-function/nothing", 404, "no call nothing is queued or running here\n"),
         ("DELETE /async-function/f", 404, "no call f is queued or running here\n"),
         ("POST /async-function/", 200, "fallback /async-function/ 127.0.0.1"),
     ] {
         let mut wire = proxy.ask(&format!("{asked} HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n")).await;
         let answer = wire.answer().await;
         assert_eq!((answer.head.status(), answer.body.as_str()), (status, body), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_answered_before_the_whole_request_is_here_is_told_that_the_connection_ends() {
+    let proxy = Proxy::start().await;
+    for (length, ends) in [(2, None), (500_000, Some("close"))] {
+        let head =
+            format!("POST /async-function/g HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\nhi");
+        let answer = proxy.ask(&head).await.answer().await;
+        let connection = answer.head.value("connection");
+        assert_eq!((answer.head.status(), connection), (404, ends), "{length}");
     }
 }
 
@@ -68,12 +82,12 @@ async fn a_function_that_is_not_open_is_not_open_to_later_calls_either() {
     assert_eq!((ask(call, &word).await, ask(cancel, &word).await), (404, 404));
 }
 
-fn request(body: &'static str) -> http::Request<Bytes> {
+fn request(body: &'static str) -> http::Request<OwnBody> {
     let request = http::Request::post("/a?b=c").header("x-own", "1").header("connection", "x-hop");
     request
         .header("x-hop", "1")
         .header("upgrade", "websocket")
-        .body(Bytes::from_static(body.as_bytes()))
+        .body(OwnBody::Whole(Bytes::from_static(body.as_bytes())))
         .unwrap()
 }
 

@@ -214,7 +214,10 @@ async fn a_call_of_ours_goes_the_same_way() {
     let caller = Caller::new(proxy.routes.clone());
     let places = Arc::new(Semaphore::new(1));
     let call = |path: &str| {
-        let request = http::Request::builder().uri(path).body(bytes::Bytes::new()).unwrap();
+        let request = http::Request::builder()
+            .uri(path)
+            .body(roost_proxy::OwnBody::Whole(bytes::Bytes::new()))
+            .unwrap();
         let place = Arc::clone(&places).try_acquire_owned().unwrap();
         let caller = &caller;
         async move { caller.call(&FunctionKey::from_route("f").unwrap(), request, place).await }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{
     Answering, BadToken, Claims, Deferred, Denied, Endpoint, Fallback, Guard, Intake, Judgement,
-    ResponseBody, Routes, Server, Settings, Timeouts, Upstream, UpstreamLimits, Verification,
+    ResponseBody, Routes, Server, Settings, Soon, Timeouts, Upstream, UpstreamLimits, Verification,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -93,16 +93,28 @@ impl Intake for Teller {
         Box::pin(std::future::ready(response))
     }
 
-    fn functions_of(&self, id: &str) -> Vec<FunctionKey> {
-        if id == "known" {
+    fn functions_of<'a>(&'a self, id: &'a str) -> Soon<'a, Vec<FunctionKey>> {
+        let known = if id == "known" {
             ["f", "g"].map(|name| FunctionKey::from_route(name).unwrap()).into()
         } else {
             Vec::new()
-        }
+        };
+        Box::pin(std::future::ready(known))
     }
 
-    fn cancel(&self, id: &str, functions: &[FunctionKey]) -> bool {
-        id == "known" && functions.iter().any(|function| function.name.as_str() == "f")
+    fn cancel<'a>(&'a self, id: &'a str, functions: Vec<FunctionKey>) -> Soon<'a, bool> {
+        let found = id == "known" && functions.iter().any(|function| function.name.as_str() == "f");
+        Box::pin(std::future::ready(found))
+    }
+
+    fn result<'a>(
+        &'a self,
+        id: &'a str,
+        functions: Vec<FunctionKey>,
+    ) -> Soon<'a, Option<http::Response<ResponseBody>>> {
+        let found = id == "known" && functions.iter().any(|function| function.name.as_str() == "f");
+        let response = found.then(|| http::Response::new(ResponseBody::full("the result")));
+        Box::pin(std::future::ready(response))
     }
 
     fn answered(&self, _: &http::Method, _: http::StatusCode, _: Duration) {}

@@ -14,6 +14,9 @@ impl Controller {
         let endpoints = self.endpoints(|_| true);
         let nobody = endpoints.is_empty();
         self.upstream.publish(endpoints);
+        if !nobody {
+            self.tools.queue.look(&self.key);
+        }
         self.hold_keys(wanted);
         let phase = wanted.map_or(FunctionPhase::Removing, |record| self.phase(record));
         let newest = wanted.and_then(|record| self.revisions.get(record.newest.of_replicas()));
