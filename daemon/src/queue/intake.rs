@@ -25,7 +25,7 @@ const HEADER_BYTES: u64 = 128;
 /// When a client that was turned away may come again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("10");
 
-const X_CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
+pub(super) const X_CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
 const X_CALLBACK_URL: HeaderName = HeaderName::from_static("x-callback-url");
 
 /// Why a call is not taken over. The text is for the client.
@@ -131,7 +131,7 @@ impl Queue {
 
 /// The headers for the function, in memory of their own: those that came share a buffer with all that the client sent,
 /// which is not to be kept with them.
-fn owned(headers: &HeaderMap, call_id: &HeaderValue) -> HeaderMap {
+pub(super) fn owned(headers: &HeaderMap, call_id: &HeaderValue) -> HeaderMap {
     let copy = |value: &HeaderValue| {
         let copied = HeaderValue::from_bytes(value.as_bytes());
         copied.expect("the bytes of a header make a header")
@@ -146,7 +146,7 @@ fn owned(headers: &HeaderMap, call_id: &HeaderValue) -> HeaderMap {
 }
 
 /// The memory that a call without a body takes, about, in bytes.
-fn weight(headers: &HeaderMap) -> u64 {
+pub(super) fn weight(headers: &HeaderMap) -> u64 {
     let text = |(name, value): (&HeaderName, &HeaderValue)| (name.as_str().len() + value.len()) as u64;
     CALL_BYTES + headers.iter().map(|header| HEADER_BYTES + text(header)).sum::<u64>()
 }

@@ -16,6 +16,7 @@ mod delivery;
 mod intake;
 mod lines;
 mod memory;
+mod own;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -47,6 +47,10 @@ pub struct Config {
     pub jwt: String,
     /// `[network] dns`. Empty is: as the machine.
     pub dns: &'static [&'static str],
+    /// The sections `[triggers.…]`.
+    pub triggers: String,
+    /// Is it the daemon that is built with NATS?
+    pub nats: bool,
     /// The Docker-style credentials file.
     pub docker_config: Value,
 }
@@ -71,6 +75,8 @@ impl Default for Config {
             tls: String::new(),
             jwt: String::new(),
             dns: &[],
+            triggers: String::new(),
+            nats: false,
             docker_config: json!({}),
         }
     }
@@ -116,6 +122,7 @@ impl Host {
             tls,
             jwt,
             dns,
+            triggers,
             ..
         } = &self.config;
         let dir = self.dir.path().display();
@@ -166,6 +173,7 @@ spans = {access_log}
 {tls}
 [jwt]
 {jwt}
+{triggers}
 "#,
             port = self.port,
             metrics = self.metrics_port,
