@@ -129,7 +129,7 @@ impl<D: Deliver> Clock<D> {
         }
         self.forget(timetables, &mut changed);
         self.note(changed).await;
-        let next = rounds.iter().flat_map(Round::next).min();
+        let next = rounds.iter().filter(|round| !round.refused).flat_map(Round::next).min();
         let again = rounds.iter().any(|round| round.refused).then_some(AGAIN);
         let sleep = next.map(|next| until(next, Timestamp::now()));
         sleep.into_iter().chain(again).chain([LOOK]).min().unwrap_or(LOOK)

@@ -205,7 +205,8 @@ impl<D: Deliver> Listener<D> {
                 }
                 event = events.recv(), if handing.len() < MAX_IN_FLIGHT => match event {
                     Some(Event::Incoming(Incoming::Publish(message))) => {
-                        let (functions, call) = (listeners(&topics, &message.topic), call(&message));
+                        let functions = listeners(&topics, &message, subscriptions.as_ref());
+                        let call = call(&message);
                         let (deliver, figures, name) = (&deliver, &figures, &name);
                         handing.push_back(async move {
                             hand_over(deliver, figures, name, &functions, &call).await;
@@ -280,11 +281,17 @@ fn told(error: &ClientError) -> String {
     format!("too much waits to be sent: {error}")
 }
 
-/// Who listens to a topic, each once.
-fn listeners(topics: &Topics, topic: &str) -> Vec<FunctionKey> {
-    let all: BTreeSet<&FunctionKey> =
-        topics.iter().filter(|(filter, _)| matches(filter, topic)).flat_map(|(_, of)| of).collect();
-    all.into_iter().cloned().collect()
+/// Who is to have a message, each once: all who listen to its topic. One that the broker has retained, and sends because
+/// somebody has begun to listen, is for those who have.
+fn listeners(topics: &Topics, message: &Publish, subscriptions: Option<&Subscriptions>) -> Vec<FunctionKey> {
+    let who = |of: &dyn Fn(&str) -> bool| -> BTreeSet<FunctionKey> {
+        let all = topics.iter().filter(|(filter, _)| matches(filter, &message.topic) && of(filter));
+        all.flat_map(|(_, functions)| functions).cloned().collect()
+    };
+    let new = |filter: &str| subscriptions.is_some_and(|all| all.is_newest(filter));
+    let begun = if message.retain { who(&new) } else { BTreeSet::new() };
+    let all = if begun.is_empty() { who(&|_| true) } else { begun };
+    all.into_iter().collect()
 }
 
 fn call(message: &Publish) -> TriggeredCall {
@@ -324,4 +331,30 @@ fn client_config(trust: &Trust) -> Result<ClientConfig, String> {
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let told = |why| format!("{}: {why}", path.display());
     CertificateDer::pem_file_iter(path).map_err(told)?.collect::<Result<_, _>>().map_err(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use rumqttc::QoS;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_for_all_who_listen_and_one_that_was_retained_for_those_who_have_begun_to() {
+        let [f, g] = ["f", "g"].map(|name| FunctionKey::from_route(name).unwrap());
+        let topics: Topics =
+            [("a/+".to_owned(), [f.clone()].into()), ("a/#".to_owned(), [f.clone(), g.clone()].into())]
+                .into();
+        let subscriptions = Subscriptions::newly(&["a/#"]);
+        let mut message = Publish::new("a/b", QoS::AtLeastOnce, "x");
+        assert_eq!(listeners(&topics, &message, None), [f.clone(), g.clone()]);
+        let of_plus = Subscriptions::newly(&["a/+"]);
+        message.retain = true;
+        assert_eq!(listeners(&topics, &message, Some(&subscriptions)), [f.clone(), g.clone()]);
+        assert_eq!(listeners(&topics, &message, Some(&of_plus)), [f.clone()]);
+        assert_eq!(listeners(&topics, &message, None), [f, g], "it was on its way when the connection ended");
+        message.topic = "b".into();
+        assert!(listeners(&topics, &message, None).is_empty());
+        assert_eq!(call(&message).headers[X_TOPIC], "b");
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns the names `done` and `failed`. All calls block. Never follows a symbolic link.
 
+use std::collections::BinaryHeap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -39,7 +40,7 @@ pub(super) enum Read {
 
 /// The files that are there, the oldest first.
 pub(super) fn list(directory: &Path) -> io::Result<Vec<Found>> {
-    let mut found = Vec::new();
+    let mut found = BinaryHeap::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_name().as_bytes().starts_with(b".") {
@@ -50,10 +51,12 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<Found>> {
         if about.is_file() {
             found.push(Found { written: about.modified()?, path: entry.path() });
         }
+        if found.len() > MAX_LISTED {
+            // The youngest.
+            found.pop();
+        }
     }
-    found.sort();
-    found.truncate(MAX_LISTED);
-    Ok(found)
+    Ok(found.into_sorted_vec())
 }
 
 /// Reads a file of at most `max` bytes.

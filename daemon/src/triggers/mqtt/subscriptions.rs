@@ -17,6 +17,8 @@ pub(super) struct Subscriptions {
     /// Not asked for again on this connection.
     refused: BTreeSet<String>,
     asked: Option<Question>,
+    /// What was asked for last.
+    newest: Vec<String>,
 }
 
 /// What is to be asked.
@@ -54,8 +56,21 @@ impl Subscriptions {
             }
             Question::Unsubscribe(filter) => client.try_unsubscribe(filter)?,
         }
+        if let Question::Subscribe(filters) = &question {
+            self.newest.clone_from(filters);
+        }
         self.asked = Some(question);
         Ok(())
+    }
+
+    /// Is this what was asked for last? What the broker has retained of it comes then.
+    pub(super) fn is_newest(&self, filter: &str) -> bool {
+        self.newest.iter().any(|newest| newest == filter)
+    }
+
+    #[cfg(test)]
+    pub(super) fn newly(filters: &[&str]) -> Self {
+        Self { newest: filters.iter().map(|&filter| filter.to_owned()).collect(), ..Self::default() }
     }
 
     fn question<'a>(&self, wanted: impl Iterator<Item = &'a String>) -> Option<Question> {
