@@ -53,7 +53,7 @@ use crate::systemd::{self, Asked};
 use crate::tls::Certificates;
 use crate::usage::{self, Ledger, Sampler, UsageRecord};
 use crate::users::{self, Users};
-use crate::{access_log, files, handover, host_keys, image, memory, otel, stacks};
+use crate::{access_log, files, handover, host_keys, image, memory, otel, stacks, triggers};
 
 /// Threads for calls that block: files, the store, archives.
 pub const BLOCKING_THREADS: usize = 32;
@@ -119,6 +119,7 @@ pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Resu
 
 /// All parts of the daemon that live as long as it does.
 struct House {
+    store: Arc<Store>,
     users: Option<Arc<Users>>,
     tokens: Option<Arc<Tokens>>,
     containerd: Containerd,
@@ -149,6 +150,8 @@ struct House {
     routes: Routes,
     registry: Arc<Registry>,
     ledger: Arc<Ledger>,
+    /// What made calls that no client made.
+    triggers: triggers::figures::Figures,
     /// Cancelled when a controller broke.
     broken: CancellationToken,
 }
@@ -275,11 +278,12 @@ impl House {
             limits(config),
             tools,
             queue.clone(),
-            Trusts { users: users.is_some(), tokens: tokens.is_some() },
+            Trusts { users: users.is_some(), tokens: tokens.is_some(), sources: config.triggers.sources() },
             broken.clone(),
         );
-        let ledger = Ledger::open(store, Arc::clone(&registry), config.usage_days)?;
+        let ledger = Ledger::open(Arc::clone(&store), Arc::clone(&registry), config.usage_days)?;
         let house = Self {
+            store,
             users,
             tokens,
             containerd,
@@ -303,6 +307,7 @@ impl House {
             routes,
             registry,
             ledger,
+            triggers: triggers::figures::Figures::default(),
             broken,
         };
         Ok((house, stored, sockets))
@@ -456,9 +461,19 @@ impl House {
                 spans: self.spans.figures(),
                 acme,
                 tokens: self.tokens.clone(),
+                triggers: self.triggers.clone(),
             }));
             tokio::spawn(async move { server.serve(listener).await });
         }
+        let tools = triggers::Tools {
+            deliver: self.queue.clone(),
+            store: Arc::clone(&self.store),
+            secrets: self.secrets.clone(),
+            figures: self.triggers.clone(),
+            max_body: config.queue.max_body,
+            ending: ending.clone(),
+        };
+        triggers::start(&config.triggers, Arc::clone(&self.registry), &tools);
         tokio::spawn(users::follow(self.users.clone()));
         if let Some(tokens) = &self.tokens {
             tokio::spawn(Arc::clone(tokens).follow());

@@ -27,6 +27,8 @@ pub mod lambda;
 pub mod logs;
 pub mod memory;
 pub mod metrics;
+#[cfg(feature = "nats")]
+pub mod nats;
 pub mod network;
 pub mod otel;
 pub mod passes;
@@ -43,6 +45,7 @@ pub mod supervise;
 pub mod systemd;
 pub mod telemetry;
 pub mod tls;
+pub mod triggers;
 pub mod units;
 pub mod usage;
 pub mod users;

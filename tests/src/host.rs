@@ -145,7 +145,11 @@ impl Host {
 
     fn spawn_daemon(&mut self) {
         self.write_settings();
-        let build = if self.config.otlp.is_some() { "otel/roostd" } else { "roostd" };
+        let build = match &self.config {
+            Config { otlp: Some(_), .. } => "otel/roostd",
+            Config { nats: true, .. } => "nats/roostd",
+            _ => "roostd",
+        };
         let mut command = Command::new(program(build));
         let how = if self.config.supervised { "supervise" } else { "run" };
         command.arg("--config").arg(self.dir.path().join("roostd.toml")).arg(how);

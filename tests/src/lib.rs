@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 #![allow(clippy::print_stderr, reason = "what a failed test shows")]
 
+mod brokers;
 mod client;
 mod clients;
 mod command_line;
@@ -30,6 +31,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use brokers::{Mosquitto, NatsServer};
 pub use client::{Answer, Api, Body, body_in_pieces, body_of, next_piece};
 pub use clients::{Clients, Runner, Sample, clients};
 pub use command_line::Output;

@@ -21,6 +21,7 @@ mod jwt;
 pub mod limits;
 mod raw;
 mod tls;
+mod triggers;
 
 pub(crate) use self::jwt::grace;
 pub use self::jwt::{Issuer, Jwt, KeysAt};
@@ -74,6 +75,8 @@ pub struct Config {
     pub usage_days: u16,
     /// How much is kept of what functions could not be brought to deal with.
     pub deadletters: deadletters::Settings,
+    /// Brokers and directories that functions may listen to.
+    pub triggers: crate::triggers::settings::Settings,
     /// Is each request to a function a span in a trace?
     pub spans: bool,
     /// Where these spans are sent; `None` for nowhere.
@@ -321,6 +324,7 @@ impl Config {
             access_log: raw.access_log.resolve(m),
             usage_days: raw.usage.resolve(m),
             deadletters: raw.deadletters.resolve(m),
+            triggers: raw.triggers.resolve(m),
             spans: raw.tracing.spans.unwrap_or(false),
             otlp: m.read("tracing.otlp", raw.tracing.otlp.as_deref(), None, |text| text.parse().map(Some)),
         };

@@ -15,6 +15,7 @@ use crate::runtime::containerd::oci;
 use super::jwt::RawJwt;
 use super::limits::RawLimits;
 use super::tls::RawTls;
+use super::triggers::RawTriggers;
 use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::network::LONGEST_PREFIX;
@@ -49,6 +50,7 @@ pub(super) struct Raw {
     pub(super) access_log: RawAccessLog,
     pub(super) usage: RawUsage,
     pub(super) deadletters: RawDeadLetters,
+    pub(super) triggers: RawTriggers,
     pub(super) tracing: RawTracing,
 }
 

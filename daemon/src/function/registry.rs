@@ -27,6 +27,7 @@ use crate::queue::{self, Queue};
 use crate::scaling::{Policy, labels};
 use crate::secrets::{SecretError, SecretName};
 use crate::store::{Store, StoreError, path_of};
+use crate::triggers::topics::Sources;
 use crate::usage::UsageRecord;
 
 mod look;
@@ -81,6 +82,8 @@ pub struct Registry {
     /// Held by whoever changes something, across the store and memory. In it, the counts of requests that are written
     /// down.
     writer: tokio::sync::Mutex<HashMap<FunctionKey, u64>>,
+    /// Told when a deployment is new, changed or gone.
+    deployments: watch::Sender<()>,
     routes: Routes,
     limits: UpstreamLimits,
     tools: Tools,
@@ -90,13 +93,15 @@ pub struct Registry {
     broken: CancellationToken,
 }
 
-/// Whom this host can know callers by, so that functions can ask for it.
-#[derive(Debug, Clone, Copy)]
+/// Whom this host can know callers by, and what it listens to, so that functions can ask for it.
+#[derive(Debug, Clone)]
 pub struct Trusts {
     /// It has users.
     pub users: bool,
     /// It has keys that verify tokens.
     pub tokens: bool,
+    /// It has these brokers and directories.
+    pub sources: Sources,
 }
 
 /// Has the proxy ask callers for what the function asks for now. What tokens have to say comes first: there is no moment in
@@ -107,8 +112,9 @@ fn ask(upstream: &Upstream, record: &FunctionRecord) {
 }
 
 impl Trusts {
-    /// Can callers be what the function asks for?
-    fn admit(self, spec: &FunctionSpec) -> Result<(), String> {
+    /// Can callers be what the function asks for, and can it listen to what it wants to?
+    fn admit(&self, spec: &FunctionSpec) -> Result<(), String> {
+        self.sources.admit(&spec.deployment)?;
         if spec.access.login && !self.users {
             let why =
                 "roost.auth: this host has no users that could log in: auth.enabled is false in its settings";
@@ -146,6 +152,7 @@ impl Registry {
                 NamespaceRecord::default_one(),
             )])),
             retired: Notify::new(),
+            deployments: watch::Sender::default(),
             writer: tokio::sync::Mutex::default(),
             routes,
             limits,
@@ -343,6 +350,7 @@ impl Registry {
             if let Some(entry) = registry.lock().get(&key) {
                 entry.wanted.send_replace(None);
             }
+            registry.deployments.send_replace(());
             Ok(())
         })
         .await
@@ -445,6 +453,7 @@ impl Registry {
             None => self.begin(key, Some(record), Vec::new()),
         }
         self.routes.set_domains(key, &domains);
+        self.deployments.send_replace(());
     }
 
     /// Holds its WebSockets from its first request on, if it asks for that: its controller sees to it from then on, and may

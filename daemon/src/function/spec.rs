@@ -22,6 +22,7 @@ use crate::lambda;
 use crate::queue;
 use crate::runtime::Limits;
 use crate::scaling::Policy;
+use crate::triggers::{schedule, topics};
 use crate::units;
 
 /// How many replicas a function may have. One machine, and each replica takes an address and a process.
@@ -178,6 +179,8 @@ impl FunctionSpec {
         mistakes.0.extend(event_mode::parse(&deployment).err().into_iter().flatten());
         mistakes.0.extend(protocol::parse(&deployment).err());
         mistakes.0.extend(lambda::setting::parse(&deployment).err());
+        mistakes.0.extend(topics::parse(&deployment).err().into_iter().flatten());
+        mistakes.0.extend(schedule::parse(&deployment).err().into_iter().flatten());
         check_environment(&mut mistakes, &deployment.env_process, &deployment.env_vars);
         mistakes.0.extend(check_texts("labels", &deployment.labels));
         mistakes.0.extend(check_texts("annotations", &deployment.annotations));

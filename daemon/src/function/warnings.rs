@@ -18,6 +18,7 @@ use crate::function::spec::Deployment;
 use crate::function::timeouts::{self, Times};
 use crate::lambda::setting::{self as lambda, LAMBDA};
 use crate::scaling::{Policy, labels};
+use crate::triggers::{schedule, topics};
 
 /// The fields of a deployment.
 const FIELDS: [&str; 12] = [
@@ -86,6 +87,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
         }
     }
     warnings.extend(without_effect(&revision.deployment));
+    warnings.extend(without_clock(&revision.deployment));
     warnings.extend(event_mode::without_effect(&revision.deployment));
     warnings.extend(lambda::without_effect(&revision.deployment));
     warnings.extend(timeouts::unreadable(&revision.deployment));
@@ -97,6 +99,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
             || Times::is_setting_name(name)
             || event_mode::is_setting_name(name)
             || [COMPRESSION, LAMBDA, PROTOCOL].contains(&name)
+            || schedule::NAMES.contains(&name)
     };
     let names = revision.deployment.settings().into_keys();
     let unknown = names.filter(|name| name.starts_with(OURS) && !known(name)).take(MAX_FIELDS);
@@ -123,6 +126,22 @@ fn without_effect(deployment: &Deployment) -> Vec<String> {
         .filter(|(name, _)| settings.contains_key(name))
         .map(|(name, why)| format!("{name}: no effect: {why}"))
         .collect()
+}
+
+/// What says when a function is called that is not called by the clock.
+fn without_clock(deployment: &Deployment) -> Vec<String> {
+    if topics::has_clock(deployment) {
+        return Vec::new();
+    }
+    let settings = deployment.settings();
+    let given = schedule::NAMES.into_iter().filter(|name| settings.contains_key(name));
+    let given = deployment
+        .annotations
+        .contains_key(schedule::SCHEDULE)
+        .then_some(schedule::SCHEDULE)
+        .into_iter()
+        .chain(given);
+    given.map(|name| format!("{name}: no effect: {} is not {}", topics::TOPIC, topics::CLOCK)).collect()
 }
 
 #[cfg(test)]
@@ -193,6 +212,20 @@ mod tests {
             warnings(json!({"roost.scale.key": "path[1]", "com.openfaas.scale.zero-duration": "5m"})),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn a_schedule_has_no_effect_without_the_clocks_topic() {
+        let warnings = |topic: &str| {
+            let annotations = json!({"topic": topic, "schedule": "@daily", "roost.schedule.missed": "skip"});
+            let deployment =
+                serde_json::from_value(json!({"service": "f", "image": "i", "annotations": annotations}));
+            of(&Revision::new(deployment.unwrap()))
+        };
+        assert_eq!(warnings("a,cron-function"), [""; 0]);
+        let named = warnings("a");
+        assert_eq!(named.len(), 2, "{named:?}");
+        assert_eq!(named[0], "schedule: no effect: topic is not cron-function");
     }
 
     #[test]

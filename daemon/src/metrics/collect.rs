@@ -31,6 +31,7 @@ use crate::procfs::{self, Process};
 use crate::queue::{Queue, QueueLoad};
 use crate::runtime::containerd::client::Call;
 use crate::scaling::events::{Decisions, Events};
+use crate::triggers;
 use crate::usage::Sampler;
 
 /// Where the numbers come from.
@@ -66,6 +67,8 @@ pub struct Sources {
     pub acme: Option<Keeping>,
     /// Keys of tokens, if any are verified.
     pub tokens: Option<Arc<Tokens>>,
+    /// Calls that no client made.
+    pub triggers: triggers::figures::Figures,
 }
 
 /// Gathers, one page at a time.
@@ -101,6 +104,10 @@ pub(super) struct Snapshot {
     pub(super) letters: deadletters::Figures,
     /// What is kept of groups.
     pub(super) history: HistoryFigures,
+    /// Calls that no client made, by function and source.
+    pub(super) triggered: Vec<(FunctionKey, String, triggers::figures::Counts)>,
+    /// Sources of such calls, and whether they can be reached.
+    pub(super) sources: Vec<(String, bool)>,
 }
 
 /// From an authority.
@@ -188,6 +195,7 @@ impl Collector {
             spans,
             acme,
             tokens,
+            triggers,
             ..
         } = &self.sources;
         render(&Snapshot {
@@ -213,6 +221,8 @@ impl Collector {
             resumed: server.resumed(),
             letters: letters.figures(),
             history: hub.history_figures(),
+            triggered: triggers.counts(),
+            sources: triggers.connections(),
         })
     }
 

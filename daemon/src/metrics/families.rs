@@ -136,6 +136,14 @@ families! {
         "Calls below /async-function that came to an end of their own.";
     QUEUE_DROPPED: Counter "roost_queue_dropped_total" ["queue_name", "function_name"]
         "Calls below /async-function that were cancelled or dropped.";
+    TRIGGER_FIRED: Counter "roost_trigger_fired_total" ["function_name", "trigger"]
+        "Calls of schedules, messages and files that the queue has taken.";
+    TRIGGER_MISSED: Counter "roost_trigger_missed_total" ["function_name", "trigger"]
+        "Runs of schedules that were due and not made.";
+    TRIGGER_FAILED: Counter "roost_trigger_failed_total" ["function_name", "trigger"]
+        "Calls of schedules, messages and files that the queue will never take.";
+    TRIGGER_CONNECTED: Gauge "roost_trigger_connected" ["trigger"]
+        "Is the broker connected, or the directory watched? 1 or 0.";
     HTTP_REQUESTS: Counter "http_requests_total" ["method", "path", "status"]
         "Calls of the API.";
     HTTP_SECONDS: Histogram "http_request_duration_seconds" ["method", "path", "status"]

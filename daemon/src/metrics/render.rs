@@ -14,6 +14,7 @@ use crate::api::COMMIT;
 use crate::function::rollout::Phase;
 use crate::jwt::RemoteFigures;
 use crate::queue::QueueLoad;
+use crate::triggers::figures::Counts;
 
 /// The name of the one queue there is: that of the default queue in OpenFaaS.
 const QUEUE: &str = "faas-request";
@@ -48,6 +49,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     limits(page, &functions, snapshot);
     starts(page, snapshot);
     queue(page, &functions);
+    triggers(page, snapshot);
     api(page, snapshot);
     containerd(page, snapshot);
     process(page, snapshot);
@@ -162,6 +164,22 @@ fn starts(page: &mut Page, snapshot: &Snapshot) {
     let mut slots = page.family(&f::SLOTS);
     for (namespace, count) in &snapshot.slots {
         slots.add(&[namespace.as_str()], *count as u64);
+    }
+}
+
+fn triggers(page: &mut Page, snapshot: &Snapshot) {
+    let mut each = |family, number: fn(&Counts) -> u64| {
+        let mut samples = page.family(family);
+        for (function, source, counts) in &snapshot.triggered {
+            samples.add(&[&function.to_string(), source], number(counts));
+        }
+    };
+    each(&f::TRIGGER_FIRED, |counts| counts.fired);
+    each(&f::TRIGGER_MISSED, |counts| counts.missed);
+    each(&f::TRIGGER_FAILED, |counts| counts.failed);
+    let mut connected = page.family(&f::TRIGGER_CONNECTED);
+    for (source, is_connected) in &snapshot.sources {
+        connected.add(&[source], u64::from(*is_connected));
     }
 }
 
@@ -381,6 +399,12 @@ mod tests {
         let call = |path: &str| ApiCall { method: "GET", path: path.to_owned(), status: 404 };
         let rpc = |code| Call { method: "containerd.services.tasks.v1.Tasks/Get".to_owned(), code };
         Snapshot {
+            triggered: vec![(
+                FunctionKey::from_route("echo.staging").unwrap(),
+                "mqtt.lan".to_owned(),
+                crate::triggers::figures::Counts { fired: 6, missed: 0, failed: 1 },
+            )],
+            sources: vec![("mqtt.lan".to_owned(), true)],
             functions: vec![function],
             slots: [(Namespace::default(), 4)].into(),
             steps: vec![("create", took(30))],
@@ -513,6 +537,9 @@ mod tests {
             r#"provider_http_requests_total{code="404",method="GET",path="/system/function"} 1"#,
             r#"roost_waiting_refused_total{function_name="echo.staging",reason="capacity"} 9"#,
             r#"roost_oom_kills_total{function_name="echo.staging"} 5"#,
+            r#"roost_trigger_fired_total{function_name="echo.staging",trigger="mqtt.lan"} 6"#,
+            r#"roost_trigger_failed_total{function_name="echo.staging",trigger="mqtt.lan"} 1"#,
+            r#"roost_trigger_connected{trigger="mqtt.lan"} 1"#,
             r#"queue_worker_pending_messages{queue_name="faas-request",function_name="echo.staging"} 4"#,
             r#"queue_worker_messages_submitted_total{queue_name="faas-request",function_name="echo.staging"} 5"#,
             r#"roost_containerd_calls_total{service="containerd.services.tasks.v1.Tasks",method="Get",code="OK"} 1"#,

@@ -40,7 +40,7 @@ pub struct Call {
 
 /// Whether a call was taken over, or had been.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Accepted {
+pub(super) enum Accepted {
     /// It was.
     New,
     /// One with this idempotency key had been, which is known by this id.

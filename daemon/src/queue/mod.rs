@@ -20,6 +20,7 @@ mod delivery;
 mod intake;
 mod keeper;
 mod lines;
+mod own;
 mod policy;
 mod spool;
 mod store;
@@ -32,14 +33,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, request};
+use http::HeaderName;
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{Caller, Error};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use self::call::Accepted;
 use self::callback::Callbacks;
 use self::keeper::{Board, Deliverers, Keeper, Order};
 use self::lines::Turn;
@@ -49,11 +50,10 @@ use crate::api::ApiCall;
 use crate::deadletters::DeadLetters;
 use crate::metrics::Timings;
 
-pub use self::call::{Accepted, Call, Failure};
+pub use self::call::{Call, Failure};
 pub use self::intake::Refusal;
 pub use self::lines::QueueLoad;
 pub use self::policy::Policy;
-pub use self::wishes::Wishes;
 
 /// The name of the directory in the state directory.
 const NAME: &str = "queue";
@@ -243,38 +243,6 @@ impl Queue {
     #[must_use]
     pub fn callbacks_failed(&self) -> u64 {
         self.0.callbacks.failed()
-    }
-
-    /// Takes a call over that this host makes itself. It is on the disk when this returns.
-    ///
-    /// # Errors
-    /// When it cannot be taken over.
-    pub async fn hand_over(
-        &self,
-        function: &FunctionKey,
-        parts: &request::Parts,
-        body: Bytes,
-        wishes: Wishes,
-    ) -> Result<Accepted, Refusal> {
-        let id = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).expect("an id is text");
-        let mut parts = parts.clone();
-        parts.headers.insert(X_CALL_ID, id.clone());
-        let call = Call::new(function.clone(), function.to_string(), &id, &parts, None, wishes);
-        let mut writer = self.0.spool.writer();
-        writer.write(&body).await.map_err(|error| keeper::disk_refusal(&error))?;
-        let body = writer.finish().await.map_err(|error| keeper::disk_refusal(&error))?;
-        self.append(call, body).await
-    }
-
-    /// Has a call, as it was kept, made once more.
-    ///
-    /// # Errors
-    /// When it cannot be taken over.
-    pub async fn make_again(&self, call: Call, body: Bytes) -> Result<(), Refusal> {
-        let mut writer = self.0.spool.writer();
-        writer.write(&body).await.map_err(|error| keeper::disk_refusal(&error))?;
-        let body = writer.finish().await.map_err(|error| keeper::disk_refusal(&error))?;
-        self.append(call, body).await.map(drop)
     }
 
     /// Puts a call at the end of its line. It is on the disk when this returns.

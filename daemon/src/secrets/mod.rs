@@ -104,6 +104,14 @@ impl Secrets {
         Ok(key)
     }
 
+    /// What a secret holds.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it cannot be read.
+    pub async fn read(&self, namespace: Namespace, name: SecretName) -> Result<SecretValue, SecretError> {
+        self.work(move |inner| inner.files.read(&namespace, &name)).await
+    }
+
     /// The names of a namespace's secrets, in order.
     ///
     /// # Errors

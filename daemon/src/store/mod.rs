@@ -1,8 +1,8 @@
 //! The embedded database: what should be, kept across restarts and power cuts.
 //!
 //! Owns the file, its tables and its version. A value is one byte of format version and then JSON. Every write is
-//! durable when it returns. All calls block: its users, [`crate::function::registry`] and
-//! [`crate::usage::ledger`], run them off the async workers. Never knows what is running.
+//! durable when it returns. All calls block: its users, [`crate::function::registry`],
+//! [`crate::usage::ledger`] and [`crate::triggers`], run them off the async workers. Never knows what is running.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,8 @@ use crate::function::namespace::{NamespaceRecord, Namespaces};
 use crate::function::record::FunctionRecord;
 use crate::usage::UsageRecord;
 use crate::usage::ledger::Row;
+
+mod triggers;
 
 /// Records by a text.
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -151,6 +153,8 @@ impl Store {
             transaction.open_table(NAMESPACES)?;
             transaction.open_table(USAGE)?;
             transaction.open_table(DAYS)?;
+            transaction.open_table(triggers::SCHEDULES)?;
+            transaction.open_table(triggers::SESSIONS)?;
         }
         transaction.commit()?;
         Ok(database)
@@ -319,12 +323,12 @@ impl Store {
         self.insert(FUNCTIONS, &path_of(key), record)
     }
 
-    /// Removes the record of a function, if it is there, and what was counted of it.
+    /// Removes the record of a function, if it is there, and what was counted of it and noted of its schedules.
     ///
     /// # Errors
     /// When the file cannot be written. Then nothing has changed.
     pub fn remove(&self, key: &FunctionKey) -> Result<(), StoreError> {
-        self.delete(&[FUNCTIONS, USAGE], &path_of(key))
+        self.delete(&[FUNCTIONS, USAGE, triggers::SCHEDULES], &path_of(key))
     }
 
     /// All namespaces of which something is noted.

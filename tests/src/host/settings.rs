@@ -49,6 +49,10 @@ pub struct Config {
     pub jwt: String,
     /// `[network] dns`. Empty is: as the machine.
     pub dns: &'static [&'static str],
+    /// The sections `[triggers.…]`.
+    pub triggers: String,
+    /// Is it the daemon that is built with NATS?
+    pub nats: bool,
     /// The Docker-style credentials file.
     pub docker_config: Value,
 }
@@ -74,6 +78,8 @@ impl Default for Config {
             tls: String::new(),
             jwt: String::new(),
             dns: &[],
+            triggers: String::new(),
+            nats: false,
             docker_config: json!({}),
         }
     }
@@ -120,6 +126,7 @@ impl Host {
             tls,
             jwt,
             dns,
+            triggers,
             ..
         } = &self.config;
         let dir = self.dir.path().display();
@@ -171,6 +178,7 @@ spans = {access_log}
 {tls}
 [jwt]
 {jwt}
+{triggers}
 "#,
             port = self.port,
             state = state.display(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use roost_proxy::CloseFrame;
 use roost_proxy::function::{FunctionKey, Namespace};
+use tokio::sync::watch;
 
 use super::{Entry, Registry};
 use crate::function::settled::{Settled, settled};
@@ -65,6 +66,21 @@ impl Registry {
     #[must_use]
     pub fn deployment(&self, key: &FunctionKey) -> Option<Deployment> {
         self.record(key).map(|record| record.newest.deployment)
+    }
+
+    /// Looks at the newest deployment of each function.
+    pub fn each_deployment(&self, mut look: impl FnMut(&FunctionKey, &Deployment)) {
+        for (key, entry) in &*self.lock() {
+            if let Some(record) = &*entry.wanted.borrow() {
+                look(key, &record.newest.deployment);
+            }
+        }
+    }
+
+    /// Tells when there may be something new for [`Registry::each_deployment`]. What was restored is not told of.
+    #[must_use]
+    pub fn watch_deployments(&self) -> watch::Receiver<()> {
+        self.deployments.subscribe()
     }
 
     /// Resolves when the function is deleted; at once if there is none.
