@@ -66,9 +66,15 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// The number of a call whose turn has ended, if that is what it tells.
-    fn ended(&self) -> Option<u64> {
-        if let Self::End { number, .. } = self { Some(*number) } else { None }
+    /// The number of a call that is over, if that is what it tells.
+    fn over(&self) -> Option<u64> {
+        let Self::End { number, ended, .. } = self else { return None };
+        ended.is_over().then_some(*number)
+    }
+
+    /// Does it need the database?
+    fn is_of_the_disk(&self) -> bool {
+        !matches!(self, Self::Look(_) | Self::Stop)
     }
 }
 
@@ -93,6 +99,11 @@ pub(super) enum Ended {
 }
 
 impl Ended {
+    /// Is the call over with that?
+    fn is_over(&self) -> bool {
+        matches!(self, Self::Done { .. } | Self::Dead { .. } | Self::Cancelled)
+    }
+
     /// A file that is there for longer than the call.
     fn kept_file(&self) -> Option<&Named> {
         let (Self::Done { result } | Self::Dead { result }) = self else { return None };
@@ -336,7 +347,10 @@ impl Keeper {
 
     fn carry_out(&mut self, orders: Vec<Order>, deliverers: &dyn Deliverers) {
         let expires = self.next_end.is_some_and(|at| at <= now());
-        if orders.is_empty() && self.marks.is_empty() && !expires && !self.failing {
+        if !orders.iter().any(Order::is_of_the_disk) && self.marks.is_empty() && !expires && !self.failing {
+            for order in orders {
+                self.apply(order, Outcome::Nothing, deliverers);
+            }
             return;
         }
         match self.commit(&orders) {
@@ -371,20 +385,21 @@ impl Keeper {
         let Self { store, board, settings, directory, next, next_end, marks, .. } = self;
         let mut room = Room::new(board, settings, directory);
         let alone = matches!(orders, [Order::Cancel { .. } | Order::Forget(_)]);
-        let ends: HashSet<u64> = orders.iter().filter_map(Order::ended).collect();
+        let over: HashSet<u64> = orders.iter().filter_map(Order::over).collect();
         let marked = if alone { 0 } else { marks.len() };
         let done = store.batch(|tables| {
             let mut number = *next;
             let mut outcomes = Vec::with_capacity(orders.len());
-            for order in orders {
-                outcomes.push(write(tables, order, board, settings, &mut room, &mut number, now)?);
-            }
             let at_work = |mark: &&Mark| {
-                !ends.contains(&mark.number) && board.lines().is_over(&mark.function, mark.number).is_some()
+                !over.contains(&mark.number) && board.lines().is_over(&mark.function, mark.number).is_some()
             };
+            // Before what tells of their ends.
             for mark in marks[..marked].iter().filter(at_work) {
                 let state = State { begun: true, attempts: mark.attempts, due: 0, answer: None };
                 tables.put_state(mark.number, &state)?;
+            }
+            for order in orders {
+                outcomes.push(write(tables, order, board, settings, &mut room, &mut number, now)?);
             }
             let (expired, more) = tables.expire(now)?;
             let end = if more { Some(0) } else { tables.next_end()? };
@@ -600,8 +615,7 @@ fn end(
     now: i64,
 ) -> Result<Outcome, StoreError> {
     let mut files = Vec::new();
-    let is_over = matches!(ended, Ended::Done { .. } | Ended::Dead { .. } | Ended::Cancelled);
-    if over != Some(false) || is_over {
+    if over != Some(false) || ended.is_over() {
         match ended {
             Ended::Done { result: Some(result) } | Ended::Dead { result: Some(result) } if over.is_some() => {
                 if let Some(loaded) = tables.load(number)? {

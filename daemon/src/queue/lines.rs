@@ -537,10 +537,14 @@ impl Line {
 
     fn next_due(&self) -> Option<i64> {
         let knock = self.closed.filter(|_| !self.ready.is_empty() && self.count(What::Making) == 0);
-        let first = |set: &BTreeSet<(i64, u64)>| set.first().map(|(at, _)| *at);
-        let sets = [&self.delayed, &self.answered, &self.expiring];
-        let firsts = sets.map(first);
-        [firsts[0], firsts[1], firsts[2], knock.map(|closed| closed.until)].into_iter().flatten().min()
+        // Where as many are at work as may be, the end of one of them is what comes next.
+        let first = |set: &BTreeSet<(i64, u64)>, what: What, most: usize| {
+            set.first().map(|(at, _)| *at).filter(|_| self.count(what) < most)
+        };
+        let due = first(&self.delayed, What::Making, usize::MAX);
+        let answered = first(&self.answered, What::CallingBack, CALLED_BACK_AT_ONCE);
+        let expires = first(&self.expiring, What::Burying, BURIED_AT_ONCE);
+        [due, answered, expires, knock.map(|closed| closed.until)].into_iter().flatten().min()
     }
 
     /// The numbers of the calls of an id.

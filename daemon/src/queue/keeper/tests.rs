@@ -125,6 +125,8 @@ async fn what_was_accepted_is_made_by_the_next_daemon_and_what_had_begun_once_mo
     let (second, _) = kept.next().await;
     kept.end(&second, Ended::Done { result: None }).await;
     assert_eq!(kept.next().await.1.call.id, "three");
+    // That it has begun is noted with whatever comes next.
+    kept.ask(|reply| Order::Known { id: "three".into(), reply }).await;
     kept.kill().await;
 
     let mut kept = Running::open(directory.path(), settings(), true);
@@ -140,6 +142,25 @@ async fn what_was_accepted_is_made_by_the_next_daemon_and_what_had_begun_once_mo
     kept.kill().await;
     let kept = Running::open(directory.path(), settings(), true);
     assert!(kept.board.lines().loads().is_empty());
+    kept.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_are_counted_over_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut kept = Running::open(directory.path(), settings(), true);
+    kept.append(call("one"), b"").await.unwrap();
+    for attempt in 1..=3 {
+        let (turn, _) = kept.next().await;
+        assert_eq!(turn.attempts, attempt);
+        kept.end(&turn, Ended::Again { due: 1 }).await;
+    }
+    let (turn, _) = kept.next().await;
+    kept.end(&turn, Ended::NotTaken { failure: Failure::default() }).await;
+    kept.ask(|reply| Order::Known { id: "one".into(), reply }).await;
+    kept.kill().await;
+    let mut kept = Running::open(directory.path(), settings(), true);
+    assert_eq!(kept.next().await.0.attempts, 4, "what nobody took was none");
     kept.kill().await;
 }
 

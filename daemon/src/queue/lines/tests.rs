@@ -140,6 +140,18 @@ fn what_expires_is_buried_unless_it_is_at_work_or_was_answered() {
 }
 
 #[test]
+fn while_as_many_are_buried_as_may_be_nothing_is_due() {
+    let (f, mut lines) = (key("f"), Lines::default());
+    for number in 1..=20 {
+        lines.push(&f, number, Entry { expires: Some(100), ..entry("x") });
+    }
+    let turns = lines.begin(200, 100, |_| 0);
+    assert_eq!((turns.len(), lines.next_due()), (BURIED_AT_ONCE, None));
+    lines.end(&f, turns[0].number, &End::Dead);
+    assert_eq!(lines.next_due(), Some(100));
+}
+
+#[test]
 fn ids_are_found_and_calls_cancelled() {
     let (f, g, mut lines) = (key("f"), key("g"), Lines::default());
     for (function, number, id) in [(&f, 1, "one"), (&f, 2, "two"), (&f, 3, "one"), (&g, 4, "one")] {
