@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use roost_acme::Keeping;
 use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::websocket::{self, HistoryFigures, Hub};
@@ -99,6 +100,10 @@ pub(super) struct Snapshot {
     pub(super) letters: deadletters::Figures,
     /// What is kept of groups.
     pub(super) history: HistoryFigures,
+    /// When it was.
+    pub(super) at: Timestamp,
+    /// Answers of queued calls that nobody took.
+    pub(super) callbacks_failed: u64,
 }
 
 /// From an authority.
@@ -174,6 +179,7 @@ impl Collector {
         };
         let Sources {
             server,
+            queue,
             network,
             hub,
             letters,
@@ -208,6 +214,8 @@ impl Collector {
             resumed: server.resumed(),
             letters: letters.figures(),
             history: hub.history_figures(),
+            at: Timestamp::now(),
+            callbacks_failed: queue.callbacks_failed(),
         })
     }
 

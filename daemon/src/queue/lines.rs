@@ -14,7 +14,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use roost_proxy::function::FunctionKey;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +52,15 @@ pub struct QueueLoad {
     pub dead_total: u64,
     /// Calls that had begun when a daemon ended, and began again, ever.
     pub redelivered_total: u64,
+}
+
+impl QueueLoad {
+    /// How long ago the oldest call that is not over was taken over.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        let millis = self.oldest.map(|oldest| now.as_millisecond().saturating_sub(oldest))?;
+        Some(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+    }
 }
 
 /// What is known of a call here.
