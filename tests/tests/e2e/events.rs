@@ -135,7 +135,8 @@ async fn what_goes_on_at_a_function_is_seen_in_its_status_and_by_roost_top() {
     let labels = json!({ "com.openfaas.scale.min": "2" });
     host.deployed(&json!({ "service": "echo", "image": ECHO, "labels": labels })).await;
     let before = host.has_ready("echo", 2).await;
-    let none = json!({ "inFlight": 0, "connections": 0, "waiting": 0, "queued": 0, "started": 0, "finished": 0 });
+    let none =
+        json!({ "inFlight": 0, "connections": 0, "waiting": 0, "queued": 0, "started": 0, "finished": 0 });
     assert_eq!((&before["status"]["load"], &before["status"]["scaling"]), (&none, &json!({ "desired": 2 })));
     host.assert_echoes("echo").await;
     let socket = Socket::open(&host, "/function/echo").await;
