@@ -94,6 +94,8 @@ pub(crate) struct Load {
     pub(crate) in_flight: u64,
     pub(crate) connections: u64,
     pub(crate) waiting: u64,
+    /// Calls that nobody waits for and that are not over. Older hosts do not send it.
+    pub(crate) queued: Option<u64>,
     /// Requests that ended, since the daemon began.
     pub(crate) finished: u64,
 }
@@ -217,6 +219,22 @@ pub(crate) struct AllRedriven {
 #[serde(default)]
 pub(crate) struct Removed {
     pub(crate) removed: u64,
+}
+
+/// The calls of a function that nobody waits for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct QueueLine {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) pending: u64,
+    pub(crate) in_flight: u64,
+    /// How long ago the oldest that is not over was taken over.
+    pub(crate) oldest_seconds: Option<f64>,
+    pub(crate) bytes: u64,
+    pub(crate) processed: u64,
+    pub(crate) retried: u64,
+    pub(crate) dead: u64,
 }
 
 /// An image on the daemon's host.

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     auth, connections, deadletters, deploy, describe, events, groups, image, invoke, list, login, logs,
-    namespace, ready, remove, scale, secret, stack, token, top, usage, version,
+    namespace, queue, ready, remove, scale, secret, stack, token, top, usage, version,
 };
 
 const EXAMPLES: &str = "\
@@ -83,6 +83,8 @@ pub(crate) enum Verb {
     /// List the groups of such WebSockets, change who is in them, speak to them
     #[command(alias = "group")]
     Groups(groups::GroupsArgs),
+    /// Show what calls wait that were handed over with --async, cancel one, print a result
+    Queue(queue::QueueArgs),
     /// List, show, send again and remove what functions could not be brought to deal with
     #[command(name = "deadletters", visible_alias = "dl", aliases = ["deadletter", "dead-letters"])]
     DeadLetters(deadletters::DeadLettersArgs),

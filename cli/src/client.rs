@@ -5,6 +5,7 @@
 
 mod deadletters;
 mod held;
+mod queue;
 
 use std::io::{self, Read};
 use std::net::IpAddr;

@@ -47,7 +47,11 @@ pub(crate) fn since(text: &str, now: Timestamp) -> Result<String, String> {
 /// How long ago, in the one or two units that matter: `42s`, `3m`, `5h`, `12d`. Empty for what cannot be read.
 pub(crate) fn age(moment: &str, now: Timestamp) -> String {
     let Ok(then) = Timestamp::from_str(moment) else { return String::new() };
-    let seconds = (now.as_second() - then.as_second()).max(0);
+    coarse((now.as_second() - then.as_second()).max(0))
+}
+
+/// Seconds in the one unit that matters.
+pub(crate) fn coarse(seconds: i64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3_600 => format!("{}m", seconds / 60),

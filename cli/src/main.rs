@@ -55,6 +55,7 @@ fn run(cli: &Cli, out: &mut Output) -> anyhow::Result<()> {
         Verb::Events(args) => verb::events::run(args, global, out),
         Verb::Connections(args) => verb::connections::run(args, global, out),
         Verb::Groups(args) => verb::groups::run(args, global, out),
+        Verb::Queue(args) => verb::queue::run(args, global, out),
         Verb::DeadLetters(args) => verb::deadletters::run(args, global, out),
         Verb::Logs(args) => verb::logs::run(args, global, out),
         Verb::Image(args) => verb::image::run(args, global, out),

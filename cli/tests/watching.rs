@@ -36,7 +36,7 @@ impl Drop for Running {
 /// Two functions, one of which answers ten requests between two looks.
 fn functions(looks: u64) -> String {
     let decision = json!({ "at": "2026-01-31T12:00:00Z", "from": 0, "to": 2, "reason": "a request waits" });
-    let load = |finished: u64| json!({ "inFlight": 3, "connections": 2, "waiting": 0, "finished": finished });
+    let load = |finished: u64| json!({ "inFlight": 3, "connections": 2, "waiting": 0, "queued": 4, "finished": finished });
     let function = |name: &str, finished, scaling: Value| {
         json!({ "name": name, "namespace": "openfaas-fn", "replicas": 2, "availableReplicas": 2,
             "status": { "phase": "Ready", "load": load(finished), "scaling": scaling } })
@@ -68,7 +68,7 @@ fn top_once_looks_twice_and_prints_the_busiest_first() {
     );
     assert!(lines[2].ends_with(": a request waits") && lines[2].contains("0→2 "), "{}", ran.stdout);
     let idle: Vec<&str> = lines[3].split_whitespace().collect();
-    assert_eq!(idle, ["idle", "Ready", "2/2", "0.0", "3", "2", "0", "-", "-"]);
+    assert_eq!(idle, ["idle", "Ready", "2/2", "0.0", "3", "2", "0", "4", "-", "-"]);
     assert!(!ran.stdout.contains('\x1b'));
     assert_eq!(daemon.lines(), vec!["GET /system/functions?usage=1&namespace=dev"; 2]);
 

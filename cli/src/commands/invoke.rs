@@ -2,15 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, Cursor, IsTerminal, Read};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
-use ureq::http::Method;
 use ureq::http::header::{HeaderName, HeaderValue};
+use ureq::http::{HeaderMap, Method};
 
 use crate::args::Global;
 use crate::client::Payload;
+use crate::duration;
 use crate::failure::usage;
 use crate::name::Target;
 use crate::output::Output;
@@ -23,7 +25,8 @@ Examples:
   roost invoke echo -d hi
   roost invoke resize -H 'Content-Type: image/png' < photo.png > small.png
   roost invoke shop --path /orders/7 --query full=1 -X GET
-  roost invoke report --async -H 'X-Callback-Url: http://gateway:8080/function/mail' -d may";
+  roost invoke report --async -H 'X-Callback-Url: http://gateway:8080/function/mail' -d may
+  roost invoke report --async --delay 10m --order-key may --keep-result 1h -d may";
 
 /// Call a function and print what it answers
 #[derive(Debug, Args)]
@@ -49,9 +52,51 @@ pub(crate) struct InvokeArgs {
     /// Do not wait for the answer: hand the call over, and print its id
     #[arg(short = 'a', long = "async")]
     later: bool,
+    #[command(flatten)]
+    wishes: Wishes,
     /// Type of what is sent
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
+}
+
+/// What may be wished of a call that is handed over.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "With --async")]
+struct Wishes {
+    /// Not before so long from now, such as 30s
+    #[arg(long, value_name = "DURATION", requires = "later", value_parser = duration::parse)]
+    delay: Option<Duration>,
+    /// Not any more so long from now: a dead letter then
+    #[arg(long, value_name = "DURATION", requires = "later", value_parser = duration::parse)]
+    expires: Option<Duration>,
+    /// From 0 to 9; those with more begin first [default: 4]
+    #[arg(long, value_name = "NUMBER", requires = "later", value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: Option<u8>,
+    /// Behind all calls with this key that came before, one at a time
+    #[arg(long, value_name = "KEY", requires = "later", value_parser = key)]
+    order_key: Option<String>,
+    /// Not if there was a call with this key: its id is printed instead
+    #[arg(long, value_name = "KEY", requires = "later", value_parser = key)]
+    idempotency_key: Option<String>,
+    /// Keep the answer so long: roost queue result
+    #[arg(long, value_name = "DURATION", requires = "later", value_parser = duration::parse)]
+    keep_result: Option<Duration>,
+}
+
+impl Wishes {
+    /// As headers say it.
+    fn headers(&self) -> impl Iterator<Item = (String, String)> {
+        let millis = |wish: Option<Duration>| wish.map(|wish| format!("{}ms", wish.as_millis()));
+        let all = [
+            ("X-Roost-Delay", millis(self.delay)),
+            ("X-Roost-Expires", millis(self.expires)),
+            ("X-Roost-Priority", self.priority.map(|priority| priority.to_string())),
+            ("X-Roost-Order-Key", self.order_key.clone()),
+            ("X-Roost-Idempotency-Key", self.idempotency_key.clone()),
+            ("X-Roost-Keep-Result", millis(self.keep_result)),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)))
+    }
 }
 
 pub(crate) fn run(args: &InvokeArgs, global: &Global, out: &mut Output) -> Result<()> {
@@ -60,6 +105,7 @@ pub(crate) fn run(args: &InvokeArgs, global: &Global, out: &mut Output) -> Resul
         .map_err(|_| usage(format!("'{}' is not a method", args.method)))?;
     let client = super::connect(global)?;
     let mut headers = args.header.clone();
+    headers.extend(args.wishes.headers());
     let typed = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
     if let Some(kind) = args.content_type.as_ref().filter(|_| !typed) {
         headers.push(("Content-Type".into(), kind.clone()));
@@ -68,8 +114,7 @@ pub(crate) fn run(args: &InvokeArgs, global: &Global, out: &mut Output) -> Resul
     let response = client.invoke(method, &address(&target, args)?, &headers, payload)?;
     let status = response.status();
     if args.later && status.is_success() {
-        let id = response.headers().get("x-call-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-        return if out.json { out.value(&json!({ "callId": id })) } else { Ok(out.line(id)?) };
+        return tell_id(response.headers(), out);
     }
     let mut body = response.into_body().into_reader();
     let mut buffer = vec![0; BUFFER];
@@ -85,6 +130,20 @@ pub(crate) fn run(args: &InvokeArgs, global: &Global, out: &mut Output) -> Resul
         bail!("{target} answered {status}");
     }
     Ok(())
+}
+
+/// Prints the id of a call that was handed over now, or before.
+fn tell_id(headers: &HeaderMap, out: &mut Output) -> Result<()> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let duplicate = text("x-roost-duplicate");
+    let id = duplicate.or_else(|| text("x-call-id")).unwrap_or_default();
+    if out.json {
+        return out.value(&json!({ "callId": id, "duplicate": duplicate.is_some() }));
+    }
+    if duplicate.is_some() {
+        out.note("A call with this idempotency key was handed over before.");
+    }
+    Ok(out.line(id)?)
 }
 
 /// What to send, and how long it is where that is known.
@@ -133,7 +192,16 @@ fn address(target: &Target, args: &InvokeArgs) -> Result<String> {
     Ok(address)
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
+/// What a header can carry, and no spaces around it, which it would lose.
+fn key(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.trim() != text || HeaderValue::from_str(text).is_err() {
+        return Err("expected text on one line".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads `Name: value`.
+pub(super) fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once([':', '=']).ok_or("write it like 'Name: value'")?;
     let (name, value) = (name.trim(), value.trim());
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("'{name}' is not a header's name"))?;
@@ -172,6 +240,37 @@ mod tests {
         ];
         for (line, expected) in table {
             assert_eq!(address_of(line).as_deref(), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn wishes_are_headers_of_calls_that_are_handed_over_and_of_no_others() {
+        let wishes = |line: &[&str]| {
+            let args = Line::try_parse_from(["invoke", "a"].iter().chain(line)).ok()?.args;
+            Some(args.wishes.headers().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>())
+        };
+        let all =
+            "-a --delay 1m30s --expires 2h --priority 9 --order-key k --idempotency-key i --keep-result 90";
+        let all: Vec<_> = all.split(' ').collect();
+        let expected = [
+            "X-Roost-Delay: 90000ms",
+            "X-Roost-Expires: 7200000ms",
+            "X-Roost-Priority: 9",
+            "X-Roost-Order-Key: k",
+            "X-Roost-Idempotency-Key: i",
+            "X-Roost-Keep-Result: 90000ms",
+        ];
+        assert_eq!(wishes(&all).unwrap(), expected);
+        assert_eq!(wishes(&["-a"]).unwrap(), [""; 0]);
+        for refused in [
+            &["--delay", "1s"][..],
+            &["--keep-result", "1s"],
+            &["-a", "--priority", "10"],
+            &["-a", "--delay", "soon"],
+            &["-a", "--order-key", " k"],
+            &["-a", "--idempotency-key", ""],
+        ] {
+            assert_eq!(wishes(refused), None, "{refused:?}");
         }
     }
 

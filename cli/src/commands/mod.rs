@@ -19,6 +19,7 @@ pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod logs;
 pub(crate) mod namespace;
+pub(crate) mod queue;
 pub(crate) mod ready;
 pub(crate) mod remove;
 pub(crate) mod scale;

@@ -18,14 +18,26 @@ const MIN_DECISION: usize = 12;
 /// The least width of a name.
 const MIN_NAME: usize = 16;
 
-const TITLES: [&str; 10] =
-    ["NAME", "STATE", "READY", "RPS", "IN-FLIGHT", "CONNS", "WAITING", "CPU", "MEMORY", "LAST DECISION"];
+const TITLES: [&str; COLUMNS] = [
+    "NAME",
+    "STATE",
+    "READY",
+    "RPS",
+    "IN-FLIGHT",
+    "CONNS",
+    "WAITING",
+    "QUEUED",
+    "CPU",
+    "MEMORY",
+    "LAST DECISION",
+];
+const COLUMNS: usize = 11;
 const NAME: usize = 0;
-const DECISION: usize = 9;
+const DECISION: usize = 10;
 /// Whose numbers are easier to compare when their ends are below each other.
-const NUMBERS: std::ops::RangeInclusive<usize> = 3..=8;
+const NUMBERS: std::ops::RangeInclusive<usize> = 3..=9;
 /// The columns that go when there is no room, in this order. The name stays.
-const SPARE: [usize; 9] = [DECISION, 8, 7, 1, 6, 4, 5, 3, 2];
+const SPARE: [usize; 10] = [DECISION, 9, 8, 1, 7, 6, 4, 5, 3, 2];
 
 /// One function at one moment. What its host does not tell is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -41,6 +53,7 @@ pub(super) struct Row {
     in_flight: Option<u64>,
     connections: Option<u64>,
     waiting: Option<u64>,
+    queued: Option<u64>,
     /// Thousandths of a core.
     cpu: Option<f64>,
     memory_bytes: Option<f64>,
@@ -98,6 +111,7 @@ impl Meter {
             in_flight: load.map(|load| load.in_flight),
             connections: load.map(|load| load.connections),
             waiting: load.map(|load| load.waiting),
+            queued: load.and_then(|load| load.queued),
             cpu: function.usage.as_ref().map(|usage| usage.cpu),
             memory_bytes: function.usage.as_ref().map(|usage| usage.total_memory_bytes),
             last_decision: status.and_then(|status| status.scaling.last_decision.clone()),
@@ -124,16 +138,16 @@ pub(super) fn summary(rows: &[Row]) -> String {
 
 /// The table, its titles first. With a width, no line is longer: decisions are cut, then columns left out.
 pub(super) fn lines(rows: &[Row], with_namespace: bool, width: Option<usize>, now: Timestamp) -> Vec<String> {
-    let table: Vec<[String; 10]> = std::iter::once(TITLES.map(str::to_owned))
+    let table: Vec<[String; COLUMNS]> = std::iter::once(TITLES.map(str::to_owned))
         .chain(rows.iter().map(|row| cells(row, with_namespace, now)))
         .collect();
-    let mut widths: [usize; 10] =
+    let mut widths: [usize; COLUMNS] =
         std::array::from_fn(|i| table.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
-    let mut shown = [true; 10];
+    let mut shown = [true; COLUMNS];
     if let Some(width) = width {
         fit(&mut widths, &mut shown, width);
     }
-    let line = |row: &[String; 10]| {
+    let line = |row: &[String; COLUMNS]| {
         let cells = row.iter().enumerate().filter(|(i, _)| shown[*i]).map(|(i, cell)| {
             let (cell, width) = (cut(cell, widths[i]), widths[i]);
             if NUMBERS.contains(&i) { format!("{cell:>width$}") } else { format!("{cell:width$}") }
@@ -144,8 +158,8 @@ pub(super) fn lines(rows: &[Row], with_namespace: bool, width: Option<usize>, no
 }
 
 /// Makes room until the columns are at most `width` wide.
-fn fit(widths: &mut [usize; 10], shown: &mut [bool; 10], width: usize) {
-    let total = |widths: &[usize; 10], shown: &[bool; 10]| -> usize {
+fn fit(widths: &mut [usize; COLUMNS], shown: &mut [bool; COLUMNS], width: usize) {
+    let total = |widths: &[usize; COLUMNS], shown: &[bool; COLUMNS]| -> usize {
         let columns = widths.iter().zip(shown).filter(|(_, shown)| **shown);
         columns.map(|(width, _)| width + 2).sum::<usize>().saturating_sub(2)
     };
@@ -170,7 +184,7 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain((width > 0).then_some('…')).collect()
 }
 
-fn cells(row: &Row, with_namespace: bool, now: Timestamp) -> [String; 10] {
+fn cells(row: &Row, with_namespace: bool, now: Timestamp) -> [String; COLUMNS] {
     let number = |number: Option<u64>| number.map_or_else(unknown, |number| number.to_string());
     let name = if with_namespace { format!("{}.{}", row.name, row.namespace) } else { row.name.clone() };
     [
@@ -181,6 +195,7 @@ fn cells(row: &Row, with_namespace: bool, now: Timestamp) -> [String; 10] {
         number(row.in_flight),
         number(row.connections),
         number(row.waiting),
+        number(row.queued),
         row.cpu.map_or_else(unknown, |cpu| format!("{cpu:.0}m")),
         row.memory_bytes.map_or_else(unknown, |bytes| output::bytes(bytes as u64)),
         row.last_decision.as_ref().map(|decision| told(decision, now)).unwrap_or_default(),
@@ -228,7 +243,7 @@ mod tests {
 
     const BUSY: &str = r#"{"name":"chat","namespace":"openfaas-fn","replicas":4,"availableReplicas":3,
         "usage":{"cpu":120.4,"totalMemoryBytes":14890000},
-        "status":{"phase":"Ready","load":{"inFlight":37,"connections":35,"waiting":2,"started":99,"finished":60},
+        "status":{"phase":"Ready","load":{"inFlight":37,"connections":35,"waiting":2,"queued":140,"started":99,"finished":60},
         "scaling":{"desired":4,"lastDecision":{"at":"1970-01-01T00:01:36Z","from":1,"to":4,"key":"a\u001bb",
         "reason":"35 in flight"}}}}"#;
 
@@ -261,9 +276,9 @@ mod tests {
         assert_eq!(
             lines(&rows, false, None, now()),
             [
-                "NAME     STATE  READY  RPS  IN-FLIGHT  CONNS  WAITING   CPU    MEMORY  LAST DECISION",
-                "chat     Ready  3/4      -         37     35        2  120m  14.2 MiB  1→4 4s ago [a b]: 35 in flight",
-                "foreign  Ready  1/1      -          -      -        -     -         -",
+                "NAME     STATE  READY  RPS  IN-FLIGHT  CONNS  WAITING  QUEUED   CPU    MEMORY  LAST DECISION",
+                "chat     Ready  3/4      -         37     35        2     140  120m  14.2 MiB  1→4 4s ago [a b]: 35 in flight",
+                "foreign  Ready  1/1      -          -      -        -       -     -         -",
             ]
         );
         assert!(lines(&rows[..1], true, None, now())[1].starts_with("chat.openfaas-fn  "));
@@ -280,8 +295,8 @@ mod tests {
             assert!(width < 5 || lines[1].starts_with("chat"), "{lines:?}");
         }
         let at = |width| lines(&[Row::of(BUSY)], false, Some(width), now()).swap_remove(1);
-        assert!(at(90).ends_with("1→4 4s ago [a b]: 35 …"), "{}", at(90));
-        assert!(at(78).ends_with("14.2 MiB"), "{}", at(78));
-        assert!(at(56).ends_with("120m") && at(55).ends_with(" 2"), "{} {}", at(56), at(55));
+        assert!(at(98).ends_with("1→4 4s ago [a b]: 35 …"), "{}", at(98));
+        assert!(at(86).ends_with("14.2 MiB"), "{}", at(86));
+        assert!(at(64).ends_with("120m") && at(63).ends_with(" 140"), "{} {}", at(64), at(63));
     }
 }

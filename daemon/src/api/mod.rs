@@ -18,6 +18,7 @@ mod info;
 mod logs;
 mod namespaces;
 mod openapi;
+mod queue;
 mod scale;
 mod secrets;
 mod ui;
@@ -132,6 +133,7 @@ pub fn router(api: Api) -> Router {
         .route("/logs", get(logs::logs))
         .route("/events", get(events::events))
         .route("/usage", get(usage::usage))
+        .route("/queue", get(queue::list))
         .merge(namespaces::routes())
         .merge(images::routes())
         .merge(secrets::routes())

@@ -219,6 +219,8 @@ struct LoadView {
     in_flight: usize,
     connections: usize,
     waiting: usize,
+    /// Calls that nobody waits for and that are not over.
+    queued: u64,
     started: u64,
     finished: u64,
 }
@@ -247,12 +249,13 @@ impl From<&ReplicaStatus> for ReplicaView {
     }
 }
 
-impl From<Load> for LoadView {
-    fn from(load: Load) -> Self {
+impl LoadView {
+    fn new(load: &Load, queued: u64) -> Self {
         Self {
             in_flight: load.in_flight,
             connections: load.tunnels,
             waiting: load.waiting,
+            queued,
             started: load.started_total,
             finished: load.finished_total,
         }
@@ -276,9 +279,15 @@ impl FunctionView {
         Self { usage: Some(usage), ..self }
     }
 
-    /// Puts together what is wanted and what is.
+    /// Puts together what is wanted and what is. So many of its calls are `queued`.
     #[must_use]
-    pub fn new(record: &FunctionRecord, wanted: u32, status: &Status, upstream: &Upstream) -> Self {
+    pub fn new(
+        record: &FunctionRecord,
+        wanted: u32,
+        status: &Status,
+        upstream: &Upstream,
+        queued: u64,
+    ) -> Self {
         let mut deployment = record.newest.deployment.clone();
         let name = std::mem::take(&mut deployment.service);
         let image = std::mem::take(&mut deployment.image);
@@ -308,7 +317,7 @@ impl FunctionView {
                 digest: record.newest.image.as_ref().map(|image| image.digest.clone()),
                 image: progress,
                 replicas: status.replicas.iter().map(ReplicaView::from).collect(),
-                load: upstream.load().into(),
+                load: LoadView::new(&upstream.load(), queued),
                 scaling: ScalingView {
                     desired: wanted,
                     last_decision: status.last_decision.as_ref().map(DecisionView::from),
@@ -386,9 +395,9 @@ mod tests {
         upstream.publish(vec![endpoint]);
         let claim = upstream.claim().unwrap();
         let record = FunctionRecord::new(Revision::new(Deployment::default()));
-        let view = serde_json::to_value(FunctionView::new(&record, 2, &status, &upstream)).unwrap();
+        let view = serde_json::to_value(FunctionView::new(&record, 2, &status, &upstream, 7)).unwrap();
         let status = &view["status"];
-        let load = json!({ "inFlight": 1, "connections": 0, "waiting": 0, "started": 0, "finished": 0 });
+        let load = json!({ "inFlight": 1, "connections": 0, "waiting": 0, "queued": 7, "started": 0, "finished": 0 });
         assert_eq!(status["load"], load);
         let decision =
             json!({ "at": "1970-01-01T00:00:00Z", "from": 0, "to": 2, "reason": "a request waits" });
@@ -402,7 +411,7 @@ mod tests {
         assert_eq!(status["replicas"], json!(expected));
         drop(claim);
         let view =
-            serde_json::to_value(FunctionView::new(&record, 0, &Status::default(), &upstream)).unwrap();
+            serde_json::to_value(FunctionView::new(&record, 0, &Status::default(), &upstream, 0)).unwrap();
         assert_eq!(view["status"]["load"]["inFlight"], 0);
         assert_eq!(view["status"]["scaling"], json!({ "desired": 0 }));
     }

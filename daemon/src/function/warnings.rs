@@ -17,6 +17,7 @@ use crate::function::record::Revision;
 use crate::function::spec::Deployment;
 use crate::function::timeouts::{self, Times};
 use crate::lambda::setting::{self as lambda, LAMBDA};
+use crate::queue;
 use crate::scaling::{Policy, labels};
 use crate::triggers::{schedule, topics};
 
@@ -36,12 +37,11 @@ const FIELDS: [&str; 12] = [
     "readOnlyRootFilesystem",
 ];
 
-/// Labels and annotations of other OpenFaaS hosts, and what becomes of them. A dot at the end stands for all that begin so.
-const FOREIGN: [(&str, &str); 4] = [
+/// Labels and annotations of other OpenFaaS hosts, and what becomes of them.
+const FOREIGN: [(&str, &str); 3] = [
     ("com.openfaas.profile", "ignored: Roost has no profiles"),
     ("com.openfaas.serviceaccount", "ignored: Roost has no service accounts"),
     ("com.openfaas.queue", "ignored: there is one queue"),
-    ("com.openfaas.retry.", "ignored: failed calls are not repeated yet"),
 ];
 
 /// What names of ours begin with. Others may think of what they like; a misspelt one of these opens a function.
@@ -78,11 +78,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
         warnings.push(format!("limits.{resource}: ignored: expected memory or cpu"));
     }
     for name in revision.deployment.settings().into_keys() {
-        let ignored = |(foreign, _): &&(&str, &str)| {
-            *foreign == name || (foreign.ends_with('.') && name.starts_with(foreign))
-        };
-        if let Some((_, becomes)) = FOREIGN.iter().find(ignored) {
-            let name: String = name.chars().take(MAX_NAME).collect();
+        if let Some((_, becomes)) = FOREIGN.iter().find(|(foreign, _)| *foreign == name) {
             warnings.push(format!("{name}: {becomes}"));
         }
     }
@@ -97,6 +93,7 @@ pub fn of(revision: &Revision) -> Vec<String> {
             || bounds::NAMES.contains(&name)
             || Policy::is_setting_name(name)
             || Times::is_setting_name(name)
+            || queue::Policy::is_setting_name(name)
             || event_mode::is_setting_name(name)
             || [COMPRESSION, LAMBDA, PROTOCOL].contains(&name)
             || schedule::NAMES.contains(&name)
@@ -157,6 +154,7 @@ mod tests {
             "constraints": ["a"], "secrets": ["s"], "labels": {"com.openfaas.serviceaccount": "s", "com.openfaas.scale.min": "2",
                 "com.openfaas.scale.max": "9", "com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": "5m"},
             "annotations": {"com.openfaas.profile": "p", "topic": "t", "roost.internl": "true", "roost.internal": "true", "roost.limit.body": "1MiB", "com.openfaas.retry.attempts": "3",
+                "roost.queue.concurrency": "2", "roost.queue.results": "1h",
                 "com.openfaas.queue": "q", "com.openfaas.scale.zero": "true"},
             "limits": {"memory": "5Mi", "nvidia.com/gpu": "1"}, "requests": {"memory": "1Mi"},
             "readOnlyRootFilesystem": true, "network": "n", "registryAuth": null,
@@ -177,7 +175,6 @@ mod tests {
             "limits.nvidia.com/gpu",
             "com.openfaas.profile",
             "com.openfaas.queue",
-            "com.openfaas.retry.attempts",
             "com.openfaas.serviceaccount",
             "roost.internl",
         ];

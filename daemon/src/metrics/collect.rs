@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use roost_acme::Keeping;
 use roost_proxy::function::{FunctionKey, Namespace, ReplicaId};
 use roost_proxy::websocket::{self, HistoryFigures, Hub};
@@ -108,6 +109,10 @@ pub(super) struct Snapshot {
     pub(super) triggered: Vec<(FunctionKey, String, triggers::figures::Counts)>,
     /// Sources of such calls, and whether they can be reached.
     pub(super) sources: Vec<(String, bool)>,
+    /// When it was.
+    pub(super) at: Timestamp,
+    /// Answers of queued calls that nobody took.
+    pub(super) callbacks_failed: u64,
 }
 
 /// From an authority.
@@ -185,6 +190,7 @@ impl Collector {
         };
         let Sources {
             server,
+            queue,
             network,
             hub,
             letters,
@@ -223,6 +229,8 @@ impl Collector {
             history: hub.history_figures(),
             triggered: triggers.counts(),
             sources: triggers.connections(),
+            at: Timestamp::now(),
+            callbacks_failed: queue.callbacks_failed(),
         })
     }
 

@@ -136,6 +136,18 @@ families! {
         "Calls below /async-function that came to an end of their own.";
     QUEUE_DROPPED: Counter "roost_queue_dropped_total" ["queue_name", "function_name"]
         "Calls below /async-function that were cancelled or dropped.";
+    QUEUE_OLDEST: Gauge "roost_queue_oldest_seconds" ["queue_name", "function_name"]
+        "How long ago the oldest call below /async-function that is not over was taken over; 0 if there is none.";
+    QUEUE_BYTES: Gauge "roost_queue_bytes" ["queue_name", "function_name"]
+        "Bytes that calls below /async-function take that are not over.";
+    QUEUE_RETRIES: Counter "roost_queue_retries_total" ["queue_name", "function_name"]
+        "Attempts of calls below /async-function behind the first one.";
+    QUEUE_DEAD_LETTERS: Counter "roost_queue_dead_letters_total" ["queue_name", "function_name"]
+        "Calls below /async-function that came to nothing.";
+    QUEUE_REDELIVERED: Counter "roost_queue_redelivered_total" ["queue_name", "function_name"]
+        "Calls below /async-function that had begun when an earlier roostd ended, and began again.";
+    QUEUE_CALLBACKS_FAILED: Counter "roost_queue_callbacks_failed_total" []
+        "Callbacks that were sent as often as may be, in vain.";
     TRIGGER_FIRED: Counter "roost_trigger_fired_total" ["function_name", "trigger"]
         "Calls of schedules, messages and files that the queue has taken.";
     TRIGGER_MISSED: Counter "roost_trigger_missed_total" ["function_name", "trigger"]

@@ -48,7 +48,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
     waiting(page, &functions);
     limits(page, &functions, snapshot);
     starts(page, snapshot);
-    queue(page, &functions);
+    queue(page, &functions, snapshot);
     triggers(page, snapshot);
     api(page, snapshot);
     containerd(page, snapshot);
@@ -183,7 +183,7 @@ fn triggers(page: &mut Page, snapshot: &Snapshot) {
     }
 }
 
-fn queue(page: &mut Page, functions: &[(&str, &Function)]) {
+fn queue(page: &mut Page, functions: &[(&str, &Function)], snapshot: &Snapshot) {
     let mut each = |family: &'static Family, number: fn(&QueueLoad) -> u64| {
         let mut samples = page.family(family);
         for (name, function) in functions {
@@ -195,6 +195,16 @@ fn queue(page: &mut Page, functions: &[(&str, &Function)]) {
     each(&f::QUEUE_SUBMITTED, |queue| queue.submitted_total);
     each(&f::QUEUE_PROCESSED, |queue| queue.processed_total);
     each(&f::QUEUE_DROPPED, |queue| queue.dropped_total);
+    each(&f::QUEUE_BYTES, |queue| queue.bytes);
+    each(&f::QUEUE_RETRIES, |queue| queue.retried_total);
+    each(&f::QUEUE_DEAD_LETTERS, |queue| queue.dead_total);
+    each(&f::QUEUE_REDELIVERED, |queue| queue.redelivered_total);
+    let mut oldest = page.family(&f::QUEUE_OLDEST);
+    for (name, function) in functions {
+        let age = function.queue.age(snapshot.at).unwrap_or_default();
+        oldest.add(&[QUEUE, name], age.as_secs_f64());
+    }
+    page.family(&f::QUEUE_CALLBACKS_FAILED).add(&[], snapshot.callbacks_failed);
 }
 
 fn api(page: &mut Page, snapshot: &Snapshot) {
@@ -296,6 +306,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::otel::Counts;
+    use jiff::Timestamp;
     use roost_proxy::function::{FunctionKey, Namespace};
     use roost_proxy::websocket::{Category, EventTotals, Figures, HistoryFigures};
     use roost_proxy::{
@@ -392,7 +403,16 @@ mod tests {
             memory_bytes: 4096,
             restarts: 7,
             oom_kills: 5,
-            queue: QueueLoad { pending: 4, submitted_total: 5, ..QueueLoad::default() },
+            queue: QueueLoad {
+                pending: 4,
+                oldest: Some(500),
+                bytes: 77,
+                submitted_total: 5,
+                retried_total: 6,
+                dead_total: 2,
+                redelivered_total: 1,
+                ..QueueLoad::default()
+            },
             passed: vec![("echo-1".parse().unwrap(), 2)],
             limited: vec![(Limit::Body, 6)],
         };
@@ -436,6 +456,8 @@ mod tests {
                 redriven: [1, 2],
                 kept: vec![(FunctionKey::from_route("gone").unwrap(), Kept { letters: 3, bytes: 99 })],
             },
+            at: Timestamp::from_second(2).unwrap(),
+            callbacks_failed: 12,
             history: HistoryFigures { groups: 3, resumed: 4, ..HistoryFigures::default() },
         }
     }
@@ -542,6 +564,12 @@ mod tests {
             r#"roost_trigger_connected{trigger="mqtt.lan"} 1"#,
             r#"queue_worker_pending_messages{queue_name="faas-request",function_name="echo.staging"} 4"#,
             r#"queue_worker_messages_submitted_total{queue_name="faas-request",function_name="echo.staging"} 5"#,
+            r#"roost_queue_oldest_seconds{queue_name="faas-request",function_name="echo.staging"} 1.5"#,
+            r#"roost_queue_bytes{queue_name="faas-request",function_name="echo.staging"} 77"#,
+            r#"roost_queue_retries_total{queue_name="faas-request",function_name="echo.staging"} 6"#,
+            r#"roost_queue_dead_letters_total{queue_name="faas-request",function_name="echo.staging"} 2"#,
+            r#"roost_queue_redelivered_total{queue_name="faas-request",function_name="echo.staging"} 1"#,
+            "roost_queue_callbacks_failed_total 12",
             r#"roost_containerd_calls_total{service="containerd.services.tasks.v1.Tasks",method="Get",code="OK"} 1"#,
             r#"roost_containerd_call_seconds_count{service="containerd.services.tasks.v1.Tasks",method="Get"} 2"#,
             r#"roost_replica_start_seconds_bucket{step="create",le="0.025"} 0"#,

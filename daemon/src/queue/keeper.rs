@@ -13,6 +13,8 @@
 //! ```
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -198,7 +200,7 @@ impl Keeper {
         settings: Settings,
         orders: mpsc::Receiver<Order>,
     ) -> Result<(Self, Arc<Board>, Spool), super::OpenError> {
-        std::fs::DirBuilder::new().recursive(true).create(directory)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let spool = Spool::open(&directory.join("bodies"))?;
         let mut store = Store::open(&directory.join("queue.redb"))?;
         let board = Arc::<Board>::default();
@@ -711,6 +713,7 @@ fn entry(call: &Call, body: &Kept) -> Entry {
         weight: call.weight() + body.length(),
         attempts: 0,
         answered: false,
+        dead: false,
         files: body.file().map(|file| file.name().into()).into_iter().collect(),
     }
 }

@@ -14,7 +14,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use roost_proxy::function::FunctionKey;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +54,15 @@ pub struct QueueLoad {
     pub redelivered_total: u64,
 }
 
+impl QueueLoad {
+    /// How long ago the oldest call that is not over was taken over.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        let millis = self.oldest.map(|oldest| now.as_millisecond().saturating_sub(oldest))?;
+        Some(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+    }
+}
+
 /// What is known of a call here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -69,6 +80,8 @@ pub(super) struct Entry {
     pub(super) attempts: u32,
     /// Its function has answered, and its callback is not done.
     pub(super) answered: bool,
+    /// It is a dead letter, and was counted as one.
+    pub(super) dead: bool,
     /// The names of the files of its bodies.
     pub(super) files: Vec<Box<str>>,
 }
@@ -245,8 +258,10 @@ impl Lines {
             line.closed = None;
         }
         if over {
+            let counted = line.calls.get(&number).is_some_and(|entry| entry.dead);
             let counts = &mut line.counts;
             *(match end {
+                End::Done if counted => return self.remove(function, number),
                 End::Done => &mut counts.processed,
                 End::Dead => &mut counts.dead,
                 _ => &mut counts.dropped,
@@ -510,6 +525,7 @@ impl Line {
             End::Answered { due, file, dead } => {
                 (entry.due, entry.answered) = (*due, true);
                 entry.files.extend(file.clone());
+                entry.dead |= dead;
                 self.counts.dead += u64::from(*dead);
             }
             End::NotTaken { now, over, failure } => {

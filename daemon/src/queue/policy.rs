@@ -85,6 +85,12 @@ pub(super) enum Verdict {
 }
 
 impl Policy {
+    /// Is this the name of a setting of ours that is read here?
+    #[must_use]
+    pub fn is_setting_name(name: &str) -> bool {
+        [CONCURRENCY, RESULTS].contains(&name)
+    }
+
     /// What a deployment says.
     ///
     /// # Errors

@@ -11,12 +11,15 @@
 //!   keys     function and idempotency key → the call that has it
 //! ```
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::call::{Accepted, Answer, Call};
 use super::spool::{Kept, Named};
@@ -289,6 +292,12 @@ impl Store {
 
 fn open(path: &Path) -> Result<Database, StoreError> {
     let opened = open_database(path, CACHE);
+    // Headers of calls are in it.
+    if opened.is_ok()
+        && let Err(error) = fs::set_permissions(path, Permissions::from_mode(0o600))
+    {
+        warn!("{} may be read by others: {error}", path.display());
+    }
     prepare(opened.map_err(|source| StoreError::Open { path: path.to_owned(), source })?, path)
 }
 

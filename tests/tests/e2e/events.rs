@@ -135,13 +135,14 @@ async fn what_goes_on_at_a_function_is_seen_in_its_status_and_by_roost_top() {
     let labels = json!({ "com.openfaas.scale.min": "2" });
     host.deployed(&json!({ "service": "echo", "image": ECHO, "labels": labels })).await;
     let before = host.has_ready("echo", 2).await;
-    let none = json!({ "inFlight": 0, "connections": 0, "waiting": 0, "started": 0, "finished": 0 });
+    let none =
+        json!({ "inFlight": 0, "connections": 0, "waiting": 0, "queued": 0, "started": 0, "finished": 0 });
     assert_eq!((&before["status"]["load"], &before["status"]["scaling"]), (&none, &json!({ "desired": 2 })));
     host.assert_echoes("echo").await;
     let socket = Socket::open(&host, "/function/echo").await;
 
     let open = |status: &Value| {
-        let load = json!({ "inFlight": 1, "connections": 1, "waiting": 0, "started": 2, "finished": 2 });
+        let load = json!({ "inFlight": 1, "connections": 1, "waiting": 0, "queued": 0, "started": 2, "finished": 2 });
         status["load"] == load
     };
     let function = host.status("echo", "an open connection", open).await;
@@ -152,7 +153,7 @@ async fn what_goes_on_at_a_function_is_seen_in_its_status_and_by_roost_top() {
     assert_eq!(counts, [(0, 0), (1, 1)]);
     let table = host.roost_done(&["top", "--once", "--interval", "100ms"]).await;
     let row: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
-    assert_eq!(row[..7], ["echo", "Ready", "2/2", "0.0", "1", "1", "0"], "{table}");
+    assert_eq!(row[..8], ["echo", "Ready", "2/2", "0.0", "1", "1", "0", "0"], "{table}");
     let rows: Value = serde_json::from_str(&host.roost_done(&["top", "--once", "--json"]).await).unwrap();
     assert_eq!((&rows[0]["connections"], &rows[0]["desired"]), (&json!(1), &json!(2)));
     assert!(rows[0]["memoryBytes"].as_f64() > Some(100_000.0), "{rows}");

@@ -281,6 +281,55 @@ async fn a_result_is_kept_for_who_asks_and_a_large_body_goes_by_the_disk() {
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
 }
 
+#[tokio::test]
+async fn what_waits_is_seen_and_ended_and_what_was_answered_is_printed() {
+    let config = Config { queue: "concurrency = 1", ..Config::default() };
+    let (_registry, host) = host(config, json!({})).await;
+    host.log_in().await;
+    assert_eq!(host.api.get("/system/queue").await.json(), json!([]));
+
+    let once =
+        ["invoke", "ledger", "--async", "--path", "/call/kept", "-d", "hello", "--idempotency-key", "k"];
+    let kept = host.roost_done(&[&once[..], &["--keep-result", "1h"]].concat()).await;
+    assert_eq!(host.roost_done(&once).await, kept, "it is the same call");
+    let later = host.roost_done(&["invoke", "ledger", "--async", "-d", "hello", "--delay", "1h"]).await;
+    let (kept, later) = (kept.trim(), later.trim());
+    let line = eventually("the first call to end", || async {
+        let lines = host.api.get("/system/queue?function=ledger").await.json();
+        (lines[0]["processed"] == 1).then(|| lines[0].clone())
+    })
+    .await;
+    assert!(line["oldestSeconds"].as_f64().unwrap() < 600.0 && line["bytes"].as_u64().unwrap() > 5, "{line}");
+    let counts = ["pending", "inFlight", "submitted", "retried", "dead", "dropped", "redelivered"]
+        .map(|name| line[name].as_u64().unwrap());
+    assert_eq!(counts, [1, 0, 2, 0, 0, 0, 0], "{line}");
+    let function = host.api.get("/system/function/ledger").await.json();
+    assert_eq!(function["status"]["load"]["queued"], 1);
+
+    assert_eq!(host.roost_done(&["queue", "result", kept]).await, "5 bytes for /call/kept");
+    let table = host.roost_done(&["queue", "-A"]).await;
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[..3], ["ledger.openfaas-fn", "1", "0"], "{table}");
+    assert_eq!(row[row.len() - 3..], ["1", "0", "0"], "{table}");
+    let page = Api::new(host.metrics_port(), None).get("/metrics").await;
+    let oldest = page.text().lines().find(|line| line.starts_with("roost_queue_oldest_seconds{")).unwrap();
+    assert!(!oldest.ends_with(" 0"), "{oldest}");
+
+    // What a name is of a function is no id of a call, and the function is not called.
+    for (call, why) in [(later, "is not over yet; ask again in 1s"), ("nobody-knows", ""), ("ledger", "")] {
+        let output = host.roost(&["queue", "result", call]).await;
+        assert!(output.code == Some(1) && output.stderr.contains(why), "{output:?}");
+        assert_eq!(output.stdout, "");
+    }
+    host.roost_done(&["queue", "cancel", later]).await;
+    assert_eq!(host.roost(&["queue", "cancel", later]).await.code, Some(1));
+    let lines: Value = serde_json::from_str(&host.roost_done(&["queue", "--json"]).await).unwrap();
+    let line = &lines[0];
+    assert_eq!((&line["pending"], &line["submitted"], &line["dropped"]), (&json!(0), &json!(2), &json!(1)));
+    assert!(line.get("oldestSeconds").is_none(), "{line}");
+    assert_eq!(seen(&host).await.len(), 1);
+}
+
 /// A small file system.
 struct Mounted(PathBuf);
 

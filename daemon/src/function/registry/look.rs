@@ -18,13 +18,13 @@ impl Registry {
     /// The function as the API shows it.
     #[must_use]
     pub fn view(&self, key: &FunctionKey) -> Option<FunctionView> {
-        self.lock().get(key).and_then(Entry::view)
+        self.lock().get(key).and_then(|entry| entry.view(self.queue.waiting(key)))
     }
 
     /// All functions of a namespace as the API shows them, by name.
     #[must_use]
     pub fn views(&self, namespace: &Namespace) -> Vec<FunctionView> {
-        self.views_of(namespace, |_, entry| entry.view())
+        self.views_of(namespace, |key, entry| entry.view(self.queue.waiting(key)))
     }
 
     pub(super) fn views_of<T>(
@@ -132,10 +132,10 @@ impl Entry {
         })
     }
 
-    fn view(&self) -> Option<FunctionView> {
+    fn view(&self, queued: u64) -> Option<FunctionView> {
         let wanted = self.wanted.borrow();
         let record = wanted.as_ref()?;
         let status = self.status.borrow();
-        Some(FunctionView::new(record, status.desired(record), &status, &self.upstream))
+        Some(FunctionView::new(record, status.desired(record), &status, &self.upstream, queued))
     }
 }

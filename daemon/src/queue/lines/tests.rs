@@ -17,6 +17,7 @@ fn entry(id: &str) -> Entry {
         weight: 10,
         attempts: 0,
         answered: false,
+        dead: false,
         files: Vec::new(),
     }
 }
@@ -149,6 +150,18 @@ fn while_as_many_are_buried_as_may_be_nothing_is_due() {
     assert_eq!((turns.len(), lines.next_due()), (BURIED_AT_ONCE, None));
     lines.end(&f, turns[0].number, &End::Dead);
     assert_eq!(lines.next_due(), Some(100));
+}
+
+#[test]
+fn a_dead_letter_whose_callback_is_tried_again_is_counted_once() {
+    let (f, mut lines) = (key("f"), Lines::default());
+    lines.push(&f, 1, entry("x"));
+    assert_eq!(begin(&mut lines, 0, 1), [1]);
+    lines.end(&f, 1, &End::Answered { due: 1, file: None, dead: true });
+    assert_eq!(begin(&mut lines, 1, 1), [1]);
+    lines.end(&f, 1, &End::Done);
+    let load = lines.loads()[0].1;
+    assert_eq!((load.dead_total, load.processed_total, load.pending), (1, 0, 0));
 }
 
 #[test]
