@@ -25,17 +25,18 @@ use super::call::{Accepted, Answer, Call};
 use super::spool::{Kept, Named};
 use crate::store::open_database;
 
-type Numbered = TableDefinition<'static, u64, &'static [u8]>;
+/// All tables are alike, and like those of the [store](crate::store): each other kind would be more code of the database. A
+/// number is sixteen digits, so that the order of texts is that of numbers.
 type Texts = TableDefinition<'static, &'static str, &'static [u8]>;
 
-const CALLS: Numbered = TableDefinition::new("calls");
-const BODIES: Numbered = TableDefinition::new("bodies");
-const STATE: Numbered = TableDefinition::new("state");
-const ANSWERS: Numbered = TableDefinition::new("answers");
+const CALLS: Texts = TableDefinition::new("calls");
+const BODIES: Texts = TableDefinition::new("bodies");
+const STATE: Texts = TableDefinition::new("state");
+const ANSWERS: Texts = TableDefinition::new("answers");
 const RESULTS: Texts = TableDefinition::new("results");
 const RESULT_BODIES: Texts = TableDefinition::new("result-bodies");
 const KEYS: Texts = TableDefinition::new("keys");
-const ENDS: TableDefinition<'static, (i64, &'static str), u8> = TableDefinition::new("ends");
+const ENDS: Texts = TableDefinition::new("ends");
 const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta");
 
 /// The key in [`META`] of the schema's version, and the schema that this build reads and writes.
@@ -46,8 +47,8 @@ const SCHEMA_VERSION: u64 = 1;
 const FORMAT: u8 = 1;
 
 /// What goes at an end.
-const RESULT: u8 = 0;
-const KEY: u8 = 1;
+const RESULT: &[u8] = b"result";
+const KEY: &[u8] = b"key";
 
 /// How much of the file redb may keep in memory, in bytes.
 const CACHE: usize = 4 << 20;
@@ -235,10 +236,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.batch(|tables| {
             for entry in tables.calls.iter()? {
-                let (number, value) = entry?;
-                let number = number.value();
+                let (name, value) = entry?;
+                let number = number_of(name.value())?;
                 let record = decode::<Record>(value.value());
-                let state = match tables.state.get(number)? {
+                let state = match tables.state.get(name.value())? {
                     Some(state) => decode(state.value()),
                     None => Ok(State::default()),
                 };
@@ -286,7 +287,8 @@ impl Store {
     pub(super) fn next_number(&self) -> Result<u64, StoreError> {
         let Some(database) = &self.database else { return Ok(1) };
         let read = database.begin_read()?;
-        Ok(read.open_table(CALLS)?.last()?.map_or(0, |(number, _)| number.value()) + 1)
+        let last = read.open_table(CALLS)?.last()?.map_or(Ok(0), |(name, _)| number_of(name.value()))?;
+        Ok(last + 1)
     }
 }
 
@@ -331,14 +333,14 @@ fn batch<T>(
 
 /// The tables, while a batch is made.
 pub(super) struct Tables<'a> {
-    calls: Table<'a, u64, &'static [u8]>,
-    bodies: Table<'a, u64, &'static [u8]>,
-    state: Table<'a, u64, &'static [u8]>,
-    answers: Table<'a, u64, &'static [u8]>,
+    calls: Table<'a, &'static str, &'static [u8]>,
+    bodies: Table<'a, &'static str, &'static [u8]>,
+    state: Table<'a, &'static str, &'static [u8]>,
+    answers: Table<'a, &'static str, &'static [u8]>,
     results: Table<'a, &'static str, &'static [u8]>,
     result_bodies: Table<'a, &'static str, &'static [u8]>,
     keys: Table<'a, &'static str, &'static [u8]>,
-    ends: Table<'a, (i64, &'static str), u8>,
+    ends: Table<'a, &'static str, &'static [u8]>,
 }
 
 impl<'a> Tables<'a> {
@@ -372,15 +374,15 @@ impl<'a> Tables<'a> {
             }
             let until = now.saturating_add(known_for);
             self.keys.insert(name.as_str(), &*encode(&Key { id: call.id.clone(), until })?)?;
-            self.ends.insert((until, name.as_str()), KEY)?;
+            self.ends.insert(end_of(until, &name).as_str(), KEY)?;
         }
         if let Kept::Inline(bytes) = body
             && !bytes.is_empty()
         {
-            self.bodies.insert(number, &**bytes)?;
+            self.bodies.insert(name_of(number).as_str(), &**bytes)?;
         }
         let record = RecordOf { body: Where::of(body), call };
-        self.calls.insert(number, &*encode(&record)?)?;
+        self.calls.insert(name_of(number).as_str(), &*encode(&record)?)?;
         if let Some(delay) = call.wishes.delay {
             let due = call.accepted.saturating_add_unsigned(delay);
             self.put_state(number, &State { due, ..State::default() })?;
@@ -390,19 +392,20 @@ impl<'a> Tables<'a> {
 
     /// Notes how far a call is.
     pub(super) fn put_state(&mut self, number: u64, state: &State) -> Result<(), StoreError> {
-        self.state.insert(number, &*encode(state)?)?;
+        self.state.insert(name_of(number).as_str(), &*encode(state)?)?;
         Ok(())
     }
 
     /// How far it is.
     pub(super) fn state(&self, number: u64) -> Result<State, StoreError> {
-        self.state.get(number)?.map_or(Ok(State::default()), |state| decode(state.value()))
+        let state = self.state.get(name_of(number).as_str())?;
+        state.map_or(Ok(State::default()), |state| decode(state.value()))
     }
 
     /// Notes the answer of a call whose callback is to be tried again.
     pub(super) fn put_answer(&mut self, number: u64, body: &Kept) -> Result<(), StoreError> {
         if let Kept::Inline(bytes) = body {
-            self.answers.insert(number, &**bytes)?;
+            self.answers.insert(name_of(number).as_str(), &**bytes)?;
         }
         Ok(())
     }
@@ -422,7 +425,7 @@ impl<'a> Tables<'a> {
             Some(Kept::Inline(bytes)) => drop(self.result_bodies.insert(name, &**bytes)?),
             _ => drop(self.result_bodies.remove(name)?),
         }
-        self.ends.insert((until, name), RESULT)?;
+        self.ends.insert(end_of(until, name).as_str(), RESULT)?;
         Ok(replaced.transpose()?.and_then(|old| old.body?.file().cloned()))
     }
 
@@ -452,10 +455,10 @@ impl<'a> Tables<'a> {
 
     /// A call is no more.
     pub(super) fn remove(&mut self, number: u64) -> Result<(), StoreError> {
-        self.calls.remove(number)?;
-        self.bodies.remove(number)?;
-        self.state.remove(number)?;
-        self.answers.remove(number)?;
+        let name = name_of(number);
+        for table in [&mut self.calls, &mut self.bodies, &mut self.state, &mut self.answers] {
+            table.remove(name.as_str())?;
+        }
         Ok(())
     }
 
@@ -468,26 +471,25 @@ impl<'a> Tables<'a> {
     /// more.
     pub(super) fn expire(&mut self, now: i64) -> Result<(Vec<Named>, bool), StoreError> {
         let mut due = Vec::new();
-        for entry in self.ends.range(..(now, ""))?.take(ENDS_AT_ONCE) {
-            let (at, what) = entry?;
-            let (at, name) = at.value();
-            due.push((at, name.to_owned(), what.value()));
+        for entry in self.ends.range(..end_of(now, "").as_str())?.take(ENDS_AT_ONCE) {
+            let (end, what) = entry?;
+            due.push((end.value().to_owned(), what.value() == KEY));
         }
         let (more, mut files) = (due.len() == ENDS_AT_ONCE, Vec::new());
-        for (at, name, what) in due {
-            self.ends.remove((at, name.as_str()))?;
+        for (end, is_key) in due {
+            self.ends.remove(end.as_str())?;
+            let (at, name) = read_end(&end)?;
             // One that was put there again has another end.
-            if what == KEY {
-                let is_it =
-                    self.keys.get(name.as_str())?.map(|key| decode::<Key>(key.value())).transpose()?;
+            if is_key {
+                let is_it = self.keys.get(name)?.map(|key| decode::<Key>(key.value())).transpose()?;
                 if is_it.is_some_and(|key| key.until <= at) {
-                    self.keys.remove(name.as_str())?;
+                    self.keys.remove(name)?;
                 }
             } else {
-                let found = self.results.get(name.as_str())?.map(|result| decode::<Outcome>(result.value()));
+                let found = self.results.get(name)?.map(|result| decode::<Outcome>(result.value()));
                 let Some(result) = found.transpose()?.filter(|result| result.until <= at) else { continue };
-                self.results.remove(name.as_str())?;
-                self.result_bodies.remove(name.as_str())?;
+                self.results.remove(name)?;
+                self.result_bodies.remove(name)?;
                 files.extend(result.body.as_ref().and_then(Where::file).cloned());
             }
         }
@@ -496,37 +498,39 @@ impl<'a> Tables<'a> {
 
     /// When the next key or result has had its time.
     pub(super) fn next_end(&self) -> Result<Option<i64>, StoreError> {
-        Ok(self.ends.first()?.map(|(at, _)| at.value().0))
+        self.ends.first()?.map(|(end, _)| Ok(read_end(end.value())?.0)).transpose()
     }
 }
 
 fn load(
     number: u64,
-    calls: &impl ReadableTable<u64, &'static [u8]>,
-    bodies: &impl ReadableTable<u64, &'static [u8]>,
-    state: &impl ReadableTable<u64, &'static [u8]>,
-    answers: &impl ReadableTable<u64, &'static [u8]>,
+    calls: &impl ReadableTable<&'static str, &'static [u8]>,
+    bodies: &impl ReadableTable<&'static str, &'static [u8]>,
+    state: &impl ReadableTable<&'static str, &'static [u8]>,
+    answers: &impl ReadableTable<&'static str, &'static [u8]>,
 ) -> Result<Option<Loaded>, StoreError> {
-    let Some(record) = calls.get(number)? else { return Ok(None) };
+    let name = name_of(number);
+    let Some(record) = calls.get(name.as_str())? else { return Ok(None) };
     let Record { body, call } = decode(record.value())?;
-    let state: State = state.get(number)?.map_or(Ok(State::default()), |state| decode(state.value()))?;
-    let body = kept(number, bodies, body)?;
+    let state: State =
+        state.get(name.as_str())?.map_or(Ok(State::default()), |state| decode(state.value()))?;
+    let body = kept(&name, bodies, body)?;
     let answer = match state.answer {
-        Some((answer, place, times)) => Some((answer, kept(number, answers, place)?, times)),
+        Some((answer, place, times)) => Some((answer, kept(&name, answers, place)?, times)),
         None => None,
     };
     Ok(Some(Loaded { call, body, answer }))
 }
 
 fn kept(
-    number: u64,
-    table: &impl ReadableTable<u64, &'static [u8]>,
+    name: &str,
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
     place: Where,
 ) -> Result<Kept, StoreError> {
     Ok(match place {
         Where::File(named) => Kept::File(named),
         Where::Table(_) => Kept::Inline(
-            table.get(number)?.map_or_else(Bytes::new, |bytes| Bytes::copy_from_slice(bytes.value())),
+            table.get(name)?.map_or_else(Bytes::new, |bytes| Bytes::copy_from_slice(bytes.value())),
         ),
     })
 }
@@ -536,6 +540,25 @@ struct RecordOf<'a> {
     body: Where,
     #[serde(flatten)]
     call: &'a Call,
+}
+
+/// The name of a call of a number.
+fn name_of(number: u64) -> String {
+    format!("{number:016x}")
+}
+
+fn number_of(name: &str) -> Result<u64, StoreError> {
+    u64::from_str_radix(name, 16).map_err(|_| StoreError::Format)
+}
+
+/// The name of an end: when, in milliseconds of Unix time, and what.
+fn end_of(at: i64, name: &str) -> String {
+    format!("{:016x}{name}", at.max(0))
+}
+
+fn read_end(end: &str) -> Result<(i64, &str), StoreError> {
+    let (at, name) = end.split_at_checked(16).ok_or(StoreError::Format)?;
+    Ok((i64::from_str_radix(at, 16).map_err(|_| StoreError::Format)?, name))
 }
 
 /// The name of a result.
