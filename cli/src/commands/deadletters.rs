@@ -24,7 +24,7 @@ Examples:
   roost deadletters redrive --function chat
   roost deadletters rm --function chat
 
-An event of a WebSocket that the daemon holds becomes one when its function has failed with it, or could not be
+An event of a WebSocket that the daemon holds becomes one when its function has failed with it, or could not be \
 had, and the tries are over. It goes when it is sent again and dealt with, is removed, or is too old.";
 
 /// List, show, send again and remove what functions could not be brought to deal with
