@@ -219,9 +219,9 @@ async fn one_in_tls_is_held_like_any_other_and_closed_when_the_process_leaves() 
 #[tokio::test]
 async fn a_client_that_came_with_a_token_may_stay_as_long_and_give_another_one_in_the_next_process() {
     let (held, shelf) = kept(|_| {}).await;
-    held.upstream.set_access(crate::leases::TOKEN);
-    let mut first = crate::leases::connect(&held, "sub=ada~for=900").await.unwrap();
-    let mut second = crate::leases::connect(&held, "sub=grace~for=900").await.unwrap();
+    held.upstream.set_access(leases::TOKEN);
+    let mut first = leases::connect(&held, "sub=ada~for=900").await.unwrap();
+    let mut second = leases::connect(&held, "sub=grace~for=900").await.unwrap();
     let next = hand_over(&held, &shelf, true).await;
     assert_eq!(next.hub.len(), 2);
     for (token, ok) in [("sub=ada~for=60000", false), ("sub=grace~for=60000", true)] {
