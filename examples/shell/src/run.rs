@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderName};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
@@ -85,7 +85,7 @@ impl Program {
 /// The headers of a request, each with the values of its name.
 fn variables(headers: &HeaderMap) -> impl Iterator<Item = (String, OsString)> {
     headers.keys().map(|name| {
-        let values: Vec<&[u8]> = headers.get_all(name).iter().map(|value| value.as_bytes()).collect();
+        let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
         (variable(name), OsString::from_vec(values.join(&b", "[..])))
     })
 }
