@@ -17,8 +17,8 @@ Examples:
   roost invoke echo -d hi
   roost logs echo -f
 
-The daemon is found in this order: --gateway, the stack file's gateway, OPENFAAS_URL or ROOST_URL,
-/etc/roost/roostd.toml (or the file named by ROOST_CONFIG) when it may be read, the saved login,
+The daemon is found in this order: --gateway, the stack file's gateway, OPENFAAS_URL or ROOST_URL, \
+/etc/roost/roostd.toml (or the file named by ROOST_CONFIG) when it may be read, the saved login, \
 http://127.0.0.1:8080.
 
 Exit codes: 0 done, 1 it failed, 2 the command line is wrong.";
@@ -122,6 +122,54 @@ mod tests {
     #[test]
     fn the_table_of_arguments_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// This command, and all below it, each with its words from the first on.
+    fn all(command: &clap::Command, words: &str) -> Vec<(String, clap::Command)> {
+        let words = format!("{words} {}", command.get_name());
+        let below = command.get_subcommands().flat_map(|one| all(one, &words)).collect::<Vec<_>>();
+        std::iter::once((words.trim().to_owned(), command.clone())).chain(below).collect()
+    }
+
+    /// clap breaks paragraphs where the terminal ends. One that is broken already gets lines of a few words, and an
+    /// example that is too long cannot be copied.
+    #[test]
+    fn help_is_whole_paragraphs_and_examples_that_fit() {
+        let mut root = Cli::command();
+        root.build();
+        let mut notes = 0;
+        for (words, command) in all(&root, "") {
+            let text = [command.get_after_help(), command.get_after_long_help()];
+            let text: Vec<String> = text.into_iter().flatten().map(ToString::to_string).collect();
+            notes += text.len();
+            let is_example = |line: &&str| line.starts_with(' ');
+            for text in &text {
+                let lines: Vec<&str> = text.lines().collect();
+                for pair in lines.windows(2).filter(|pair| pair.iter().all(|line| !line.is_empty())) {
+                    assert!(
+                        pair.iter().any(is_example),
+                        "{words}: a paragraph is broken before {:?}",
+                        pair[1]
+                    );
+                }
+                for line in lines.iter().filter(|line| is_example(line)) {
+                    assert!(line.chars().count() <= 80, "{words}: too long for a terminal: {line}");
+                }
+            }
+            for width in [80, 100] {
+                let mut command = command.clone().term_width(width);
+                for shown in [command.render_help(), command.render_long_help()].map(|help| help.to_string())
+                {
+                    for line in shown.lines().filter(|line| !line.starts_with("Usage:")) {
+                        assert!(line.chars().count() <= width, "{words} at {width}: {line}");
+                    }
+                    for line in text.iter().flat_map(|text| text.lines()).filter(is_example) {
+                        assert!(shown.lines().any(|shown| shown == line), "{words} at {width}: {line}");
+                    }
+                }
+            }
+        }
+        assert!(notes > 15, "{notes}");
     }
 
     #[test]

@@ -48,7 +48,11 @@ fn chat(environment: &Value) -> Value {
     json!({
         "service": "chat", "image": "chat", "envVars": environment,
         "labels": { "com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": "2s" },
-        "annotations": { "roost.websocket": "events", "roost.idle.state": "stopped" },
+        "annotations": {
+            "roost.websocket": "events",
+            "roost.websocket.events": "connected,message",
+            "roost.idle.state": "stopped",
+        },
     })
 }
 
@@ -61,7 +65,8 @@ async fn people_with_a_page_in_a_browser_chat_from_zero_and_over_a_deployment() 
     host.log_in().await;
     let script = std::fs::read_to_string(repository().join("examples/chat-shell/handler.sh")).unwrap();
     let command = json!(["/bin/watchdog", "/bin/sh", "-c", script]).to_string();
-    host.roost_done(&["image", "build", root.to_str().unwrap(), "-t", "chat", "--cmd", &command]).await;
+    let build = ["image", "build", root.to_str().unwrap(), "-t", "chat", "--env", "OUTPUT=cgi"];
+    host.roost_done(&[&build[..], &["--cmd", &command]].concat()).await;
     host.post_function(&chat(&json!({}))).await;
     host.was_up("chat").await;
 

@@ -15,9 +15,9 @@ use crate::users::{self, Role, Users};
 
 const EXAMPLES: &str = "\
 Examples:
-  roost auth add ci                      a new admin; the password is printed once
-  roost auth add grafana --read-only     may look, not change
-  roost auth reset                       a new password for the first admin
+  roost auth add ci                   a new admin; the password is printed once
+  roost auth add grafana --read-only  may look, not change
+  roost auth reset                    a new password for the first admin
   roost auth reset --user ci --password-stdin <password.txt
 
 As root, on the daemon's own host. The daemon takes changes up by itself.";

@@ -15,9 +15,9 @@ Examples:
   roost connections list --function chat
   roost connections send kXr3uWcQRzG5vJ1mT0yLbA -d 'hello there'
   roost connections broadcast --function chat -d 'back in five minutes'
-  roost connections close kXr3uWcQRzG5vJ1mT0yLbA --code 4000 --reason 'that is enough'
+  roost connections close kXr3uWcQRzG5vJ1mT0yLbA --code 4000 --reason enough
 
-Those are held here whose function is deployed with the annotation roost.websocket: events. The WebSockets of
+Those are held here whose function is deployed with the annotation roost.websocket: events. The WebSockets of \
 all others are between their clients and the function.";
 
 /// List, show, speak to and close the WebSockets that the daemon holds

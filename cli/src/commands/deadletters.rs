@@ -24,8 +24,8 @@ Examples:
   roost deadletters redrive --function chat
   roost deadletters rm --function chat
 
-An event of a WebSocket that the daemon holds, or a queued call, becomes one when its function has failed with it, or
-could not be had, and the tries are over. An event goes when it is sent again and dealt with, a call when it is queued
+An event of a WebSocket that the daemon holds, or a queued call, becomes one when its function has failed with it, or \
+could not be had, and the tries are over. An event goes when it is sent again and dealt with, a call when it is queued \
 again; both when they are removed, or are too old.";
 
 /// List, show, send again and remove what functions could not be brought to deal with

@@ -27,10 +27,10 @@ const BINARY_REPOSITORY: &str = "roost.local";
 
 const EXAMPLES: &str = "\
 Examples:
-  roost deploy echo --image docker.io/library/echo:1.0 -e MODE=loud --secret api-key
+  roost deploy echo --image docker.io/library/echo:1.0 -e MODE=loud --secret key
   roost deploy hello --binary ./hello --memory 64Mi
   roost deploy -f stack.yaml
-  TAG=1.4 roost deploy -f stack.yaml echo      (one function of the file; ${TAG} is filled in)
+  TAG=1.4 roost deploy -f stack.yaml echo     # one of them; ${TAG} is filled in
   roost deploy -f https://example.org/stack.yaml --filter 'api-*'
 
 Without any of these, stack.yaml or stack.yml in this folder is deployed.";

@@ -22,7 +22,7 @@ const MAX_LINE: u64 = 64 * 1024;
 const PAUSE: Duration = Duration::from_secs(1);
 
 const NOTES: &str = "\
-It goes on until Ctrl-C, over restarts of the daemon too. Decisions from before are in the daemon's log, and the last one of
+It goes on until Ctrl-C, over restarts of the daemon too. Decisions from before are in the daemon's log, and the last one of \
 a function in 'roost describe'.
 
 Examples:

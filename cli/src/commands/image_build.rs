@@ -18,9 +18,11 @@ use crate::output::{self, Output};
 
 const EXAMPLES: &str = "\
 Examples:
-  roost image build ./target/x86_64-unknown-linux-musl/release/hello -t hello:1.0
-  roost image build ./rootfs -t shop:2 --cmd '/usr/bin/node /app/index.js' --env NODE_ENV=production --user 1000
-  roost image build ./hello -t hello:1.0 -o hello.tar       (then, elsewhere: roost image import hello.tar)";
+  roost image build ./target/release/hello -t hello:1.0
+  roost image build ./rootfs -t shop:2 --cmd '/usr/bin/node /app/index.js' \\
+    --env NODE_ENV=production --user 1000
+  roost image build ./hello -t hello:1.0 -o hello.tar
+  roost image import hello.tar       # elsewhere";
 
 /// Make an image out of one static binary or one directory, without Docker
 #[derive(Debug, Args)]

@@ -25,8 +25,9 @@ Examples:
   roost invoke echo -d hi
   roost invoke resize -H 'Content-Type: image/png' < photo.png > small.png
   roost invoke shop --path /orders/7 --query full=1 -X GET
-  roost invoke report --async -H 'X-Callback-Url: http://gateway:8080/function/mail' -d may
-  roost invoke report --async --delay 10m --order-key may --keep-result 1h -d may";
+  roost invoke report --async -d may \\
+    -H 'X-Callback-Url: http://gateway:8080/function/mail'
+  roost invoke report --async --delay 10m --keep-result 1h -d may";
 
 /// Call a function and print what it answers
 #[derive(Debug, Args)]

@@ -20,7 +20,8 @@ const MAX_PASSWORD: u64 = 4096;
 const EXAMPLES: &str = "\
 Examples:
   roost login -g http://pi.lan:8080
-  ssh pi.lan sudo cat /etc/roost/admin-password | roost login -g http://pi.lan:8080 --password-stdin";
+  ssh pi.lan sudo cat /etc/roost/admin-password |
+    roost login -g http://pi.lan:8080 --password-stdin";
 
 /// Save the password of a daemon
 #[derive(Debug, Args)]

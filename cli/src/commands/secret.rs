@@ -22,12 +22,13 @@ const CONFLICT: u16 = 409;
 
 const EXAMPLES: &str = "\
 Examples:
-  roost secret create db-password                        # asks for the value
+  roost secret create db-password                  # asks for the value
   roost secret create tls.key --from-file ./tls.key
   pass show db | roost secret create db-password --trim --replace
-  roost deploy shop --image shop:2 --secret db-password  # reads /var/openfaas/secrets/db-password
+  # It reads /var/openfaas/secrets/db-password:
+  roost deploy shop --image shop:2 --secret db-password
 
-A value is taken as it is, to its last byte: --trim takes white space away at both ends, as a line's end.
+A value is taken as it is, to its last byte: --trim takes white space away at both ends, as a line's end. \
 --from-literal leaves the value in the history of your shell and in the list of processes.";
 
 /// Create, list, update and remove secrets

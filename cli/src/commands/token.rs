@@ -13,13 +13,16 @@ use crate::token::{Key, claims};
 use crate::{duration, failure};
 
 const NOTES: &str = "\
-The daemon is not asked: what counts there is the set of keys that [jwt] in its settings names. --jwks prints one with the
+The daemon is not asked: what counts there is the set of keys that [jwt] in its settings names. --jwks prints one with the \
 public half of the key; of a secret, the secret.
+
+The claim role says which groups of WebSockets its bearer may hear and speak to by itself: roost.join, roost.send, for one \
+group roost.join.NAME, roost.send.NAME, for those that begin so roost.join.BEGINNING*. What functions do with groups asks for none.
 
 Examples:
   openssl genpkey -algorithm ed25519 -out test.pem
   roost token --key test.pem --jwks > /etc/roost/jwks.json
-  roost token --key test.pem --sub ada --claim role=roost.join --claim role=roost.send --ttl 10m
+  roost token --key test.pem --sub ada --claim role=roost.join --ttl 10m
   roost token --secret-file test.secret --sub ada --aud roost";
 
 /// Make a bearer token for tests

@@ -29,8 +29,9 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const NOTES: &str = "\
 On a terminal the table fills the screen until q or Ctrl-C. Elsewhere it is printed once per interval.
 
-IN-FLIGHT are requests at replicas, open connections included; CONNS are the connections alone; WAITING are requests that
-wait for a replica; QUEUED are calls of /async-function that are not over. RPS, requests that ended in a second, and CPU, in thousandths of a core, are since the last look.
+IN-FLIGHT are requests at replicas, open connections included; CONNS are the connections alone; WAITING are requests that \
+wait for a replica; QUEUED are calls of /async-function that are not over. RPS, requests that ended in a second, and CPU, in \
+thousandths of a core, are since the last look.
 
 Examples:
   roost top

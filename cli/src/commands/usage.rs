@@ -11,8 +11,8 @@ use crate::args::Global;
 use crate::output::{Output, bytes};
 
 const NOTES: &str = "\
-ACTIVE is the time in which replicas had WebSockets, however many each; CONNECTIONS adds up the time of every one of them.
-Of connections that the host holds (roost.websocket: events), HELD is the time in which there was one, and INVOKED the time in
+ACTIVE is the time in which replicas had WebSockets, however many each; CONNECTIONS adds up the time of every one of them. \
+Of connections that the host holds (roost.websocket: events), HELD is the time in which there was one, and INVOKED the time in \
 which replicas were at work for them. What is open counts until now. Days are of UTC. Seconds to the nanosecond: --csv.
 
 Examples:

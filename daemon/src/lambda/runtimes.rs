@@ -202,15 +202,19 @@ mod tests {
         let seat = runtimes.seat(&function, localhost, Some(gateway), LAMBDA).unwrap();
         let api = SocketAddr::new(gateway, RUNTIME_PORT);
         let next = "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-        let post = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\n[1]";
+        let call = "0199e7c2-5a0e-7000-8000-0123456789ab";
+        let post = format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nX-Call-Id: {call}\r\nContent-Length: 3\r\nConnection: close\r\n\r\n[1]"
+        );
         let front = seat.front();
         let runtime = async {
             let event = say(api, next).await.unwrap();
             assert!(event.ends_with("\r\n\r\n[1]"), "{event}");
+            assert!(event.contains(&format!("lambda-runtime-aws-request-id: {call}\r\n")), "{event}");
             // It dies.
             drop(seat);
         };
-        let (asked, ()) = tokio::join!(say(front, post), runtime);
+        let (asked, ()) = tokio::join!(say(front, &post), runtime);
         let asked = asked.unwrap();
         assert!(asked.starts_with("HTTP/1.1 502 ") && asked.ends_with("The replica has ended.\n"), "{asked}");
         // The connection ends, as nobody is known at this address.

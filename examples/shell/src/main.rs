@@ -2,11 +2,14 @@
 //!
 //! The body of the request is the program's standard input, its standard output is the answer, and its
 //! standard error goes to the log. Exit status 0 is 200, any other is 500. The program finds the
-//! request's method, path and query in `Http_Method`, `Http_Path` and `Http_Query`.
+//! request's method, path and query in `Http_Method`, `Http_Path` and `Http_Query`, and each header as
+//! `Content-Type` in `Http_Content_Type`. With `OUTPUT=cgi` in the environment what it prints begins
+//! with headers and an empty line.
 //!
 //! It owns the processes it starts, and limits their number, their time and their output. It keeps no
 //! state between requests.
 
+mod output;
 mod run;
 
 use std::convert::Infallible;
@@ -26,6 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::output::Form;
 use crate::run::{Outcome, Program};
 
 /// Where functions listen.
@@ -43,8 +47,11 @@ async fn main() -> io::Result<()> {
     let Some(program) = words.next() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "usage: watchdog PROGRAM [ARGUMENTS…]"));
     };
-    let program =
-        Arc::new(Program { program, arguments: words.collect(), slots: Semaphore::new(MAX_RUNNING) });
+    let output = std::env::var_os("OUTPUT").map(|text| text.to_string_lossy().into_owned());
+    let form = Form::read(output.as_deref())
+        .map_err(|expected| io::Error::new(io::ErrorKind::InvalidInput, expected))?;
+    let slots = Semaphore::new(MAX_RUNNING);
+    let program = Arc::new(Program { program, arguments: words.collect(), form, slots });
     let mut terminate = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
 
@@ -98,16 +105,16 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let line = format!("{} {}", request.method(), request.uri().path());
-    let (status, body) = match program.run(request).await {
-        Outcome::Answered(output) => (StatusCode::OK, output),
+    let response = match program.run(request).await {
+        Outcome::Answered(response) => response,
         Outcome::Failed(why) => {
             log(&format!("{line}: {why}"));
-            (StatusCode::INTERNAL_SERVER_ERROR, Bytes::from(format!("{why}\n")))
+            let mut response = Response::new(Full::new(Bytes::from(format!("{why}\n"))));
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
         }
     };
-    log(&format!("{line} {}", status.as_u16()));
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
+    log(&format!("{line} {}", response.status().as_u16()));
     Ok(response)
 }
 

@@ -2,17 +2,21 @@
 //! caller that leaves takes the process along.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::Request;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+
+use crate::output::Form;
 
 /// How long a run may take.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
@@ -23,13 +27,14 @@ const OUTPUT_LIMIT: u64 = 16 * 1024 * 1024;
 pub(crate) struct Program {
     pub(crate) program: OsString,
     pub(crate) arguments: Vec<OsString>,
+    pub(crate) form: Form,
     pub(crate) slots: Semaphore,
 }
 
 /// How a run ended.
 pub(crate) enum Outcome {
-    /// With status 0, and this output.
-    Answered(Bytes),
+    /// With status 0, and this answer.
+    Answered(Response<Full<Bytes>>),
     /// In another way, said in words.
     Failed(String),
 }
@@ -47,6 +52,7 @@ impl Program {
     async fn run_once(&self, request: Request<Incoming>) -> std::io::Result<Outcome> {
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
+            .envs(variables(request.headers()))
             .env("Http_Method", request.method().as_str())
             .env("Http_Path", request.uri().path())
             .env("Http_Query", request.uri().query().unwrap_or_default())
@@ -56,9 +62,44 @@ impl Program {
             .spawn()?;
         let stdin = child.stdin.take();
         // Both at once: a program may answer before it has read all, or wait for either side.
-        let ((), outcome) = tokio::join!(feed(stdin, request.into_body()), collect(&mut child));
+        let ((), outcome) = tokio::join!(feed(stdin, request.into_body()), self.collect(&mut child));
         outcome
     }
+
+    async fn collect(&self, child: &mut Child) -> std::io::Result<Outcome> {
+        let mut output = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout.take(OUTPUT_LIMIT + 1).read_to_end(&mut output).await?;
+        }
+        if output.len() as u64 > OUTPUT_LIMIT {
+            return Ok(Outcome::Failed(format!("more than {OUTPUT_LIMIT} bytes of output")));
+        }
+        let status = child.wait().await?;
+        if !status.success() {
+            return Ok(Outcome::Failed(status.to_string()));
+        }
+        Ok(self.form.answer(output.into()).map_or_else(Outcome::Failed, Outcome::Answered))
+    }
+}
+
+/// The headers of a request, each with the values of its name.
+fn variables(headers: &HeaderMap) -> impl Iterator<Item = (String, OsString)> {
+    headers.keys().map(|name| {
+        let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        (variable(name), OsString::from_vec(values.join(&b", "[..])))
+    })
+}
+
+/// `Http_Content_Type`, of `content-type`.
+fn variable(name: &HeaderName) -> String {
+    let mut variable = "Http".to_owned();
+    for word in name.as_str().split('-') {
+        variable.push('_');
+        let mut letters = word.chars();
+        variable.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        variable.push_str(letters.as_str());
+    }
+    variable
 }
 
 /// A program need not read its input: that it closes it early is no failure.
@@ -73,14 +114,21 @@ async fn feed(stdin: Option<ChildStdin>, mut body: Incoming) {
     }
 }
 
-async fn collect(child: &mut Child) -> std::io::Result<Outcome> {
-    let mut output = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(OUTPUT_LIMIT + 1).read_to_end(&mut output).await?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_header_is_a_variable_of_its_name() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("ce-eventname", "message"), ("x-a", "1"), ("x-a", "2"), ("content-type", "a/b")]
+        {
+            headers.append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        let mut all: Vec<_> = variables(&headers).collect();
+        all.sort();
+        let expected = [("Http_Ce_Eventname", "message"), ("Http_Content_Type", "a/b"), ("Http_X_A", "1, 2")];
+        assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value.into())));
     }
-    if output.len() as u64 > OUTPUT_LIMIT {
-        return Ok(Outcome::Failed(format!("more than {OUTPUT_LIMIT} bytes of output")));
-    }
-    let status = child.wait().await?;
-    Ok(if status.success() { Outcome::Answered(output.into()) } else { Outcome::Failed(status.to_string()) })
 }

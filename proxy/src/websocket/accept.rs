@@ -26,7 +26,7 @@ use super::handshake::Opening;
 use super::invoke::{Teller, Told};
 use super::lease::Lease;
 use super::member::Member;
-use super::returns::{self, Back, Return, Token, Wish};
+use super::returns::{self, Back, Owner, Return, Token, Wish};
 use super::settings::EventMode;
 use super::socket::Socket;
 use super::validation::{self, Unwelcome};
@@ -50,6 +50,7 @@ struct Returning {
     member: Arc<Member>,
     wish: Wish,
     lease: Option<Box<Lease>>,
+    claims: Claims,
 }
 
 /// A request for a WebSocket that was let through to here.
@@ -142,9 +143,10 @@ impl Shared {
         let lease = claims.as_ref().and_then(Lease::of);
         let claims = claims.unwrap_or_default();
         let wish = settings.resume.and_then(|_| returns::read(head.uri.query()));
+        let owner = Owner { subject: claims.subject().map(Box::from), key: key.clone() };
         if let Some(wish @ Wish { token: Some(token), .. }) = wish {
-            if let Some(member) = self.returning(&upstream, token, &offer, claims.subject()) {
-                let returning = Returning { member, wish, lease };
+            if let Some(member) = self.returning(&upstream, token, &owner, &offer) {
+                let returning = Returning { member, wish, lease, claims };
                 return Ok(self.let_back_in(returning, &offer, asked, call, record));
             }
             upstream.counters().events.returned(UNKNOWN);
@@ -153,7 +155,7 @@ impl Shared {
         welcome.map_err(Refusal::unwelcome)?;
         let identity = identify(&upstream, &head, host.as_ref(), peer, claims.subject());
         let member = Member::new(identity, upstream, settings.outbound);
-        let returns = settings.resume.map(|_| self.let_return(&member, wish.is_some()));
+        let returns = settings.resume.map(|_| self.let_return(&member, owner, wish.is_some()));
         self.hub.enter(&member);
         let mut candidate = Candidate { shared: self, member: Arc::clone(&member), accepted: false };
         let ties = Ties { shared: Arc::clone(self), member, settings, key };
@@ -192,8 +194,8 @@ impl Shared {
     }
 
     /// Keeps what is said to a new connection, so that its client may come back: with which token.
-    fn let_return(&self, member: &Arc<Member>, greet: bool) -> Token {
-        let returns = Return::new();
+    fn let_return(&self, member: &Arc<Member>, owner: Owner, greet: bool) -> Token {
+        let returns = Return::new(owner);
         let token = returns.token();
         self.hub.returns.enter(member, returns);
         if greet {
@@ -208,19 +210,17 @@ impl Shared {
         &self,
         upstream: &Upstream,
         token: Token,
+        owner: &Owner,
         offer: &Opening,
-        subject: Option<&str>,
     ) -> Option<Arc<Member>> {
-        self.hub.returns.take(token, upstream.key(), |identity| {
-            identity.subprotocol().is_none_or(|name| offer.offers(name))
-                && subject.is_none_or(|subject| identity.user() == Some(subject))
-        })
+        let fits = |identity: &Identity| identity.subprotocol().is_none_or(|name| offer.offers(name));
+        self.hub.returns.take(token, upstream.key(), owner, fits)
     }
 
     /// Gives a connection the socket of its client that is back.
     fn let_back_in(
         &self,
-        Returning { member, wish, lease }: Returning,
+        Returning { member, wish, lease, claims }: Returning,
         offer: &Opening,
         asked: Asked,
         call: &Call,
@@ -241,7 +241,7 @@ impl Shared {
         let coming = async move {
             match Socket::upgraded(asked).await {
                 Ok((socket, ahead)) => {
-                    let back = Back { socket, ahead, lease, seen: wish.seen, whole, greet: true };
+                    let back = Back { socket, ahead, lease, claims, seen: wish.seen, whole, greet: true };
                     if let Some(returns) = member.returns.get() {
                         returns.comes(back);
                     }
@@ -259,7 +259,7 @@ impl Shared {
         let counters = ties.member.counters();
         let event = Event {
             of: ties.member.identity(),
-            sequence: 0,
+            sequence: Some(0),
             attempt: 1,
             at: SystemTime::now(),
             state: None,

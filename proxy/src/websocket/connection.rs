@@ -230,7 +230,7 @@ impl Connection {
         }
         let (state, sequence) = (self.state.take(), self.sequence);
         let ties = self.ties.clone();
-        self.in_flight = Some(Box::pin(deal(ties, happened, sequence, state)));
+        self.in_flight = Some(Box::pin(deal(ties, happened, Some(sequence), state)));
     }
 
     /// Does what the function wants done.
@@ -321,7 +321,7 @@ impl Connection {
         let (keeper, id) = (Arc::clone(&self.ties.shared.keeper), self.ties.member.identity().id);
         let ties = self.ties.clone();
         drop(self);
-        deal(ties, Happened::Left(departure), sequence, state).await;
+        deal(ties, Happened::Left(departure), Some(sequence), state).await;
         keeper.ended(id);
     }
 }

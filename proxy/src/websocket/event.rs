@@ -161,8 +161,8 @@ pub struct Event<'a> {
     pub of: &'a Identity,
     /// The number of this event on its connection: 0 for `Connect`, 1 for `Connected`, and on from there. Those of groups are
     /// counted by themselves, for all connections together. It stays over attempts; with the connection's id it is the
-    /// event's.
-    pub sequence: u64,
+    /// event's. `None` of the end of a connection that nobody saw: how many came before it is not known.
+    pub sequence: Option<u64>,
     /// Which attempt this is, from 1.
     pub attempt: u32,
     /// When it happened.
@@ -171,6 +171,13 @@ pub struct Event<'a> {
     pub state: Option<&'a str>,
     /// What it is.
     pub what: What<'a>,
+}
+
+impl Event<'_> {
+    /// What it is called among the events of its connection: its number, where it is known. There is one end.
+    pub(super) fn place(&self) -> String {
+        self.sequence.map_or_else(|| "end".to_owned(), |number| number.to_string())
+    }
 }
 
 /// One thing that a function wants done.

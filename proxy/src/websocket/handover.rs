@@ -35,7 +35,7 @@ use super::history::{Bequeathed, Entry};
 use super::lease::PassedLease;
 use super::member::Member;
 use super::passed::{self, All, Letter, Passed, PassedGroup, PassedMessage, PassedReturn, Raw};
-use super::returns::{Remembered, Return, Token};
+use super::returns::{Owner, Remembered, Return, Token};
 use super::settings::EventMode;
 use super::socket::Socket;
 use crate::access_log::Record;
@@ -222,7 +222,7 @@ impl Shared {
             passed.carried,
         );
         // At once: what others say to it from now on is for it.
-        if let Some(returns) = passed.resume.as_ref().and_then(returns_of) {
+        if let Some(returns) = passed.resume.as_ref().and_then(|resume| returns_of(resume, key.clone())) {
             self.hub.returns.enter(&member, returns);
         }
         self.hub.enter(&member);
@@ -353,9 +353,10 @@ fn group(passed: PassedGroup, ago: Duration) -> Option<Bequeathed> {
 }
 
 /// What is kept for a client that may come back.
-fn returns_of(passed: &PassedReturn) -> Option<Return> {
+fn returns_of(passed: &PassedReturn, key: Option<ReplicaKey>) -> Option<Return> {
     let kept = passed.kept.iter().map(|frame| frame.0.clone()).collect();
-    Some(Return::of(Remembered { token: Token::parse(&passed.token)?, said: passed.said, kept }))
+    let owner = Owner { subject: passed.subject.as_deref().map(Box::from), key };
+    Some(Return::of(Remembered { owner, token: Token::parse(&passed.token)?, said: passed.said, kept }))
 }
 
 /// What the function asks of its connections, once it is known.
@@ -475,8 +476,9 @@ pub(super) fn write_down(
         unsent: Vec::new(),
         carried: [carried.messages, carried.bytes],
         resume: member.returns.get().map(|returns| {
-            let Remembered { token, said, kept } = returns.remembered();
-            PassedReturn { token: token.to_string(), said, kept: kept.into_iter().map(Raw).collect() }
+            let Remembered { owner, token, said, kept } = returns.remembered();
+            let (token, subject) = (token.to_string(), owner.subject.map(Into::into));
+            PassedReturn { token, subject, said, kept: kept.into_iter().map(Raw).collect() }
         }),
         away: None,
     }

@@ -77,6 +77,9 @@ pub(super) struct Passed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PassedReturn {
     pub(super) token: String,
+    /// Of whom the token was that its client came with.
+    #[serde(default)]
+    pub(super) subject: Option<String>,
     /// How many messages were said to it in all.
     pub(super) said: u64,
     /// The last of them, as frames.
@@ -214,6 +217,7 @@ mod tests {
             carried: [[1, 2], [3, 4]],
             resume: Some(PassedReturn {
                 token: "t".into(),
+                subject: Some("ada".into()),
                 said: 5,
                 kept: vec![Raw(Bytes::from_static(&[0x81, 0]))],
             }),

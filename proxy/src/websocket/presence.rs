@@ -165,7 +165,7 @@ impl Shared {
         let (began, counters) = (Instant::now(), member.counters());
         let event = Event {
             of: member.identity(),
-            sequence: self.lines.sequence.fetch_add(1, Relaxed) + 1,
+            sequence: Some(self.lines.sequence.fetch_add(1, Relaxed) + 1),
             attempt: 1,
             at: *at,
             state: None,

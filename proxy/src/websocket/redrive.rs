@@ -142,7 +142,7 @@ fn read(
     // Of the event nothing is asked here but whose it is.
     let event = Event {
         of: identity,
-        sequence: 0,
+        sequence: None,
         attempt: dead.attempts.saturating_add(1),
         at: SystemTime::now(),
         state: None,

@@ -25,6 +25,8 @@ use super::member::Member;
 use super::outbound::{Outbound, Said};
 use super::socket::Socket;
 use crate::function::FunctionKey;
+use crate::placement::ReplicaKey;
+use crate::token::Claims;
 
 /// How many of the last messages to a client are kept for it, and how many bytes of them.
 const MOST_MESSAGES: usize = 1000;
@@ -84,6 +86,8 @@ pub(super) struct Back {
     pub(super) ahead: Bytes,
     /// What its token gives it now, if it has one that ends.
     pub(super) lease: Option<Box<Lease>>,
+    /// What that token says.
+    pub(super) claims: Claims,
     pub(super) seen: u64,
     /// It was told that it gets all that it has not had.
     pub(super) whole: bool,
@@ -91,9 +95,21 @@ pub(super) struct Back {
     pub(super) greet: bool,
 }
 
+/// Whose a connection is, and so who may come back to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// Of whom its token was, if it came with one that says so.
+    pub(super) subject: Option<Box<str>>,
+    /// The key of its replica, where the function has one for each.
+    pub(super) key: Option<ReplicaKey>,
+}
+
 /// What is kept beside a connection whose client may come back.
 #[derive(Debug)]
-pub(super) struct Return(Mutex<State>);
+pub(super) struct Return {
+    owner: Owner,
+    state: Mutex<State>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -111,27 +127,29 @@ struct State {
 /// What a connection leaves of this to another process.
 #[derive(Debug)]
 pub(super) struct Remembered {
+    pub(super) owner: Owner,
     pub(super) token: Token,
     pub(super) said: u64,
     pub(super) kept: Vec<Bytes>,
 }
 
 impl Return {
-    pub(super) fn new() -> Self {
-        Self::of(Remembered { token: Token::random(), said: 0, kept: Vec::new() })
+    pub(super) fn new(owner: Owner) -> Self {
+        Self::of(Remembered { owner, token: Token::random(), said: 0, kept: Vec::new() })
     }
 
     /// As an earlier process has left it.
-    pub(super) fn of(Remembered { token, said, kept }: Remembered) -> Self {
+    pub(super) fn of(Remembered { owner, token, said, kept }: Remembered) -> Self {
         let bytes = kept.iter().map(Bytes::len).sum();
         let kept = kept.into();
-        Self(Mutex::new(State { token, said, kept, bytes, away: false, back: None }))
+        Self { owner, state: Mutex::new(State { token, said, kept, bytes, away: false, back: None }) }
     }
 
     /// For another process.
     pub(super) fn remembered(&self) -> Remembered {
         let state = self.lock();
-        Remembered { token: state.token, said: state.said, kept: state.kept.iter().cloned().collect() }
+        let kept = state.kept.iter().cloned().collect();
+        Remembered { owner: self.owner.clone(), token: state.token, said: state.said, kept }
     }
 
     /// The token that counts now.
@@ -197,7 +215,7 @@ impl Return {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing happens under the lock that could leave it half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -255,20 +273,22 @@ impl Returns {
         }
     }
 
-    /// The connection of this token, if it is one of this function and fits. Then the token counts no more; another one
-    /// does.
+    /// The connection of this token, if it is one of this function and this owner, and fits. Then the token counts no more;
+    /// another one does.
     pub(super) fn take(
         &self,
         token: Token,
         function: &FunctionKey,
+        owner: &Owner,
         fits: impl Fn(&Identity) -> bool,
     ) -> Option<Arc<Member>> {
         let mut all = self.lock();
         let member = all.get(&token).filter(|member| member.identity().function == *function);
         let member = member.filter(|member| fits(member.identity())).cloned()?;
+        let returns = member.returns.get().filter(|returns| returns.owner == *owner)?;
         all.remove(&token);
         let next = Token::random();
-        member.returns.get()?.lock().token = next;
+        returns.lock().token = next;
         all.insert(next, Arc::clone(&member));
         Some(member)
     }
@@ -318,7 +338,7 @@ mod tests {
         fn a_client_that_comes_back_gets_what_it_has_not_had_or_hears_that_some_is_gone(
             lengths in proptest::collection::vec(0_usize..40_000, 1..60), lost_at in 0_usize..60, seen in 0_u64..70
         ) {
-            let (returns, outbound) = (Return::new(), Outbound::new(usize::MAX));
+            let (returns, outbound) = (Return::new(Owner::default()), Outbound::new(usize::MAX));
             let frames: Vec<Bytes> = lengths
                 .iter()
                 .zip(0_u32..)

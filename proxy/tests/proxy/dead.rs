@@ -1,6 +1,7 @@
 //! Events that find no end: what is kept of them, and what comes of telling them once more.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::SystemTime;
 
 use futures_util::SinkExt;
 use http::StatusCode;
@@ -149,6 +150,14 @@ async fn who_may_not_connect_leaves_no_dead_letter_and_no_ghost() {
     let [one] = &handshakes[..] else { panic!("{handshakes:?}") };
     assert_eq!((one.status.is_some_and(|status| status >= 500), one.took.count()), (true, 1));
     assert_eq!(one.reason, "function");
+
+    // Nor does one whose function ends without a word.
+    let connecting = tokio::spawn(try_connect(held.proxy.address));
+    drop(held.function.asked().await);
+    assert!(within(connecting).await.unwrap().is_err());
+    until(|| notes.ended.lock().unwrap().len() == 2).await;
+    assert!(notes.opened.lock().unwrap().is_empty() && notes.dead.lock().unwrap().is_empty());
+    assert_eq!(held.upstream.totals().events.dead, [0, 0, 0]);
 }
 
 #[tokio::test]
@@ -171,4 +180,53 @@ async fn a_connection_that_opens_behind_an_update_is_noted_and_one_nobody_asks_o
     }
     until(|| notes.ended.lock().unwrap().len() == 2).await;
     assert!(notes.ended.lock().unwrap().contains(&notes.opened.lock().unwrap()[0]));
+}
+
+#[tokio::test]
+async fn the_end_of_a_connection_is_noted_as_told_when_the_function_was_told_and_not_before() {
+    let notes = Arc::new(Notes::default());
+    let mut held = Held::kept_by(Arc::<Notes>::clone(&notes), |mode| mode.events.disconnected = true).await;
+    let mut client = held.connect().await;
+    client.close(None).await.unwrap();
+    let asked = held.function.asked().await;
+    assert_eq!((asked.value("ce-eventname"), asked.value("ce-seq")), (Some("disconnected"), Some("2")));
+    assert!(notes.ended.lock().unwrap().is_empty(), "if this process ends now, the next one has to tell it");
+    asked.answer(NOTHING);
+    until(|| !notes.ended.lock().unwrap().is_empty()).await;
+    assert_eq!(*notes.ended.lock().unwrap(), *notes.opened.lock().unwrap());
+}
+
+#[tokio::test]
+async fn the_end_of_a_connection_that_nobody_saw_is_told_once_without_a_number_and_noted_as_told() {
+    let notes = Arc::new(Notes::default());
+    let mut held = Held::kept_by(Arc::<Notes>::clone(&notes), |mode| mode.events.disconnected = true).await;
+    let id = ConnectionId::random();
+    held.proxy.server.lost(vec![Identity {
+        id,
+        function: held.upstream.key().clone(),
+        path: "/room".into(),
+        user: Box::<str>::from("ada").into(),
+        subprotocol: OnceLock::new(),
+        peer: [192, 0, 2, 1].into(),
+        host: None,
+        user_agent: None,
+        since: SystemTime::now(),
+    }]);
+    let asked = held.function.asked().await;
+    assert_eq!(
+        ["ce-eventname", "ce-connectionid", "ce-id", "ce-userid", "ce-closedby"]
+            .map(|name| asked.value(name)),
+        [
+            Some("disconnected"),
+            Some(&*id.to_string()),
+            Some(&*format!("{id}.end")),
+            Some("ada"),
+            Some("host")
+        ]
+    );
+    assert_eq!(asked.value("ce-seq"), None, "how many came before is not known");
+    assert!(notes.ended.lock().unwrap().is_empty());
+    asked.answer(NOTHING);
+    until(|| !notes.ended.lock().unwrap().is_empty()).await;
+    assert_eq!(*notes.ended.lock().unwrap(), [id]);
 }

@@ -1,5 +1,6 @@
 //! Connections that are held here and go on in the next process: here, in the next server of this one.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,13 +10,13 @@ use roost_proxy::websocket::codec::Codec;
 use roost_proxy::websocket::codec::cloudevents::CloudEvents;
 use roost_proxy::websocket::event::Message as Said;
 use roost_proxy::websocket::{Bequest, EventMode, Hub};
-use roost_proxy::{Settings, Upstream};
-use tokio_tungstenite::tungstenite::Message;
+use roost_proxy::{ClientLimits, Settings, Upstream};
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::events::*;
 use crate::handover::Shelf;
 use crate::support::*;
-use crate::{client_groups, extended, secure};
+use crate::{client_groups, extended, leases, secure};
 
 /// What comes behind a process that leaves its connections.
 struct Next {
@@ -35,6 +36,17 @@ async fn hand_over(held: &Held, shelf: &Arc<Shelf>, known: bool) -> Next {
 
 /// The same; `leaving` comes when the first one has begun to leave them.
 async fn hand_over_while(held: &Held, shelf: &Arc<Shelf>, known: bool, leaving: impl FnOnce()) -> Next {
+    hand_over_to(Settings::default(), held, shelf, known, leaving).await
+}
+
+/// The same, to a server of these settings.
+async fn hand_over_to(
+    settings: Settings,
+    held: &Held,
+    shelf: &Arc<Shelf>,
+    known: bool,
+    leaving: impl FnOnce(),
+) -> Next {
     let server = held.proxy.server.clone();
     assert_eq!(within(server.hand_over(DEADLINE)).await.cut, 0);
     within(async { tokio::join!(server.leave(), async { leaving() }) }).await;
@@ -42,7 +54,7 @@ async fn hand_over_while(held: &Held, shelf: &Arc<Shelf>, known: bool, leaving: 
     let found = shelf.copies().into_iter().filter(|(name, _)| Bequest::is_name(name)).collect();
     let next_held = roost_proxy::websocket::Held::default();
     let hub = Arc::clone(&next_held.hub);
-    let proxy = Proxy::on_this_thread_with(Settings { held: next_held, ..Settings::default() }).await;
+    let proxy = Proxy::on_this_thread_with(Settings { held: next_held, ..settings }).await;
     proxy.server.keep_held(Arc::<Shelf>::clone(shelf));
     let upstream = proxy.function("f", &[]);
     upstream.publish(vec![Arc::clone(&held.function.endpoint)]);
@@ -207,9 +219,9 @@ async fn one_in_tls_is_held_like_any_other_and_closed_when_the_process_leaves() 
 #[tokio::test]
 async fn a_client_that_came_with_a_token_may_stay_as_long_and_give_another_one_in_the_next_process() {
     let (held, shelf) = kept(|_| {}).await;
-    held.upstream.set_access(crate::leases::TOKEN);
-    let mut first = crate::leases::connect(&held, "sub=ada~for=900").await.unwrap();
-    let mut second = crate::leases::connect(&held, "sub=grace~for=900").await.unwrap();
+    held.upstream.set_access(leases::TOKEN);
+    let mut first = leases::connect(&held, "sub=ada~for=900").await.unwrap();
+    let mut second = leases::connect(&held, "sub=grace~for=900").await.unwrap();
     let next = hand_over(&held, &shelf, true).await;
     assert_eq!(next.hub.len(), 2);
     for (token, ok) in [("sub=ada~for=60000", false), ("sub=grace~for=60000", true)] {
@@ -220,6 +232,28 @@ async fn a_client_that_came_with_a_token_may_stay_as_long_and_give_another_one_i
     let words = closed(&mut first).await.expect("a word");
     assert_eq!((u16::from(words.code), &*words.reason), (1008, "token expired"));
     until(|| next.hub.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_connection_counts_among_those_of_its_user_in_the_next_process_as_well() {
+    let (held, shelf) = kept(|_| {}).await;
+    held.upstream.set_access(leases::TOKEN);
+    let mut ada = leases::connect(&held, "sub=ada~for=60000").await.unwrap();
+    let clients = ClientLimits { user_connections: NonZeroUsize::new(1), ..ClientLimits::default() };
+    let settings = Settings { clients, ..Settings::default() };
+    let next = hand_over_to(settings, &held, &shelf, true, || {}).await;
+    next.upstream.set_access(leases::TOKEN);
+    let comes = |token| leases::connect_to(next.proxy.address, token);
+    let Err(tungstenite::Error::Http(refused)) = comes("sub=ada~for=60000").await else {
+        panic!("let in beside the one that there is")
+    };
+    assert_eq!(refused.status(), 429);
+    let _grace = comes("sub=grace~for=60000").await.unwrap();
+    // With it goes its place.
+    ada.close(None).await.unwrap();
+    closed(&mut ada).await;
+    until(|| next.hub.len() == 1).await;
+    comes("sub=ada~for=60000").await.unwrap();
 }
 
 #[tokio::test]

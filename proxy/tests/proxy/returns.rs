@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use roost_proxy::Settings;
 use roost_proxy::function::Namespace;
 use roost_proxy::websocket::event::Message as Said;
 use roost_proxy::websocket::{Bequest, EventMode, Hub};
+use roost_proxy::{Placement, Settings};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
+use crate::client_groups::JOIN;
 use crate::events::*;
 use crate::handover::Shelf;
 use crate::leases::{TOKEN, connect, expired};
@@ -157,6 +158,91 @@ async fn a_client_comes_back_as_the_user_that_it_was_and_stays_as_long_as_its_ne
     let all: Namespace = "openfaas-fn".parse().unwrap();
     held.hub.say_to_each(&all, None, &Said { text: true, data: "still here?".into() }, &[]);
     assert_eq!(hear(&mut client).await, Message::text("still here?"));
+}
+
+#[tokio::test]
+async fn nobody_comes_back_without_the_user_that_there_was_nor_with_one_where_there_was_none() {
+    let held = Held::start(|mode| mode.resume = Some(WINDOW)).await;
+    held.upstream.set_access(TOKEN);
+    let address = held.proxy.address;
+    let comes = async |token: &str, more: &str| {
+        let query = format!("?access_token={}&resume{more}", token.replace('=', "%3D"));
+        let (mut client, _) = open(address, "f", &query).await;
+        let word = greeted(&mut client).await;
+        (client, word)
+    };
+    for (first, strangers, same) in [
+        ("sub=ada", ["team=a", "sub=~team=a", "sub=grace"], "sub=ada~team=b"),
+        ("team=a", ["sub=ada", "sub=a", "sub=grace~team=a"], "team=b"),
+    ] {
+        let (client, word) = comes(first, "").await;
+        lose(client).await;
+        let back = format!("={}&seen=0", token(&word));
+        for stranger in strangers {
+            assert_eq!(comes(stranger, &back).await.1["resumed"], false, "{first} {stranger}");
+        }
+        assert_eq!(comes(same, &back).await.1["resumed"], true, "{first} {same}");
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_may_with_groups_what_its_new_token_says() {
+    let held = Held::start(|mode| (mode.resume, mode.client_groups) = (Some(WINDOW), true)).await;
+    held.upstream.set_access(TOKEN);
+    let comes = async |claims: &str, more: &str| {
+        let query = format!("?access_token={}&resume{more}", claims.replace('=', "%3D"));
+        let (mut client, _) = open(held.proxy.address, "f", &query).await;
+        let word = greeted(&mut client).await;
+        (client, word)
+    };
+    let (client, word) = comes("sub=ada~role=roost.join~for=60000", "").await;
+    lose(client).await;
+    let back = format!("={}&seen=0", token(&word));
+    let (mut client, word) = comes("sub=ada~role=roost.send~for=60000", &back).await;
+    assert_eq!(word["resumed"], true);
+    client.send(Message::text(JOIN)).await.unwrap();
+    let answer = hear(&mut client).await.into_text().unwrap();
+    assert!(answer.contains("Forbidden"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_comes_back_by_the_key_of_its_connection_alone_to_the_next_process_too() {
+    let (held, shelf) = (start(WINDOW).await, Arc::<Shelf>::default());
+    held.proxy.server.keep_held(Arc::<Shelf>::clone(&shelf));
+    let by_team = Placement { key: Some("jwt:team".parse().unwrap()), max_keys: 5, ..Placement::default() };
+    held.upstream.set_access(TOKEN);
+    held.upstream.set_placement(by_team.clone());
+    let comes = async |address: SocketAddr, claims: &str, more: &str| {
+        let query = format!("?access_token={}&resume{more}", claims.replace('=', "%3D"));
+        let (mut client, _) = open(address, "f", &query).await;
+        let word = greeted(&mut client).await;
+        (client, word)
+    };
+    let (client, word) = comes(held.proxy.address, "sub=ada~team=a", "").await;
+    lose(client).await;
+    let back = format!("={}&seen=0", token(&word));
+    let (other, word) = comes(held.proxy.address, "sub=ada~team=b", &back).await;
+    assert_eq!(word["resumed"], false);
+    drop(other);
+    let (client, word) = comes(held.proxy.address, "sub=ada~team=a", &back).await;
+    assert_eq!(word["resumed"], true);
+    lose(client).await;
+
+    let back = format!("={}&seen=0", token(&word));
+    let server = held.proxy.server.clone();
+    assert_eq!(within(server.hand_over(DEADLINE)).await.cut, 0);
+    within(server.leave()).await;
+    let found = shelf.copies().into_iter().filter(|(name, _)| Bequest::is_name(name)).collect();
+    let proxy = Proxy::on_this_thread_with(Settings::default()).await;
+    proxy.server.keep_held(Arc::<Shelf>::clone(&shelf));
+    let upstream = proxy.function("f", &[]);
+    upstream.set_access(TOKEN);
+    upstream.set_placement(by_team);
+    upstream.set_event_mode(held.upstream.event_mode().map(|mode| EventMode::clone(&mode)));
+    proxy.server.resume_held(Bequest::new(found).expect("a letter")).await;
+    for (claims, resumed) in [("sub=ada~team=b", false), ("team=a", false), ("sub=ada~team=a", true)] {
+        assert_eq!(comes(proxy.address, claims, &back).await.1["resumed"], resumed, "{claims}");
+    }
 }
 
 #[tokio::test]

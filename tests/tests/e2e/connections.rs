@@ -5,7 +5,7 @@ use std::time::Duration;
 use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
 use hyper::{Method, StatusCode};
-use roost_tests::{Answer, Api, Config, ECHO, Example, Host, Message, Socket, eventually, repository};
+use roost_tests::{Answer, Api, Config, ECHO, Example, Host, Message, Socket, eventually};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -219,7 +219,7 @@ async fn a_group_is_spoken_to_together_and_closed_together() {
 async fn all_connections_of_a_user_are_spoken_to_grouped_and_closed_together() {
     let host = Host::start().await;
     let events = json!({ "roost.websocket": "events", "roost.websocket.events": "connect" });
-    shell(&host, "chat", &["-c", r#"printf '{"userId":"Ada L/1"}'"#], &json!({}), &events).await;
+    shell(&host, "chat", &["-c", r#"printf '{"userId":"Ada L/1"}'"#], &events).await;
     let [mut first, mut second] = sockets(&host).await;
     let user = "/system/users/Ada%20L%2F1";
     let found = list(&host, &format!("{user}/connections")).await;
@@ -287,38 +287,21 @@ async fn what_is_typed_does_the_same() {
 }
 
 /// Deploys the watchdog of the shell example, under root, with a shell that is started with these words.
-async fn shell(host: &Host, name: &str, words: &[&str], labels: &Value, annotations: &Value) {
+async fn shell(host: &Host, name: &str, words: &[&str], annotations: &Value) {
     Example::Shell.archive().await;
     let root = Example::Shell.dir().join("rootfs");
     host.log_in().await;
     let command = json!([&["/bin/watchdog", "/bin/sh"], words].concat()).to_string();
     host.roost_done(&["image", "build", root.to_str().unwrap(), "-t", name, "--cmd", &command]).await;
-    host.post_function(
-        &json!({ "service": name, "image": name, "annotations": annotations, "labels": labels }),
-    )
-    .await;
+    host.post_function(&json!({ "service": name, "image": name, "annotations": annotations })).await;
     host.was_up(name).await;
-}
-
-#[tokio::test]
-async fn the_chat_room_of_the_example_needs_no_replica_while_all_are_silent() {
-    let host = Host::start().await;
-    let script = std::fs::read_to_string(repository().join("examples/chat-shell/handler.sh")).unwrap();
-    let events = json!({ "roost.websocket": "events", "roost.idle.state": "stopped" });
-    shell(&host, "chat", &["-c", &script], &zero(), &events).await;
-    let mut open: [Socket; 3] = sockets(&host).await;
-    host.idle("chat").await;
-    open[0].says("Ada: hello").await;
-    for socket in &mut open {
-        hears(socket, "Ada: hello").await;
-    }
 }
 
 #[tokio::test]
 async fn a_function_speaks_to_the_connections_of_its_namespace_and_of_no_other() {
     let mut host = host().await;
     // What runs here is what a request's body says.
-    shell(&host, "sh", &[], &json!({}), &json!({ "roost.websocket.codec": "aws" })).await;
+    shell(&host, "sh", &[], &json!({ "roost.websocket.codec": "aws" })).await;
     let [mut socket] = sockets(&host).await;
     let call = |query: &str, data: &str| {
         format!(

@@ -2,7 +2,9 @@
 
 use futures_util::{SinkExt, StreamExt};
 use hyper::StatusCode;
-use roost_tests::{Example, Host, PATIENCE, Runner, Socket, clients, eventually};
+use roost_tests::{
+    Example, Host, PATIENCE, Runner, Socket, clients, copy_of, eventually, image_of, repository,
+};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -112,6 +114,51 @@ async fn lambda_python_runs_under_the_runtime_of_aws_and_echoes_behind_a_websock
 fn the_readme_of_shell_shows_the_script_as_it_is() {
     let read = |file| std::fs::read_to_string(Example::Shell.dir().join(file)).unwrap();
     assert!(read("README.md").contains(&format!("```sh\n{}```", read("handler.sh"))));
+}
+
+#[tokio::test]
+async fn three_lines_of_shell_are_a_chat_room_that_needs_no_replica_while_all_are_silent() {
+    let example = repository().join("examples/chat-shell");
+    let script = std::fs::read_to_string(example.join("handler.sh")).unwrap();
+    assert_eq!(script.lines().count(), 3, "{script}");
+    for readme in [example.join("README.md"), repository().join("docs/websockets.md")] {
+        let text = std::fs::read_to_string(&readme).unwrap();
+        assert!(text.contains(&format!("```sh\n{script}```")), "{} shows another one", readme.display());
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    copy_of(Example::Shell, &root).await;
+    std::fs::copy(example.join("handler.sh"), root.join("bin/handler")).unwrap();
+    let build = ["--user", "1000:1000", "--env", "OUTPUT=cgi", "--cmd", "/bin/watchdog /bin/handler"];
+    let archive = image_of(&root, "chat", &build).await;
+    let host = Host::start().await;
+    host.log_in().await;
+    host.roost_done(&["image", "import", archive.to_str().unwrap()]).await;
+    let mut deploy = vec!["deploy", "chat", "--image", "chat"];
+    for annotation in
+        ["roost.websocket=events", "roost.websocket.events=connected,message", "roost.idle.state=stopped"]
+    {
+        deploy.extend(["--annotation", annotation]);
+    }
+    for label in ["com.openfaas.scale.zero=true", "com.openfaas.scale.zero-duration=2s"] {
+        deploy.extend(["--label", label]);
+    }
+    host.roost_done(&deploy).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(Socket::open(&host, "/function/chat").await);
+    }
+    eventually("all in the room", || async {
+        let members = host.roost_done(&["groups", "members", "chat", "--quiet"]).await;
+        (members.lines().count() == 3).then_some(())
+    })
+    .await;
+    host.idle("chat").await;
+    open[0].says("Ada: hello").await;
+    for socket in &mut open {
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("Ada: hello"));
+    }
 }
 
 #[tokio::test]

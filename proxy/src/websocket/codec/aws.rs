@@ -174,7 +174,7 @@ pub(super) fn failed(event: &Event<'_>, status: u16) -> Outcome {
 
 /// What is known of a request by its id: the connection, and the number of the event there.
 fn request_id(event: &Event<'_>) -> String {
-    format!("{}.{}", event.of.id, event.sequence)
+    format!("{}.{}", event.of.id, event.place())
 }
 
 #[derive(Serialize)]

@@ -167,7 +167,6 @@ impl CloudEvents {
             (CE_SOURCE, format!("/hubs/{hub}/client/{connection}").into()),
             (CE_ID, id(&connection, event).into()),
             (CE_HUB, hub.into()),
-            (CE_SEQ, event.sequence.to_string().into()),
             (CE_ATTEMPT, event.attempt.to_string().into()),
             (CE_CLIENT_IP, of.peer.to_string().into()),
         ];
@@ -177,6 +176,7 @@ impl CloudEvents {
         // A clock that shows no date of this era says nothing.
         also(CE_TIME, super::rfc3339(event.at).map(Cow::from));
         also(CE_SIGNATURE, self.signature(&connection).map(Cow::from));
+        also(CE_SEQ, event.sequence.map(|number| number.to_string().into()));
         also(CE_CONNECTION_ID, Some(connection.into()));
         also(CE_USER_ID, of.user().map(Cow::from));
         also(CE_SUBPROTOCOL, of.subprotocol().map(Cow::from));
@@ -206,7 +206,7 @@ impl CloudEvents {
 /// The id of an event. Those of groups have numbers of their own.
 fn id(connection: &str, event: &Event<'_>) -> String {
     let of_group = matches!(event.what, What::Joined(_) | What::Left(_));
-    format!("{connection}.{}{}", if of_group { "g" } else { "" }, event.sequence)
+    format!("{connection}.{}{}", if of_group { "g" } else { "" }, event.place())
 }
 
 /// The type of an event, and its name.

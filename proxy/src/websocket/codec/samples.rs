@@ -27,7 +27,7 @@ pub(super) fn identity() -> Identity {
 }
 
 pub(super) fn event<'a>(of: &'a Identity, what: What<'a>) -> Event<'a> {
-    Event { of, sequence: 7, attempt: 2, at: at(), state: None, what }
+    Event { of, sequence: Some(7), attempt: 2, at: at(), state: None, what }
 }
 
 pub(super) fn text(text: &str) -> Message {

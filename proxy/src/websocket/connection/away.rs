@@ -64,6 +64,9 @@ impl Connection {
             member.end(Ending::too_slow());
         }
         if back.lease.is_some() {
+            if let Some(groups) = &mut self.mailbox.groups {
+                groups.rights.renew(&back.claims);
+            }
             self.lets_go_with(back.lease);
         }
         true

@@ -18,7 +18,12 @@ pub(super) enum Happened {
     Left(Departure),
 }
 
-pub(super) async fn deal(ties: Ties, happened: Happened, sequence: u64, state: Option<Box<str>>) -> Dealt {
+pub(super) async fn deal(
+    ties: Ties,
+    happened: Happened,
+    sequence: Option<u64>,
+    state: Option<Box<str>>,
+) -> Dealt {
     let began = Instant::now();
     let (what, kind) = match &happened {
         Happened::Connected => (What::Connected, 1),
@@ -62,7 +67,7 @@ pub(in crate::websocket) async fn tell_loss(ties: Ties, why: &'static str) {
     if ties.settings.events.disconnected {
         let lasted = ties.member.identity().since.elapsed().unwrap_or_default();
         let departure = Departure { code: 1006, reason: why.into(), by: By::Host, lasted };
-        deal(ties, Happened::Left(departure), u64::from(u32::MAX), None).await;
+        deal(ties, Happened::Left(departure), None, None).await;
     }
     keeper.ended(id);
 }

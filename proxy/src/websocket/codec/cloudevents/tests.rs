@@ -123,6 +123,11 @@ fn other_events_are_json_and_say_what_they_are() {
         }
         assert_eq!(headers.contains_key(CE_CLOSE_CODE), !more.is_empty());
     }
+    // Of one that nobody saw end, nobody knows how many came before.
+    let event = Event { sequence: None, ..samples::event(&of, What::Disconnected(&departure)) };
+    let request = asked(CloudEvents::default(), &event);
+    assert!(!request.headers().contains_key(CE_SEQ));
+    assert_eq!(request.headers()["ce-id"], "AAECAwQFBgcICQoLDA0ODw.end");
 }
 
 #[test]
