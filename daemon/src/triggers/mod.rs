@@ -86,6 +86,7 @@ pub enum Refused {
 /// Takes calls over: the queue.
 pub trait Deliver: Clone + Send + Sync + 'static {
     /// Takes a call over. Resolves when it is safe with the queue: whoever asks for it acknowledges then what it came from.
+    /// Where the future is dropped before, it may have been taken or not, and comes again.
     fn deliver(
         &self,
         function: &FunctionKey,

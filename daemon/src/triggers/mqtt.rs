@@ -342,9 +342,10 @@ mod tests {
     #[test]
     fn a_message_is_for_all_who_listen_and_one_that_was_retained_for_those_who_have_begun_to() {
         let [f, g] = ["f", "g"].map(|name| FunctionKey::from_route(name).unwrap());
-        let topics: Topics =
-            [("a/+".to_owned(), [f.clone()].into()), ("a/#".to_owned(), [f.clone(), g.clone()].into())]
-                .into();
+        let topics = Topics::from([
+            ("a/+".to_owned(), BTreeSet::from([f.clone()])),
+            ("a/#".to_owned(), BTreeSet::from([f.clone(), g.clone()])),
+        ]);
         let subscriptions = Subscriptions::newly(&["a/#"]);
         let mut message = Publish::new("a/b", QoS::AtLeastOnce, "x");
         assert_eq!(listeners(&topics, &message, None), [f.clone(), g.clone()]);
