@@ -382,7 +382,8 @@ async fn of_several_none_is_sent_any_more_once_the_function_cannot_be_had() {
     let directory = tempfile::tempdir().unwrap();
     let (letters, ids) = with_letters(&directory, 3).await;
     let nobody = Redrive::new(Caller::new(Routes::new()), Arc::default());
-    let redriven = letters.redrive_all(&nobody, &queue(&directory, &letters), wanted(Some("chat")), 10).await.unwrap();
+    let redriven =
+        letters.redrive_all(&nobody, &queue(&directory, &letters), wanted(Some("chat")), 10).await.unwrap();
     assert_eq!((redriven.done, redriven.failed, redriven.stopped.is_some()), (0, 1, true));
     let left = letters.list(wanted(Some("chat")), 10).await.unwrap();
     assert_eq!(left.iter().map(|found| found.id).collect::<Vec<_>>(), ids);
