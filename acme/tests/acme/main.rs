@@ -15,7 +15,7 @@ use roost_proxy::function::FunctionKey;
 use roost_proxy::tls::Tls;
 use roost_proxy::{
     Answering, Challenges, Deferred, Denied, Fallback, Guard, Intake, Judgement, ResponseBody, Routes,
-    Server, Upstream, UpstreamLimits,
+    Server, Soon, Upstream, UpstreamLimits,
 };
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -52,12 +52,16 @@ impl Intake for Nobody {
         Box::pin(std::future::ready(Response::new(ResponseBody::empty())))
     }
 
-    fn functions_of(&self, _: &str) -> Vec<FunctionKey> {
-        Vec::new()
+    fn functions_of<'a>(&'a self, _: &'a str) -> Soon<'a, Vec<FunctionKey>> {
+        Box::pin(std::future::ready(Vec::new()))
     }
 
-    fn cancel(&self, _: &str, _: &[FunctionKey]) -> bool {
-        false
+    fn cancel<'a>(&'a self, _: &'a str, _: Vec<FunctionKey>) -> Soon<'a, bool> {
+        Box::pin(std::future::ready(false))
+    }
+
+    fn result<'a>(&'a self, _: &'a str, _: Vec<FunctionKey>) -> Soon<'a, Option<Response<ResponseBody>>> {
+        Box::pin(std::future::ready(None))
     }
 
     fn answered(&self, _: &http::Method, _: StatusCode, _: Duration) {}
