@@ -1,14 +1,26 @@
 //! `/system/openapi.json`: the description of the API, as a document.
 //!
-//! The document is written by hand, in `openapi.json`. A route that is not in it fails a test below; the end-to-end tests
+//! The document is written by hand, in `openapi.json`, and packed in the program, as it is rarely asked for. A route that is not in it fails a test below; the end-to-end tests
 //! hold a host against it.
 
+use std::io::{self, Read};
+
 use axum::http::{HeaderName, header};
+use flate2::read::GzDecoder;
 
-const DOCUMENT: &str = include_str!("openapi.json");
+use super::ApiError;
 
-pub(super) async fn document() -> ([(HeaderName, &'static str); 1], &'static str) {
-    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT)
+const PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/openapi.json.gz"));
+
+pub(super) async fn document() -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
+    let text = unpacked().map_err(|error| ApiError::internal(&error))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text))
+}
+
+fn unpacked() -> io::Result<String> {
+    let mut text = String::new();
+    GzDecoder::new(PACKED).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -18,7 +30,7 @@ mod tests {
 
     #[test]
     fn each_route_of_the_api_is_described() {
-        let document: Value = serde_json::from_str(DOCUMENT).unwrap();
+        let document: Value = serde_json::from_str(&unpacked().unwrap()).unwrap();
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
         let described = |path: &str| document["paths"].get(path).is_some();
         let mut routes = 0;
