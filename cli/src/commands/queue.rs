@@ -20,9 +20,9 @@ use crate::output::{Output, bytes};
 const BUFFER: usize = 32 * 1024;
 
 const EXAMPLES: &str = "\
-Calls are handed over with `roost invoke --async`, or POST /async-function/NAME, and made one after the other as the function
-takes them. OLDEST is the age of the oldest that is not over. DONE, RETRIED and DEAD are counted since roostd began; dead ones
-are in `roost deadletters`.
+Calls are handed over with `roost invoke --async`, or POST /async-function/NAME, and made one after the other as the \
+function takes them. OLDEST is the age of the oldest that is not over. DONE, RETRIED and DEAD are counted since roostd \
+began; dead ones are in `roost deadletters`.
 
 Examples:
   roost queue
