@@ -65,7 +65,8 @@ struct InHand<'a> {
 impl<'a> InHand<'a> {
     fn take(shared: &'a Shared, id: LetterId) -> Option<Self> {
         let mut in_hand = shared.in_hand.lock().unwrap_or_else(PoisonError::into_inner);
-        in_hand.insert(id).then_some(Self { shared, id })
+        // Not made before it is known that it is ours: dropping it would take the lock, and the letter from who has it.
+        in_hand.insert(id).then(|| Self { shared, id })
     }
 }
 

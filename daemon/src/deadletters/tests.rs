@@ -8,8 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use roost_proxy::websocket::event::ConnectionId;
 use roost_proxy::websocket::{Failing, Reason, Redrive};
-use roost_proxy::{Caller, Routes};
+use roost_proxy::{Caller, Endpoint, Routes, Upstream, UpstreamLimits};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::queue::{self, Queue};
 
@@ -295,6 +296,31 @@ fn of_one_function_ten_thousand_are_kept_however_small() {
     assert_eq!(kept.add("other", b"of another one"), 0);
 }
 
+/// A function `chat` that is asked at the listener, and who sends letters to it again.
+async fn sender() -> (Redrive, tokio::net::TcpListener) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = Upstream::new(function("chat"), UpstreamLimits::default());
+    upstream.publish(vec![Endpoint::new("chat-1".parse().unwrap(), listener.local_addr().unwrap())]);
+    let routes = Routes::new();
+    routes.insert(upstream);
+    (Redrive::new(Caller::new(routes), Arc::default()), listener)
+}
+
+/// Waits for the next request there, all of it.
+async fn asked(listener: &tokio::net::TcpListener) -> tokio::net::TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\nx") {
+        assert!(stream.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+    }
+    stream
+}
+
+async fn answer(mut stream: tokio::net::TcpStream, status: &str) {
+    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    stream.write_all(answer.as_bytes()).await.unwrap();
+}
+
 /// Where there are so many letters of `chat`, and their ids.
 async fn with_letters(directory: &TempDir, count: usize) -> (DeadLetters, Vec<LetterId>) {
     let (letters, writer) = DeadLetters::open(directory.path(), &settings()).unwrap();
@@ -324,6 +350,30 @@ fn queue(directory: &TempDir, letters: &DeadLetters) -> Queue {
     let (caller, here) = (Caller::new(Routes::new()), "127.0.0.1:1".parse().unwrap());
     let timings = crate::metrics::Timings::default();
     Queue::open(directory.path(), settings, caller, here, |_| false, letters.clone(), timings).unwrap()
+}
+
+#[tokio::test]
+async fn a_letter_is_sent_by_one_at_a_time_and_is_gone_when_it_is_dealt_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let (letters, ids) = with_letters(&directory, 2).await;
+    let (by, listener) = sender().await;
+    let queue = queue(&directory, &letters);
+    let send = |id| {
+        let (letters, by, queue) = (letters.clone(), by.clone(), queue.clone());
+        tokio::spawn(async move { letters.redrive(&by, &queue, function("chat").namespace, id).await })
+    };
+    let first = send(ids[0]);
+    let stream = asked(&listener).await;
+    assert!(matches!(send(ids[0]).await.unwrap(), Err(CannotRedrive::InHand)));
+    answer(stream, "500 Internal Server Error").await;
+    assert!(matches!(first.await.unwrap(), Err(CannotRedrive::Failed { .. })));
+    assert_eq!(letters.figures().kept[0].1.letters, 2, "it stays");
+    let again = send(ids[0]);
+    answer(asked(&listener).await, "200 OK").await;
+    assert!(!again.await.unwrap().unwrap(), "its connection is gone");
+    let left = letters.list(wanted(Some("chat")), 10).await.unwrap();
+    assert_eq!(left.iter().map(|found| found.id).collect::<Vec<_>>(), ids[1..]);
+    assert!(matches!(send(ids[0]).await.unwrap(), Err(CannotRedrive::Unknown)));
 }
 
 #[tokio::test]
