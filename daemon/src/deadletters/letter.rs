@@ -13,7 +13,7 @@ use roost_proxy::websocket::event::ConnectionId;
 use roost_proxy::websocket::{DeadEvent, EVENTS, Failing, Reason};
 use serde::{Deserialize, Serialize};
 
-use crate::queue::{Call, Failure};
+use crate::queue::{Failure, Invocation};
 
 /// Headers that are not written down.
 const SECRET: [&str; 8] = [
@@ -184,7 +184,13 @@ impl Draft {
     }
 
     /// That of a call, whose last attempt came to this.
-    pub(super) fn of_call(call: &Call, body: Bytes, attempts: u32, failure: &Failure, reason: &str) -> Self {
+    pub(super) fn of_call(
+        call: &Invocation,
+        body: Bytes,
+        attempts: u32,
+        failure: &Failure,
+        reason: &str,
+    ) -> Self {
         let now = Timestamp::now();
         let mut cause = failure.cause.clone();
         cause.truncate(cause.floor_char_boundary(MAX_CAUSE));
@@ -253,11 +259,11 @@ impl Letter {
     }
 
     /// The call that it tells of, to be made once more. `None` where it tells of none.
-    pub(super) fn call(&self, function: FunctionKey) -> Option<Call> {
+    pub(super) fn call(&self, function: FunctionKey) -> Option<Invocation> {
         let Kind::Call(of) = &self.head.kind else { return None };
         let asked = &self.head.request;
         let headers = asked.headers.clone();
-        let mut call = Call::of_parts(function, of.id.clone(), &asked.method, &asked.path, headers);
+        let mut call = Invocation::of_parts(function, of.id.clone(), &asked.method, &asked.path, headers);
         call.name = of.name.clone();
         call.callback = of.callback.clone();
         Some(call)

@@ -35,7 +35,7 @@ pub use self::redrive::{CannotRedrive, Redriven};
 use self::store::Store;
 pub use self::store::{Found, Kept};
 pub use self::writer::Writer;
-use crate::queue::{Call, Failure};
+use crate::queue::{Failure, Invocation};
 
 /// The name of the directory.
 const NAME: &str = "deadletters";
@@ -177,7 +177,7 @@ impl DeadLetters {
     /// nothing is to be.
     pub async fn keep_call(
         &self,
-        call: &Call,
+        call: &Invocation,
         body: Bytes,
         attempts: u32,
         failure: &Failure,

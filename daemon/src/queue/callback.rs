@@ -22,7 +22,7 @@ use roost_proxy::{BoxError, OwnBody, PRODUCT, ResponseBody};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::call::{Answer, Call};
+use super::invocation::{Answer, Invocation};
 use super::spool::{Kept, Writer};
 use crate::gateways::GATEWAY_PORT;
 use crate::network::GATEWAY_NAMES;
@@ -93,7 +93,7 @@ impl Callbacks {
     /// Reads an answer to its end, sends it to the call's callback, if it has one, as it comes, and keeps it in `keep`.
     pub(super) async fn pass_on(
         &self,
-        call: &Call,
+        call: &Invocation,
         answer: &Answer,
         most: u32,
         body: ResponseBody,
@@ -113,7 +113,7 @@ impl Callbacks {
     /// Sends an answer that was kept, or one without a body, to the call's callback. Nothing to do if it has none.
     pub(super) async fn send(
         &self,
-        call: &Call,
+        call: &Invocation,
         answer: &Answer,
         most: u32,
         body: Option<OwnBody>,
@@ -196,7 +196,7 @@ pub(super) fn place(callback: &str) -> String {
 }
 
 /// What the receiver is told: the headers of the function, and ours. A call is made `most` times at most.
-fn headers(call: &Call, answer: &Answer, most: u32) -> HeaderMap {
+fn headers(call: &Invocation, answer: &Answer, most: u32) -> HeaderMap {
     let mut headers = answer.headers();
     for name in &NOT_COPIED {
         headers.remove(name);

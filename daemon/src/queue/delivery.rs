@@ -22,8 +22,8 @@ use roost_proxy::{Error, OwnBody, ResponseBody};
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::call::{Answer, Call, Failure};
 use super::callback::{Passed, Tee, place};
+use super::invocation::{Answer, Failure, Invocation};
 use super::keeper::{Ended, Order, Resulted, now};
 use super::lines::{Task, Turn};
 use super::policy::{Policy, Verdict};
@@ -72,7 +72,7 @@ impl Drop for Lease<'_> {
 struct Way<'a> {
     shared: &'a Arc<Shared>,
     turn: &'a Turn,
-    call: &'a Call,
+    call: &'a Invocation,
     body: &'a Kept,
     policy: Arc<Policy>,
 }

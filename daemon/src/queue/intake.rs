@@ -16,7 +16,7 @@ use roost_proxy::function::FunctionKey;
 use roost_proxy::{Answering, Deferred, Error, Intake, OwnBody, PRODUCT, ResponseBody, Soon};
 use tokio::sync::oneshot;
 
-use super::call::{Accepted, Answer, Call};
+use super::invocation::{Accepted, Answer, Invocation};
 use super::keeper::{self, Order};
 use super::spool::Kept;
 use super::wishes::Wishes;
@@ -178,14 +178,14 @@ impl Queue {
         headers.remove(CONTENT_LENGTH);
         headers.remove(TRANSFER_ENCODING);
         let callback = callback.map(String::from);
-        let call = Call::new(function, name, &call_id, &parts, callback, wishes);
+        let call = Invocation::new(function, name, &call_id, &parts, callback, wishes);
         self.has_room(&call, body.size_hint().lower())?;
         let body = self.read(&call, body, limit, idle).await?;
         self.append(call, body).await
     }
 
     /// Is there room for a call with so many bytes of body? The keeper asks again when it has all of it.
-    fn has_room(&self, call: &Call, body: u64) -> Result<(), Refusal> {
+    fn has_room(&self, call: &Invocation, body: u64) -> Result<(), Refusal> {
         let size = self.0.board.lines().size(&call.function);
         keeper::check(&self.0.settings, size.calls, size.bytes, size.own, call.weight() + body)
     }
@@ -193,7 +193,7 @@ impl Queue {
     /// Reads a body of at most `limit` bytes, none of which may take longer than `idle` to come.
     async fn read(
         &self,
-        call: &Call,
+        call: &Invocation,
         mut body: ClientBody,
         limit: u64,
         idle: Option<Duration>,
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn an_id_of_a_url_is_that_of_the_header() {
         let value = HeaderValue::from_bytes("mine ä".as_bytes()).unwrap();
-        assert_eq!(kept_id("mine ä"), super::super::call::text_of(&value));
+        assert_eq!(kept_id("mine ä"), super::super::invocation::text_of(&value));
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //!                 └── noted as begun, later ───┘
 //! ```
 
+mod write;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -25,12 +27,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{error, info, warn};
 
+pub(super) use self::write::check;
+use self::write::{Room, end_of, write};
 use super::Settings;
-use super::call::{Accepted, Answer, Call, Failure};
 use super::intake::Refusal;
-use super::lines::{End, Entry, Lines, Size, Task, Turn};
+use super::invocation::{Accepted, Answer, Failure, Invocation};
+use super::lines::{End, Entry, Lines, Task, Turn};
 use super::spool::{Kept, Named, Spool};
-use super::store::{Found, Loaded, State, Store, StoreError, Tables, Where, is_full, result_name};
+use super::store::{Found, Loaded, State, Store, StoreError, Where, is_full};
 
 /// How many orders are carried out together.
 const BATCH: usize = 1024;
@@ -50,7 +54,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// What is to be done.
 pub(super) enum Order {
     /// A call is to be taken over.
-    Append { call: Box<Call>, body: Kept, reply: oneshot::Sender<Result<Accepted, Refusal>> },
+    Append { call: Box<Invocation>, body: Kept, reply: oneshot::Sender<Result<Accepted, Refusal>> },
     /// A turn has ended.
     End { function: FunctionKey, number: u64, ended: Ended },
     /// Calls are to be ended: how many there were.
@@ -496,191 +500,6 @@ struct Done {
     expired: Vec<Named>,
 }
 
-/// How much more may be taken over.
-struct Room<'a> {
-    board: &'a Board,
-    settings: &'a Settings,
-    /// Of this batch.
-    calls: usize,
-    bytes: u64,
-    own: HashMap<FunctionKey, u64>,
-    /// The disk has room, beside what is needed to end what is there.
-    disk: bool,
-}
-
-impl<'a> Room<'a> {
-    fn new(board: &'a Board, settings: &'a Settings, directory: &Path) -> Self {
-        let disk = match nix::sys::statvfs::statvfs(directory) {
-            Ok(stat) => stat.blocks_available() * stat.fragment_size() >= settings.reserve,
-            Err(why) => {
-                warn!("the free space of {} is not known: {why}", directory.display());
-                true
-            }
-        };
-        Self { board, settings, calls: 0, bytes: 0, own: HashMap::new(), disk }
-    }
-
-    fn take(&mut self, function: &FunctionKey, weight: u64) -> Result<(), Refusal> {
-        if !self.disk {
-            return Err(Refusal::DiskFull);
-        }
-        let Size { calls, bytes, own } = self.board.lines().size(function);
-        let mine = self.own.entry(function.clone()).or_default();
-        check(self.settings, calls + self.calls, bytes + self.bytes, own + *mine, weight)?;
-        self.calls += 1;
-        self.bytes += weight;
-        *mine += weight;
-        Ok(())
-    }
-}
-
-/// Is there room for `weight` bytes more, where there are so many calls and bytes, and so many of the function?
-pub(super) fn check(
-    settings: &Settings,
-    calls: usize,
-    bytes: u64,
-    own: u64,
-    weight: u64,
-) -> Result<(), Refusal> {
-    if calls >= settings.max_calls || bytes + weight > settings.max_size {
-        return Err(Refusal::Full);
-    }
-    if own + weight > settings.share() {
-        return Err(Refusal::Share);
-    }
-    Ok(())
-}
-
-fn write(
-    tables: &mut Tables<'_>,
-    order: &Order,
-    board: &Board,
-    settings: &Settings,
-    room: &mut Room<'_>,
-    number: &mut u64,
-    now: i64,
-) -> Result<Outcome, StoreError> {
-    match order {
-        Order::Append { call, body, .. } => {
-            if let Err(why) = room.take(&call.function, call.weight() + body.length()) {
-                return Ok(Outcome::Refused(why));
-            }
-            let known_for = i64::try_from(settings.idempotency.as_millis()).unwrap_or(i64::MAX);
-            let accepted = tables.append(*number, call, body, now, known_for)?;
-            let own = *number;
-            *number += u64::from(accepted == Accepted::New);
-            Ok(Outcome::Appended(own, accepted))
-        }
-        Order::End { function, number, ended } => {
-            let over = board.lines().is_over(function, *number);
-            end(tables, *number, ended, over, now)
-        }
-        Order::Cancel { id, functions, .. } => {
-            for number in board.lines().cancellable(id, functions) {
-                tables.remove(number)?;
-            }
-            Ok(Outcome::Nothing)
-        }
-        Order::Forget(function) => {
-            for number in board.lines().numbers(function) {
-                tables.remove(number)?;
-            }
-            Ok(Outcome::Nothing)
-        }
-        Order::Known { id, .. } => {
-            let mut functions = board.lines().functions_of(id);
-            for name in tables.results_of(id)? {
-                let function = name.rsplit_once('\0').and_then(|(_, key)| FunctionKey::from_route(key).ok());
-                functions.extend(function.filter(|function| !functions.contains(function)));
-            }
-            Ok(Outcome::Known(functions))
-        }
-        Order::Result { id, functions, .. } => {
-            for function in functions {
-                if let Some(result) = tables.result(&format!("{id}\0{function}"))? {
-                    return Ok(Outcome::Result(Some(Some(result))));
-                }
-            }
-            let known = board.lines().functions_of(id);
-            Ok(Outcome::Result(functions.iter().any(|function| known.contains(function)).then_some(None)))
-        }
-        Order::Look(_) | Order::Stop => Ok(Outcome::Nothing),
-    }
-}
-
-/// Notes the end of a turn. `over`: nobody wants the call any more; `None`: it is none of ours by now.
-fn end(
-    tables: &mut Tables<'_>,
-    number: u64,
-    ended: &Ended,
-    over: Option<bool>,
-    now: i64,
-) -> Result<Outcome, StoreError> {
-    let mut files = Vec::new();
-    if over != Some(false) || ended.is_over() {
-        match ended {
-            Ended::Done { result: Some(result) } | Ended::Dead { result: Some(result) } if over.is_some() => {
-                if let Some(loaded) = tables.load(number)? {
-                    let until = now.saturating_add_unsigned(result.keep);
-                    let (name, answer) = (result_name(&loaded.call), result.answer.clone());
-                    files.extend(tables.put_result(&name, answer, result.body.as_ref(), until)?);
-                }
-            }
-            Ended::Done { result: Some(result) } | Ended::Dead { result: Some(result) } => {
-                files.extend(result.body.as_ref().and_then(Kept::file).cloned());
-            }
-            Ended::Answered { body: Some(body), .. } => files.extend(body.file().cloned()),
-            _ => {}
-        }
-        tables.remove(number)?;
-        return Ok(Outcome::Ended(files));
-    }
-    let state = tables.state(number)?;
-    match ended {
-        Ended::Again { due } => {
-            tables.put_state(number, &State { begun: false, due: *due, ..state })?;
-        }
-        Ended::NotTaken { .. } => {
-            let attempts = state.attempts.saturating_sub(1);
-            tables.put_state(number, &State { begun: false, attempts, ..state })?;
-        }
-        Ended::Answered { answer, body, due, times, .. } => {
-            let place = match (body, state.answer) {
-                (Some(body), _) => {
-                    tables.put_answer(number, body)?;
-                    Where::of(body)
-                }
-                (None, Some((_, place, _))) => place,
-                (None, None) => Where::Table(0),
-            };
-            let answer = Some((answer.clone(), place, *times));
-            tables.put_state(number, &State { begun: false, due: *due, answer, ..state })?;
-        }
-        Ended::Done { .. } | Ended::Dead { .. } | Ended::Cancelled => {}
-    }
-    Ok(Outcome::Ended(files))
-}
-
-/// The same for the lines.
-fn end_of(ended: &Ended, settings: &Settings) -> End {
-    match ended {
-        Ended::Done { .. } => End::Done,
-        Ended::Dead { .. } => End::Dead,
-        // The token of such a call says that it is over.
-        Ended::Cancelled => End::PutBack,
-        Ended::Again { due } => End::Again { due: *due },
-        Ended::Answered { body, due, dead, .. } => {
-            let file = body.as_ref().and_then(Kept::file).map(|file| file.name().into());
-            End::Answered { due: *due, file, dead: *dead }
-        }
-        Ended::NotTaken { failure } => {
-            let now = now();
-            let limit = i64::try_from(settings.retry_for.as_millis()).unwrap_or(i64::MAX);
-            End::NotTaken { now, over: now.saturating_sub(limit), failure: failure.clone() }
-        }
-    }
-}
-
 fn restore(lines: &mut Lines, found: Result<Found, (u64, StoreError)>) {
     let Found { number, call, body, state } = match found {
         Ok(found) => found,
@@ -700,7 +519,7 @@ fn restore(lines: &mut Lines, found: Result<Found, (u64, StoreError)>) {
 }
 
 /// What the lines know of a new call.
-fn entry(call: &Call, body: &Kept) -> Entry {
+fn entry(call: &Invocation, body: &Kept) -> Entry {
     let wishes = &call.wishes;
     let behind = |millis: u64| call.accepted.saturating_add_unsigned(millis);
     Entry {

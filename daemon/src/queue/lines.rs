@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use roost_proxy::function::FunctionKey;
 use tokio_util::sync::CancellationToken;
 
-use super::call::Failure;
+use super::invocation::Failure;
 
 /// The pauses between two knocks at a function that takes nothing, in milliseconds.
 const KNOCKS: (i64, i64) = (1000, 30_000);

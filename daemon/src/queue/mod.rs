@@ -14,10 +14,10 @@
 //!                              store       dead letters
 //! ```
 
-mod call;
 mod callback;
 mod delivery;
 mod intake;
+mod invocation;
 mod keeper;
 mod lines;
 mod own;
@@ -40,8 +40,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::call::Accepted;
 use self::callback::Callbacks;
+use self::invocation::Accepted;
 use self::keeper::{Board, Deliverers, Keeper, Order};
 use self::lines::Turn;
 use self::spool::{Kept, Spool};
@@ -50,8 +50,8 @@ use crate::api::ApiCall;
 use crate::deadletters::DeadLetters;
 use crate::metrics::Timings;
 
-pub use self::call::{Call, Failure};
 pub use self::intake::Refusal;
+pub use self::invocation::{Failure, Invocation};
 pub use self::lines::QueueLoad;
 pub use self::policy::Policy;
 
@@ -246,7 +246,7 @@ impl Queue {
     }
 
     /// Puts a call at the end of its line. It is on the disk when this returns.
-    async fn append(&self, call: Call, body: Kept) -> Result<Accepted, Refusal> {
+    async fn append(&self, call: Invocation, body: Kept) -> Result<Accepted, Refusal> {
         if self.0.closed.is_cancelled() {
             return Err(Refusal::Closed);
         }

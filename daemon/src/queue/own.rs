@@ -8,8 +8,8 @@ use http::{HeaderValue, Method, Request};
 use roost_proxy::PRODUCT;
 use roost_proxy::function::FunctionKey;
 
-use super::call::{Accepted, Call};
 use super::intake::Refusal;
+use super::invocation::{Accepted, Invocation};
 use super::wishes::Wishes;
 use super::{Queue, X_CALL_ID, keeper};
 use crate::triggers::{Deliver, Delivered, Refused, TriggeredCall};
@@ -28,7 +28,7 @@ impl Deliver for Queue {
         parts.headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
         let TriggeredCall { idempotency_key, order_key, body, .. } = call;
         let wishes = Wishes { idempotency_key, order_key, ..Wishes::default() };
-        let made = Call::new(function.clone(), function.to_string(), &id, &parts, None, wishes);
+        let made = Invocation::new(function.clone(), function.to_string(), &id, &parts, None, wishes);
         match self.take_over(made, &body).await? {
             Accepted::New => Ok(Delivered { call_id }),
             Accepted::Again(before) => Ok(Delivered { call_id: before }),
@@ -45,11 +45,11 @@ impl Queue {
     ///
     /// # Errors
     /// When it cannot be taken over.
-    pub async fn make_again(&self, call: Call, body: Bytes) -> Result<(), Refusal> {
+    pub async fn make_again(&self, call: Invocation, body: Bytes) -> Result<(), Refusal> {
         self.take_over(call, &body).await.map(drop)
     }
 
-    async fn take_over(&self, call: Call, body: &[u8]) -> Result<Accepted, Refusal> {
+    async fn take_over(&self, call: Invocation, body: &[u8]) -> Result<Accepted, Refusal> {
         let mut writer = self.0.spool.writer();
         writer.write(body).await.map_err(|error| keeper::disk_refusal(&error))?;
         let body = writer.finish().await.map_err(|error| keeper::disk_refusal(&error))?;

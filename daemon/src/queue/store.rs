@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::call::{Accepted, Answer, Call};
+use super::invocation::{Accepted, Answer, Invocation};
 use super::spool::{Kept, Named};
 use crate::store::open_database;
 
@@ -111,7 +111,7 @@ pub(super) fn is_full(error: &std::io::Error) -> bool {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) number: u64,
-    pub(super) call: Call,
+    pub(super) call: Invocation,
     pub(super) body: Where,
     pub(super) state: State,
 }
@@ -147,13 +147,13 @@ pub(super) enum Where {
 struct Record {
     body: Where,
     #[serde(flatten)]
-    call: Call,
+    call: Invocation,
 }
 
 /// A call, as it is made.
 #[derive(Debug, Clone)]
 pub(super) struct Loaded {
-    pub(super) call: Call,
+    pub(super) call: Invocation,
     pub(super) body: Kept,
     /// Its answer, and how often it was to be sent.
     pub(super) answer: Option<(Answer, Kept, u32)>,
@@ -361,7 +361,7 @@ impl<'a> Tables<'a> {
     pub(super) fn append(
         &mut self,
         number: u64,
-        call: &Call,
+        call: &Invocation,
         body: &Kept,
         now: i64,
         known_for: i64,
@@ -539,7 +539,7 @@ fn kept(
 struct RecordOf<'a> {
     body: Where,
     #[serde(flatten)]
-    call: &'a Call,
+    call: &'a Invocation,
 }
 
 /// The name of a call of a number.
@@ -562,7 +562,7 @@ fn read_end(end: &str) -> Result<(i64, &str), StoreError> {
 }
 
 /// The name of a result.
-pub(super) fn result_name(call: &Call) -> String {
+pub(super) fn result_name(call: &Invocation) -> String {
     format!("{}\0{}", call.id, call.function)
 }
 

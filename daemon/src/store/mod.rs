@@ -197,8 +197,13 @@ impl Store {
     /// # Errors
     /// When the file or a record in it cannot be read.
     pub fn usage(&self) -> Result<HashMap<String, UsageRecord>, StoreError> {
+        self.all(USAGE)
+    }
+
+    /// All records of a table, by their names.
+    fn all<T: DeserializeOwned>(&self, table: Table) -> Result<HashMap<String, T>, StoreError> {
         self.with(|database| {
-            let table = database.begin_read()?.open_table(USAGE)?;
+            let table = database.begin_read()?.open_table(table)?;
             table
                 .iter()?
                 .map(|entry| {

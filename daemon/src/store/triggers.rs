@@ -21,20 +21,7 @@ impl Store {
     /// # Errors
     /// When the file or a record in it cannot be read.
     pub fn schedules(&self) -> Result<HashMap<String, Runs>, StoreError> {
-        self.with(|database| {
-            let table = database.begin_read()?.open_table(SCHEDULES)?;
-            table
-                .iter()?
-                .map(|entry| {
-                    let (key, value) = entry?;
-                    let key = key.value().to_owned();
-                    match decode(value.value()) {
-                        Ok(runs) => Ok((key, runs)),
-                        Err(why) => Err(StoreError::Record { key, why }),
-                    }
-                })
-                .collect()
-        })
+        self.all(SCHEDULES)
     }
 
     /// Notes up to when the schedules of functions are settled, all of it or nothing; none of a function that is no more.

@@ -26,13 +26,13 @@ fn key() -> FunctionKey {
     FunctionKey::from_route("f").unwrap()
 }
 
-fn call(id: &str) -> Box<Call> {
+fn call(id: &str) -> Box<Invocation> {
     call_with(id, Wishes::default())
 }
 
-fn call_with(id: &str, wishes: Wishes) -> Box<Call> {
+fn call_with(id: &str, wishes: Wishes) -> Box<Invocation> {
     let (parts, ()) = Request::new(()).into_parts();
-    Box::new(Call::new(key(), "f".into(), &id.parse().unwrap(), &parts, None, wishes))
+    Box::new(Invocation::new(key(), "f".into(), &id.parse().unwrap(), &parts, None, wishes))
 }
 
 /// Whoever makes the calls: the test.
@@ -78,7 +78,7 @@ impl Running {
         Self { orders, begun, limit, board, spool, thread }
     }
 
-    async fn append(&self, call: Box<Call>, body: &[u8]) -> Result<Accepted, Refusal> {
+    async fn append(&self, call: Box<Invocation>, body: &[u8]) -> Result<Accepted, Refusal> {
         let mut writer = self.spool.writer();
         writer.write(body).await.unwrap();
         let body = writer.finish().await.unwrap();

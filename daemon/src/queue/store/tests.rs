@@ -9,15 +9,15 @@ use roost_proxy::function::FunctionKey;
 use super::super::wishes::Wishes;
 use super::*;
 
-fn call(id: &str) -> Call {
+fn call(id: &str) -> Invocation {
     call_with(id, Wishes::default())
 }
 
-fn call_with(id: &str, wishes: Wishes) -> Call {
+fn call_with(id: &str, wishes: Wishes) -> Invocation {
     let (parts, ()) = Request::builder().uri("/x").header("a", "b").body(()).unwrap().into_parts();
     let function = FunctionKey::from_route("f").unwrap();
     let id = HeaderValue::from_str(id).unwrap();
-    Call::new(function, "f".into(), &id, &parts, None, wishes)
+    Invocation::new(function, "f".into(), &id, &parts, None, wishes)
 }
 
 fn inline(text: &str) -> Kept {
@@ -29,7 +29,7 @@ fn store() -> (Store, tempfile::TempDir) {
     (Store::open(&directory.path().join("q")).unwrap(), directory)
 }
 
-fn append(store: &mut Store, number: u64, call: &Call, body: &str, now: i64) -> Accepted {
+fn append(store: &mut Store, number: u64, call: &Invocation, body: &str, now: i64) -> Accepted {
     store.batch(|tables| tables.append(number, call, &inline(body), now, 100)).unwrap()
 }
 

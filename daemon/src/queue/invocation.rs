@@ -13,7 +13,7 @@ use super::wishes::Wishes;
 
 /// All of a call but its body.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Call {
+pub struct Invocation {
     /// Whose it is.
     #[serde(serialize_with = "as_route", deserialize_with = "from_route")]
     pub function: FunctionKey,
@@ -68,7 +68,7 @@ pub struct Failure {
     pub cause: String,
 }
 
-impl Call {
+impl Invocation {
     /// A call as it came, `parts` being what its function is to see.
     #[must_use]
     pub fn new(
@@ -208,8 +208,8 @@ mod tests {
         let function = FunctionKey::from_route("f.n").unwrap();
         let id = HeaderValue::from_bytes(b"mine \xfc").unwrap();
         let call =
-            Call::new(function, "f.n".into(), &id, &parts, Some("http://h/".into()), Wishes::default());
-        let kept: Call = serde_json::from_slice(&serde_json::to_vec(&call).unwrap()).unwrap();
+            Invocation::new(function, "f.n".into(), &id, &parts, Some("http://h/".into()), Wishes::default());
+        let kept: Invocation = serde_json::from_slice(&serde_json::to_vec(&call).unwrap()).unwrap();
         assert_eq!(kept, call);
         assert_eq!(kept.id_value(), id);
         let again = kept.request().unwrap();
