@@ -30,6 +30,7 @@ pub mod metrics;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod network;
+pub mod nodes;
 pub mod otel;
 pub mod passes;
 pub mod pauses;

@@ -67,6 +67,8 @@ pub struct Config {
     pub limits: Limits,
     /// Calls that nobody waits for.
     pub queue: queue::Settings,
+    /// What this host shares with others, if it does.
+    pub nodes: Option<crate::nodes::Settings>,
     /// Output.
     pub logs: Logs,
     /// Requests and tunnels.
@@ -320,6 +322,7 @@ impl Config {
             timeouts: raw.timeouts.resolve(m),
             limits: raw.limits.resolve(m),
             queue: raw.queue.resolve(m),
+            nodes: raw.nats.and_then(|nats| nats.resolve(m)),
             logs: raw.logs.resolve(m),
             access_log: raw.access_log.resolve(m),
             usage_days: raw.usage.resolve(m),
@@ -354,6 +357,10 @@ impl Config {
         m.require(
             config.queue.max_body <= config.queue.max_size,
             "queue.max_body: expected no more than queue.max_size",
+        );
+        m.require(
+            config.queue.engine == queue::Engine::Local || config.nodes.is_some(),
+            "queue.engine = \"nats\": expected a section [nats] with it",
         );
         m.require(
             config.containerd.cgroup_parent.starts_with('/'),

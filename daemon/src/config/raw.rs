@@ -15,7 +15,7 @@ use crate::runtime::containerd::oci;
 use super::jwt::RawJwt;
 use super::limits::RawLimits;
 use super::tls::RawTls;
-use super::triggers::RawTriggers;
+use super::triggers::{RawShared, RawTriggers};
 use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::network::LONGEST_PREFIX;
@@ -46,6 +46,7 @@ pub(super) struct Raw {
     pub(super) timeouts: RawTimeouts,
     pub(super) limits: RawLimits,
     pub(super) queue: RawQueue,
+    pub(super) nats: Option<RawShared>,
     pub(super) logs: RawLogs,
     pub(super) access_log: RawAccessLog,
     pub(super) usage: RawUsage,
@@ -146,6 +147,7 @@ pub(super) struct RawTimeouts {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawQueue {
+    pub(super) engine: queue::Engine,
     pub(super) concurrency: Option<usize>,
     pub(super) max_concurrency: Option<usize>,
     pub(super) max_body: Option<String>,
@@ -332,6 +334,7 @@ impl RawTimeouts {
 impl RawQueue {
     pub(super) fn resolve(self, m: &mut Mistakes) -> queue::Settings {
         queue::Settings {
+            engine: self.engine,
             concurrency: self.concurrency.unwrap_or(10),
             max_concurrency: self.max_concurrency.unwrap_or(100),
             max_body: m.read("queue.max_body", self.max_body.as_deref(), 16 << 20, units::memory),

@@ -1,4 +1,5 @@
-//! The sections `[triggers.…]`: brokers, servers and directories that functions may listen to.
+//! The sections `[triggers.…]`: brokers, servers and directories that functions may listen to; and `[nats]`, the server that
+//! hosts share calls and connections over.
 //!
 //! Owns what is valid in them. Looks at no file.
 
@@ -10,6 +11,7 @@ use roost_proxy::function::is_label;
 use serde::Deserialize;
 
 use super::Mistakes;
+use crate::nodes;
 use crate::secrets::SecretName;
 use crate::triggers::settings::{Directory, Login, Mqtt, Nats, Password, Settings, Trust};
 use crate::triggers::topics::{Kind, Source};
@@ -55,6 +57,20 @@ struct RawNats {
     credentials_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     group: Option<String>,
+}
+
+/// The section `[nats]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawShared {
+    url: Option<String>,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    password_secret: Option<String>,
+    credentials_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    name: Option<String>,
+    replicas: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -149,6 +165,33 @@ impl RawMqtt {
             client_id,
             login,
         })
+    }
+}
+
+impl RawShared {
+    pub(super) fn resolve(self, m: &mut Mistakes) -> Option<nodes::Settings> {
+        let built = "nats: this build has none of it: build it with --features nats";
+        m.require(cfg!(feature = "nats"), built);
+        let mut section = Section { key: "nats", m };
+        let name = self.name.unwrap_or_else(|| "roost".to_owned());
+        let fits = name.len() <= MAX_NAME && is_label(&name);
+        section.require(fits, "name", "expected a name of lower-case letters, digits and '-'");
+        let replicas = self.replicas.unwrap_or(1);
+        section.require(
+            (1..=5).contains(&replicas),
+            "replicas",
+            "expected 1 to 5, and no more than there are servers",
+        );
+        let server = RawNats {
+            url: self.url,
+            username: self.username,
+            password_file: self.password_file,
+            password_secret: self.password_secret,
+            credentials_file: self.credentials_file,
+            ca_file: self.ca_file,
+            group: None,
+        };
+        Some(nodes::Settings { server: server.resolve(&mut section)?, name, replicas })
     }
 }
 
@@ -286,6 +329,27 @@ mod tests {
         assert_eq!((settings.plain, settings.mqtt["lan"].port, settings.mqtt["wan"].port), (None, 1, 1883));
         let settings = resolve(&format!("default = 'mqtt.wan'\n{two}")).unwrap();
         assert_eq!(settings.plain, Some(Source::new(Kind::Mqtt, "wan")));
+    }
+
+    #[test]
+    fn what_hosts_share_has_a_name_and_as_many_copies_as_are_asked_for() {
+        let resolve = |text: &str| {
+            let raw: RawShared = toml::from_str(text).unwrap();
+            let mut mistakes = Mistakes::default();
+            (raw.resolve(&mut mistakes), mistakes.to_string())
+        };
+        let (shared, mistakes) = resolve("url = 'nats://h'\nreplicas = 3");
+        assert_eq!(mistakes.contains("this build has none of it"), !cfg!(feature = "nats"), "{mistakes}");
+        let shared = shared.unwrap();
+        assert_eq!((&*shared.name, shared.replicas, &*shared.server.url), ("roost", 3, "nats://h:4222"));
+        for (text, mistake) in [
+            ("name = 'a.b'", "nats.name: expected a name"),
+            ("replicas = 7", "nats.replicas: expected 1 to 5"),
+            ("", "nats.url: expected nats or tls://"),
+        ] {
+            let (_, mistakes) = resolve(text);
+            assert!(mistakes.contains(mistake), "{text}: {mistakes}");
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ use std::time::Duration;
 use http::HeaderName;
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{Caller, Error};
+use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -73,9 +74,22 @@ const BESIDES_BODY: u64 = 64 << 10;
 /// What a call is known by.
 pub(crate) const X_CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
 
+/// Where calls are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// On this host.
+    #[default]
+    Local,
+    /// In JetStream, shared with other hosts.
+    Nats,
+}
+
 /// How calls are kept and made.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Where they are kept.
+    pub engine: Engine,
     /// How many calls each replica of a function is given at once.
     pub concurrency: usize,
     /// How many calls are made at once.
