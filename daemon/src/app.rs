@@ -261,6 +261,7 @@ impl House {
             is_replica,
             letters.clone(),
             calls.clone(),
+            config.nodes.clone().map(|nodes| (nodes, secrets.clone())),
         );
         let queue = queue.context("cannot open the queue")?;
         let tools = Tools {

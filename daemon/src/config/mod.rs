@@ -359,7 +359,7 @@ impl Config {
             "queue.max_body: expected no more than queue.max_size",
         );
         m.require(
-            config.queue.engine == queue::Engine::Local || config.nodes.is_some(),
+            config.queue.engine == queue::Place::Local || config.nodes.is_some(),
             "queue.engine = \"nats\": expected a section [nats] with it",
         );
         m.require(

@@ -147,7 +147,7 @@ pub(super) struct RawTimeouts {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawQueue {
-    pub(super) engine: queue::Engine,
+    pub(super) engine: queue::Place,
     pub(super) concurrency: Option<usize>,
     pub(super) max_concurrency: Option<usize>,
     pub(super) max_body: Option<String>,

@@ -27,12 +27,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{error, info, warn};
 
-pub(super) use self::write::check;
-use self::write::{Room, end_of, write};
+use self::write::{Room, write};
+pub(super) use self::write::{check, end_of};
 use super::Settings;
 use super::intake::Refusal;
 use super::invocation::{Accepted, Answer, Failure, Invocation};
-use super::lines::{End, Entry, Lines, Task, Turn};
+use super::lines::{End, Entry, Lines, QueueLoad, Task, Turn};
 use super::spool::{Kept, Named, Spool};
 use super::store::{Found, Loaded, State, Store, StoreError, Where, is_full};
 
@@ -128,7 +128,7 @@ pub(super) struct Resulted {
 }
 
 /// What the keeper asks of those who make calls.
-pub(super) trait Deliverers: Send {
+pub(super) trait Deliverers: Send + Sync {
     /// How many calls of this function may be made at once.
     fn limit_of(&self, function: &FunctionKey) -> usize;
 
@@ -143,6 +143,9 @@ pub(super) trait Deliverers: Send {
 #[derive(Debug, Default)]
 pub(super) struct Board {
     lines: Mutex<Lines>,
+    /// What waits on all nodes together, of functions of which that is known.
+    #[cfg(feature = "nats")]
+    depths: Mutex<HashMap<FunctionKey, Depth>>,
     /// Woken when no call is at work.
     pub(super) idle: Notify,
 }
@@ -151,6 +154,71 @@ impl Board {
     /// The lines. Held for a look or a change, never for longer.
     pub(super) fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many calls of a function are not over.
+    pub(super) fn waiting(&self, function: &FunctionKey) -> u64 {
+        #[cfg(feature = "nats")]
+        if let Some(depth) = self.depths().get(function) {
+            return depth.calls;
+        }
+        self.lines().waiting(function)
+    }
+
+    /// What is going on, by function.
+    pub(super) fn loads(&self) -> Vec<(FunctionKey, QueueLoad)> {
+        let loads = self.lines().loads();
+        #[cfg(feature = "nats")]
+        return self.with_depths(loads);
+        #[cfg(not(feature = "nats"))]
+        loads
+    }
+}
+
+/// What waits of a function on all nodes together.
+#[cfg(feature = "nats")]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Depth {
+    pub(super) calls: u64,
+    /// When the oldest of them was taken over, in milliseconds of Unix time.
+    pub(super) oldest: Option<i64>,
+}
+
+#[cfg(feature = "nats")]
+impl Board {
+    fn depths(&self) -> MutexGuard<'_, HashMap<FunctionKey, Depth>> {
+        self.depths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_depths(&self, depths: HashMap<FunctionKey, Depth>) {
+        *self.depths() = depths;
+    }
+
+    /// A call was taken over.
+    pub(super) fn submitted(&self, function: &FunctionKey) {
+        self.lines().count_submitted(function);
+        let mut depths = self.depths();
+        let depth = depths.entry(function.clone()).or_default();
+        depth.calls += 1;
+        depth.oldest.get_or_insert_with(now);
+    }
+
+    /// A call is over.
+    pub(super) fn ended(&self, function: &FunctionKey) {
+        if let Some(depth) = self.depths().get_mut(function) {
+            depth.calls = depth.calls.saturating_sub(1);
+            depth.oldest = depth.oldest.filter(|_| depth.calls > 0);
+        }
+    }
+
+    fn with_depths(&self, loads: Vec<(FunctionKey, QueueLoad)>) -> Vec<(FunctionKey, QueueLoad)> {
+        let mut loads: HashMap<_, _> = loads.into_iter().collect();
+        for (function, depth) in self.depths().iter() {
+            let load = loads.entry(function.clone()).or_default();
+            load.pending = usize::try_from(depth.calls).unwrap_or(usize::MAX).saturating_sub(load.in_flight);
+            load.oldest = depth.oldest;
+        }
+        loads.into_iter().collect()
     }
 }
 
@@ -519,7 +587,7 @@ fn restore(lines: &mut Lines, found: Result<Found, (u64, StoreError)>) {
 }
 
 /// What the lines know of a new call.
-fn entry(call: &Invocation, body: &Kept) -> Entry {
+pub(super) fn entry(call: &Invocation, body: &Kept) -> Entry {
     let wishes = &call.wishes;
     let behind = |millis: u64| call.accepted.saturating_add_unsigned(millis);
     Entry {
@@ -537,7 +605,7 @@ fn entry(call: &Invocation, body: &Kept) -> Entry {
     }
 }
 
-fn tell<T>(to: oneshot::Sender<T>, what: T) {
+pub(super) fn tell<T>(to: oneshot::Sender<T>, what: T) {
     if to.send(what).is_err() {
         tracing::debug!("nobody waits for what came of an order any more");
     }

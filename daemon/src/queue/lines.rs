@@ -354,6 +354,47 @@ impl Lines {
         Some(self.of.get(function)?.begun.get(&number)?.cancelled.is_cancelled())
     }
 
+    /// A call that goes on elsewhere: it is not here any more, and nothing is counted.
+    #[cfg(feature = "nats")]
+    pub(super) fn give_back(&mut self, function: &FunctionKey, number: u64) -> Option<Entry> {
+        self.of.get_mut(function)?.begun.remove(&number);
+        self.remove(function, number)
+    }
+
+    /// The numbers of the calls of a function that have not begun, and are not about to be buried.
+    #[cfg(feature = "nats")]
+    pub(super) fn idle(&self, function: &FunctionKey) -> Vec<u64> {
+        let Some(line) = self.of.get(function) else { return Vec::new() };
+        let busy = |number: &u64| {
+            line.begun.contains_key(number) || line.given_up.iter().any(|(given_up, _)| given_up == number)
+        };
+        line.calls.keys().copied().filter(|number| !busy(number)).collect()
+    }
+
+    /// Does this function take nothing, as far as anybody knows?
+    #[cfg(feature = "nats")]
+    pub(super) fn is_closed(&self, function: &FunctionKey) -> bool {
+        self.of.get(function).is_some_and(|line| line.closed.is_some())
+    }
+
+    /// How many attempts of a call have begun.
+    #[cfg(feature = "nats")]
+    pub(super) fn attempts(&self, function: &FunctionKey, number: u64) -> Option<u32> {
+        Some(self.of.get(function)?.calls.get(&number)?.attempts)
+    }
+
+    /// Has this call begun?
+    #[cfg(feature = "nats")]
+    pub(super) fn has_begun(&self, number: u64) -> bool {
+        self.of.values().any(|line| line.begun.contains_key(&number))
+    }
+
+    /// A call was taken over that is not here.
+    #[cfg(feature = "nats")]
+    pub(super) fn count_submitted(&mut self, function: &FunctionKey) {
+        self.line(function).counts.submitted += 1;
+    }
+
     /// Calls that have begun.
     pub(super) fn in_flight(&self) -> usize {
         self.of.values().map(|line| line.begun.len()).sum()

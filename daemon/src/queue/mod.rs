@@ -18,6 +18,8 @@ mod callback;
 mod delivery;
 mod intake;
 mod invocation;
+#[cfg(feature = "nats")]
+mod jetstream;
 mod keeper;
 mod lines;
 mod own;
@@ -26,7 +28,7 @@ mod spool;
 mod store;
 mod wishes;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -38,7 +40,7 @@ use roost_proxy::function::FunctionKey;
 use roost_proxy::{Caller, Error};
 use serde::Deserialize;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::callback::Callbacks;
@@ -50,6 +52,8 @@ use self::store::{Loaded, StoreError};
 use crate::api::ApiCall;
 use crate::deadletters::DeadLetters;
 use crate::metrics::Timings;
+use crate::nodes;
+use crate::secrets::Secrets;
 
 pub use self::intake::Refusal;
 pub use self::invocation::{Failure, Invocation};
@@ -77,7 +81,7 @@ pub(crate) const X_CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
 /// Where calls are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Engine {
+pub enum Place {
     /// On this host.
     #[default]
     Local,
@@ -89,7 +93,7 @@ pub enum Engine {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where they are kept.
-    pub engine: Engine,
+    pub engine: Place,
     /// How many calls each replica of a function is given at once.
     pub concurrency: usize,
     /// How many calls are made at once.
@@ -131,6 +135,13 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+/// Who keeps the calls, before it runs.
+enum Engine {
+    Local(Keeper),
+    #[cfg(feature = "nats")]
+    Nats(jetstream::Keeper),
+}
+
 /// The queue. Cheap to clone.
 #[derive(Clone)]
 pub struct Queue(Arc<Shared>);
@@ -148,7 +159,9 @@ struct Shared {
     spool: Spool,
     orders: mpsc::Sender<Order>,
     /// Until it runs.
-    keeper: Mutex<Option<Keeper>>,
+    keeper: Mutex<Option<Engine>>,
+    /// Functions that are here.
+    served: watch::Sender<HashSet<FunctionKey>>,
     /// How the calls of functions are made that have said something of it.
     policies: Mutex<HashMap<FunctionKey, Arc<Policy>>>,
     /// One for each call that may be made at once.
@@ -163,6 +176,7 @@ struct Shared {
 impl Queue {
     /// The queue in the directory `state`, whose calls `caller` makes, in a daemon that listens at `here`. No callback is sent
     /// to an address that `is_replica`. What comes to nothing goes to `letters`. Answers to clients are counted in `answered`.
+    /// `shared` is what it is shared over, where the settings ask for that.
     /// Nothing happens until it is [started](Self::start).
     ///
     /// # Errors
@@ -178,9 +192,20 @@ impl Queue {
         is_replica: impl Fn(IpAddr) -> bool + Send + Sync + 'static,
         letters: DeadLetters,
         answered: Timings<ApiCall>,
+        shared: Option<(nodes::Settings, Secrets)>,
     ) -> Result<Self, OpenError> {
         let (orders, receiver) = mpsc::channel(ORDERS);
-        let (keeper, board, spool) = Keeper::open(&state.join(NAME), settings.clone(), receiver)?;
+        let served = watch::Sender::new(HashSet::new());
+        let (directory, own) = (state.join(NAME), settings.clone());
+        let (keeper, board, spool) = match shared.filter(|_| settings.engine == Place::Nats) {
+            #[cfg(feature = "nats")]
+            Some(shared) => {
+                let opened = jetstream::Keeper::open(&directory, own, shared, receiver, served.subscribe());
+                opened.map(|(keeper, board, spool)| (Engine::Nats(keeper), board, spool))?
+            }
+            _ => Keeper::open(&directory, own, receiver)
+                .map(|(keeper, board, spool)| (Engine::Local(keeper), board, spool))?,
+        };
         Ok(Self(Arc::new(Shared {
             runtime: Handle::current(),
             callbacks: Callbacks::new(settings.callback_timeout, Arc::new(is_replica)),
@@ -188,6 +213,7 @@ impl Queue {
             spool,
             orders,
             keeper: Mutex::new(Some(keeper)),
+            served,
             policies: Mutex::default(),
             places: Arc::new(Semaphore::new(settings.max_concurrency)),
             burials: Semaphore::new(BURIALS),
@@ -208,23 +234,36 @@ impl Queue {
         let Some(keeper) = self.0.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
-        let (shared, runtime) = (Arc::clone(&self.0), self.0.runtime.clone());
-        std::thread::Builder::new().name("queue".to_owned()).spawn(move || {
-            let guard = broken.drop_guard();
-            keeper.run(&runtime, &Delivery(shared));
-            guard.disarm();
-        })?;
+        let (delivery, runtime) = (Delivery(Arc::clone(&self.0)), self.0.runtime.clone());
+        let guard = broken.drop_guard();
+        match keeper {
+            Engine::Local(keeper) => {
+                std::thread::Builder::new().name("queue".to_owned()).spawn(move || {
+                    keeper.run(&runtime, &delivery);
+                    guard.disarm();
+                })?;
+            }
+            #[cfg(feature = "nats")]
+            Engine::Nats(keeper) => {
+                runtime.spawn(async move {
+                    keeper.run(Arc::new(delivery)).await;
+                    guard.disarm();
+                });
+            }
+        }
         Ok(())
     }
 
     /// Drops the calls of a function that was deleted. Those that are at it end with it.
     pub async fn forget(&self, function: &FunctionKey) {
         self.0.policies().remove(function);
+        self.0.served.send_if_modified(|served| served.remove(function));
         self.0.order(Order::Forget(function.clone())).await;
     }
 
-    /// From now on the calls of a function are made so.
+    /// The function is here, and from now on its calls are made so.
     pub fn set_policy(&self, function: &FunctionKey, policy: Policy) {
+        self.0.served.send_if_modified(|served| served.insert(function.clone()));
         let mut policies = self.0.policies();
         if policy == Policy::default() {
             policies.remove(function);
@@ -244,13 +283,13 @@ impl Queue {
     /// How many calls of a function are not over.
     #[must_use]
     pub fn waiting(&self, function: &FunctionKey) -> u64 {
-        self.0.board.lines().waiting(function)
+        self.0.board.waiting(function)
     }
 
     /// What is going on, by function, in no order. A function is among them from its first call on.
     #[must_use]
     pub fn loads(&self) -> Vec<(FunctionKey, QueueLoad)> {
-        self.0.board.lines().loads()
+        self.0.board.loads()
     }
 
     /// How many callbacks were sent as often as may be, in vain.

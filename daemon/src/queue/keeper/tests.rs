@@ -3,14 +3,14 @@ use std::thread::JoinHandle;
 
 use http::Request;
 
-use super::super::Engine;
+use super::super::Place;
 use super::super::lines::Task;
 use super::super::wishes::Wishes;
 use super::*;
 
 fn settings() -> Settings {
     Settings {
-        engine: Engine::Local,
+        engine: Place::Local,
         concurrency: 2,
         max_concurrency: 10,
         max_body: 1 << 20,

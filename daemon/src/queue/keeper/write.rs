@@ -184,7 +184,7 @@ fn end(
 }
 
 /// The same for the lines.
-pub(super) fn end_of(ended: &Ended, settings: &Settings) -> End {
+pub(in crate::queue) fn end_of(ended: &Ended, settings: &Settings) -> End {
     match ended {
         Ended::Done { .. } => End::Done,
         Ended::Dead { .. } => End::Dead,
