@@ -220,6 +220,12 @@ impl House {
         let images = Images::new(image_settings(config), containerd.client().clone())?;
         let logs = LogStore::new(config.state.join("logs"));
         let secrets = Secrets::open(&config.state, &config.run)?;
+        #[cfg(feature = "nats")]
+        if config.queue.engine == crate::queue::Place::Nats
+            && let Some(nodes) = &config.nodes
+        {
+            letters.share(nodes.clone(), secrets.clone(), config.deadletters.clone());
+        }
         let binds = Binds::open(&config.run)?;
         let steps = Timings::default();
         let passes = host_keys::passes(&config.state);

@@ -96,6 +96,9 @@ pub enum Error {
         /// The id as the client gave it.
         id: String,
     },
+    /// What the queue has cannot be known.
+    #[error("the queue cannot be asked at this moment")]
+    QueueAway,
     /// It is there for WebSockets alone, and the client asks for none.
     #[error("function {function} takes WebSockets alone: expected Upgrade: websocket")]
     UpgradeRequired {
@@ -260,6 +263,7 @@ impl Error {
             | Self::HeaderTimeout { .. } => Side::Upstream,
             Self::UnknownFunction { .. }
             | Self::UnknownCall { .. }
+            | Self::QueueAway
             | Self::WaitingRoomFull { .. }
             | Self::WaitingTimeout { .. }
             | Self::AtCapacity { .. }
@@ -290,6 +294,7 @@ impl Error {
             Self::WaitingRoomFull { .. }
             | Self::WaitingTimeout { .. }
             | Self::Draining
+            | Self::QueueAway
             | Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::AtCapacity { .. } | Self::TooManyKeys { .. } | Self::Limited { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
@@ -376,6 +381,7 @@ mod tests {
             (Error::InsufficientToken { function: function.clone(), lacks: "a=b".into() }, 403, 403),
             (Error::UpgradeRequired { function: function.clone() }, 426, 426),
             (Error::UnknownCall { id: "x".into() }, 404, 404),
+            (Error::QueueAway, 503, 503),
             (
                 Error::Connect { function: function.clone(), replica: replica.clone(), cause: refused },
                 500,

@@ -458,26 +458,34 @@ impl Handler {
         peer: SocketAddr,
     ) -> Response<ResponseBody> {
         let token = Token::take(&*self.guard, &self.token_places, &mut request);
-        let (headers, mut admitted) = (request.headers(), Vec::new());
-        for function in self.intake.functions_of(id).await {
-            let Some(upstream) = self.routes.get(&function) else { continue };
-            if upstream.admit(&self.guard, headers, &token, peer).await.is_ok() {
-                admitted.push(function);
-            }
-        }
+        let headers = request.headers();
         let call = self.ids.identify(headers);
-        let found = if request.method() == Method::DELETE {
-            self.intake.cancel(id, admitted).await.then(|| status(StatusCode::ACCEPTED))
-        } else {
-            let result = self.intake.result(id, admitted).await;
-            // It is known by its own id, and not by that of this question.
-            let call = Call { id: HeaderValue::from_bytes(id.as_bytes()).unwrap_or(call.id.clone()), ..call };
-            result.map(|mut response| {
+        let found = async {
+            let mut admitted = Vec::new();
+            for function in self.intake.functions_of(id).await? {
+                let Some(upstream) = self.routes.get(&function) else { continue };
+                if upstream.admit(&self.guard, headers, &token, peer).await.is_ok() {
+                    admitted.push(function);
+                }
+            }
+            if request.method() == Method::DELETE {
+                let found = self.intake.cancel(id, admitted).await?;
+                return Ok(found.then(|| status(StatusCode::ACCEPTED)));
+            }
+            self.intake.result(id, admitted).await
+        };
+        let unknown = || Error::UnknownCall { id: id.to_owned() };
+        match found.await.and_then(|found| found.ok_or_else(unknown)) {
+            Ok(mut response) if request.method() != Method::DELETE => {
+                // It is known by its own id, and not by that of this question.
+                let call =
+                    Call { id: HeaderValue::from_bytes(id.as_bytes()).unwrap_or(call.id.clone()), ..call };
                 headers::to_client(response.status(), response.headers_mut(), &call, None, false);
                 response
-            })
-        };
-        found.unwrap_or_else(|| refuse(&Error::UnknownCall { id: id.to_owned() }, &call, false))
+            }
+            Ok(response) => response,
+            Err(error) => refuse(&error, &call, false),
+        }
     }
 }
 

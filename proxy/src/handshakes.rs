@@ -97,6 +97,7 @@ impl From<&Error> for Why {
             Error::AtCapacity { .. } | Error::TooManyKeys { .. } => Self::Capacity,
             Error::UnknownFunction { .. }
             | Error::UnknownCall { .. }
+            | Error::QueueAway
             | Error::WaitingRoomFull { .. }
             | Error::Unavailable { .. } => Self::Unavailable,
             Error::Draining => Self::Draining,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
+use crate::Error;
 use crate::body::ResponseBody;
 use crate::client_body::ClientBody;
 use crate::function::FunctionKey;
@@ -42,17 +43,18 @@ pub trait Intake: Send + Sync {
     fn accept(&self, call: Deferred) -> Answering<'_>;
 
     /// Whose calls are known by this id, whether they have begun, or ended and left a result, or not. Each function once.
-    fn functions_of<'a>(&'a self, id: &'a str) -> Soon<'a, Vec<FunctionKey>>;
+    /// As the two below, an error where that cannot be known now.
+    fn functions_of<'a>(&'a self, id: &'a str) -> Soon<'a, Result<Vec<FunctionKey>, Error>>;
 
     /// Ends all calls of these functions that are known by this id. `false` if there is none.
-    fn cancel<'a>(&'a self, id: &'a str, functions: Vec<FunctionKey>) -> Soon<'a, bool>;
+    fn cancel<'a>(&'a self, id: &'a str, functions: Vec<FunctionKey>) -> Soon<'a, Result<bool, Error>>;
 
     /// What has become of a call of one of these functions that is known by this id. `None` if there is none.
     fn result<'a>(
         &'a self,
         id: &'a str,
         functions: Vec<FunctionKey>,
-    ) -> Soon<'a, Option<Response<ResponseBody>>>;
+    ) -> Soon<'a, Result<Option<Response<ResponseBody>>, Error>>;
 
     /// Hears of each answer below `/async-function/`, whoever gave it, and of the time until its head.
     fn answered(&self, method: &Method, status: StatusCode, took: Duration);

@@ -141,6 +141,13 @@ impl LetterId {
         Self((milliseconds << 16).max(last.0.saturating_add(1)))
     }
 
+    /// That of the entry of this number in a log, written at this time: the same for whoever reads the log.
+    #[cfg(feature = "nats")]
+    pub(super) fn numbered(at: Timestamp, number: u64) -> Self {
+        let milliseconds = u64::try_from(at.as_millisecond()).unwrap_or(0);
+        Self((milliseconds << 16) | (number & 0xffff))
+    }
+
     /// The first one of this time.
     pub(super) fn first_at(at: Timestamp) -> Self {
         Self::behind(Self(0), at)

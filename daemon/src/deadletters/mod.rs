@@ -2,7 +2,8 @@
 //!
 //! Owns the directory `deadletters` in the state directory, one [`file`] a function, and the one task that adds to them. Whoever
 //! has an event of a WebSocket to keep waits for nothing: it goes into a bounded queue, and is lost, counted, when that is full. A
-//! call of the queue is on the disk before it is gone from there.
+//! call of the queue is on the disk before it is gone from there. Nodes that share letters keep them in a log, and each one in
+//! its own files, too.
 //!
 //! ```text
 //!  a failed event ──► queue (bounded) ──► writer ──► file of its function ──► shown, sent again ──► gone
@@ -12,6 +13,8 @@
 mod file;
 pub mod letter;
 mod redrive;
+#[cfg(feature = "nats")]
+mod shared;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -108,6 +111,9 @@ struct Shared {
     enabled: bool,
     store: Mutex<Store>,
     orders: mpsc::Sender<Order>,
+    /// Where letters are shared.
+    #[cfg(feature = "nats")]
+    shared: shared::Handle,
     /// The bytes of what is in there.
     waiting: AtomicUsize,
     /// Letters that are being sent again.
@@ -148,6 +154,8 @@ impl DeadLetters {
             enabled: settings.enabled,
             store: Mutex::new(store),
             orders,
+            #[cfg(feature = "nats")]
+            shared: shared::Handle::default(),
             waiting: AtomicUsize::new(0),
             in_hand: Mutex::default(),
             lost: Default::default(),
@@ -222,6 +230,16 @@ impl DeadLetters {
     /// # Errors
     /// When the disk fails: it may be there again at the next start.
     pub async fn remove(&self, namespace: Namespace, id: LetterId) -> io::Result<bool> {
+        #[cfg(feature = "nats")]
+        {
+            let of = namespace.clone();
+            let Some(function) = self.with(move |store| Ok(store.whose(&of, id))).await? else {
+                return Ok(false);
+            };
+            if self.drop_shared(&function, vec![id]).await? {
+                return Ok(true);
+            }
+        }
         self.with(move |store| store.remove(&namespace, id)).await
     }
 
@@ -230,6 +248,15 @@ impl DeadLetters {
     /// # Errors
     /// As for [`remove`](Self::remove).
     pub async fn remove_all(&self, function: FunctionKey) -> io::Result<usize> {
+        #[cfg(feature = "nats")]
+        {
+            let of = function.clone();
+            let ids = self.with(move |store| Ok(store.all_of(&of))).await?;
+            let count = ids.len();
+            if count == 0 || self.drop_shared(&function, ids).await? {
+                return Ok(count);
+            }
+        }
         self.with(move |store| store.remove_all(&function)).await
     }
 

@@ -109,6 +109,10 @@ impl DeadLetters {
                 self.0.redriven[1].fetch_add(1, Relaxed);
                 let attempts = event.attempts.saturating_add(1);
                 let last = Last::new(Timestamp::now(), &failing);
+                #[cfg(feature = "nats")]
+                if self.0.shared.tried(&function, (id, attempts, last.clone())).await? {
+                    return Err(CannotRedrive::Failed { function, failing });
+                }
                 let of = function.clone();
                 self.with(move |store| store.tried(&of, id, attempts, last)).await?;
                 Err(CannotRedrive::Failed { function, failing })

@@ -89,6 +89,31 @@ impl Store {
         self.make_room(function)
     }
 
+    /// Keeps a letter of this id, if it is not there yet: how many others had to go for it.
+    #[cfg(feature = "nats")]
+    pub(super) fn add_as(&mut self, id: LetterId, function: &FunctionKey, draft: Draft) -> io::Result<usize> {
+        let file = self.file(function)?;
+        if file.contains(id) {
+            return Ok(0);
+        }
+        file.add(id, draft)?;
+        self.last = self.last.max(id);
+        self.make_room(function)
+    }
+
+    /// Removes these letters of a function, as far as they are there.
+    #[cfg(feature = "nats")]
+    pub(super) fn drop_of(&mut self, function: &FunctionKey, mut ids: Vec<LetterId>) -> io::Result<()> {
+        let Some(file) = self.files.get(function) else { return Ok(()) };
+        ids.retain(|id| file.contains(*id));
+        if ids.is_empty() { Ok(()) } else { self.take(function, ids) }
+    }
+
+    #[cfg(feature = "nats")]
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     fn file(&mut self, function: &FunctionKey) -> io::Result<&mut LetterFile> {
         if !self.files.contains_key(function) {
             let path = self.directory.join(format!("{function}.{ENDING}"));
@@ -195,7 +220,8 @@ impl Store {
         Ok(self.files[&function].read(id)?.map(|letter| (function, letter)))
     }
 
-    fn whose(&self, namespace: &Namespace, id: LetterId) -> Option<FunctionKey> {
+    /// The function that has the letter of this id.
+    pub(super) fn whose(&self, namespace: &Namespace, id: LetterId) -> Option<FunctionKey> {
         let mut files = self.files.iter();
         let (function, _) =
             files.find(|(function, file)| function.namespace == *namespace && file.contains(id))?;
@@ -209,9 +235,13 @@ impl Store {
         Ok(true)
     }
 
+    /// The ids of all letters of a function.
+    pub(super) fn all_of(&self, function: &FunctionKey) -> Vec<LetterId> {
+        self.files.get(function).map_or_else(Vec::new, |file| file.ids(LetterId::NONE).collect())
+    }
+
     pub(super) fn remove_all(&mut self, function: &FunctionKey) -> io::Result<usize> {
-        let Some(file) = self.files.get(function) else { return Ok(0) };
-        let ids: Vec<LetterId> = file.ids(LetterId::NONE).collect();
+        let ids = self.all_of(function);
         let count = ids.len();
         self.take(function, ids)?;
         Ok(count)

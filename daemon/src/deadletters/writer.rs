@@ -68,6 +68,8 @@ impl Writer {
                 Order::Flush(done) => waiters.push(done),
             }
         }
+        #[cfg(feature = "nats")]
+        let letters = self.share(letters).await;
         if !letters.is_empty() {
             let shared = Arc::clone(&self.letters.0);
             let written = spawn_blocking(move || shared.write(letters)).await;
@@ -78,6 +80,36 @@ impl Writer {
                 tracing::debug!("nobody waits for the dead letters any more");
             }
         }
+    }
+
+    /// Brings letters to other nodes, where they are shared. Gives those that are to be kept here alone.
+    #[cfg(feature = "nats")]
+    async fn share(
+        &self,
+        letters: Vec<(FunctionKey, Box<Draft>, Waiter)>,
+    ) -> Vec<(FunctionKey, Box<Draft>, Waiter)> {
+        let shared = &self.letters.0;
+        let mut own = Vec::new();
+        for (function, draft, waiter) in letters {
+            let kept = match (shared.shared.keep(&function, &draft).await, &waiter) {
+                // An event comes to nobody again.
+                (None, _) | (Some(Err(_)), None) => {
+                    own.push((function, draft, waiter));
+                    continue;
+                }
+                (Some(kept), _) => kept,
+            };
+            shared.waiting.fetch_sub(draft.size(), Relaxed);
+            if let Err(why) = &kept {
+                warn!(%function, "{function}: a dead letter is kept later: {why}");
+            }
+            if let Some(waiter) = waiter
+                && waiter.send(kept.is_ok()).is_err()
+            {
+                tracing::debug!("nobody waits for a dead letter any more");
+            }
+        }
+        own
     }
 
     async fn sweep(&mut self) {

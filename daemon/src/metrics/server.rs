@@ -10,8 +10,8 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{
-    Answering, Deferred, Denied, Fallback, Guard, Intake, Judgement, ResponseBody, Routes, Server, Settings,
-    Soon,
+    Answering, Deferred, Denied, Error, Fallback, Guard, Intake, Judgement, ResponseBody, Routes, Server,
+    Settings, Soon,
 };
 
 use super::Collector;
@@ -83,20 +83,20 @@ impl Intake for Nobody {
         Box::pin(std::future::ready(text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())))
     }
 
-    fn functions_of<'a>(&'a self, _id: &'a str) -> Soon<'a, Vec<FunctionKey>> {
-        Box::pin(std::future::ready(Vec::new()))
+    fn functions_of<'a>(&'a self, _id: &'a str) -> Soon<'a, Result<Vec<FunctionKey>, Error>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    fn cancel<'a>(&'a self, _id: &'a str, _functions: Vec<FunctionKey>) -> Soon<'a, bool> {
-        Box::pin(std::future::ready(false))
+    fn cancel<'a>(&'a self, _id: &'a str, _functions: Vec<FunctionKey>) -> Soon<'a, Result<bool, Error>> {
+        Box::pin(std::future::ready(Ok(false)))
     }
 
     fn result<'a>(
         &'a self,
         _id: &'a str,
         _functions: Vec<FunctionKey>,
-    ) -> Soon<'a, Option<Response<ResponseBody>>> {
-        Box::pin(std::future::ready(None))
+    ) -> Soon<'a, Result<Option<Response<ResponseBody>>, Error>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     fn answered(&self, _method: &Method, _status: StatusCode, _took: Duration) {}

@@ -119,16 +119,16 @@ impl Intake for Queue {
         })
     }
 
-    fn functions_of<'a>(&'a self, id: &'a str) -> Soon<'a, Vec<FunctionKey>> {
+    fn functions_of<'a>(&'a self, id: &'a str) -> Soon<'a, Result<Vec<FunctionKey>, Error>> {
         let id = kept_id(id);
-        Box::pin(async move { self.ask(|reply| Order::Known { id, reply }).await.unwrap_or_default() })
+        Box::pin(self.ask(|reply| Order::Known { id, reply }))
     }
 
-    fn cancel<'a>(&'a self, id: &'a str, functions: Vec<FunctionKey>) -> Soon<'a, bool> {
+    fn cancel<'a>(&'a self, id: &'a str, functions: Vec<FunctionKey>) -> Soon<'a, Result<bool, Error>> {
         let id = kept_id(id);
         Box::pin(async move {
-            let cancelled = self.ask(|reply| Order::Cancel { id, functions, reply }).await;
-            cancelled.is_some_and(|count| count > 0)
+            let cancelled = self.ask(|reply| Order::Cancel { id, functions, reply }).await?;
+            Ok(cancelled > 0)
         })
     }
 
@@ -136,18 +136,19 @@ impl Intake for Queue {
         &'a self,
         id: &'a str,
         functions: Vec<FunctionKey>,
-    ) -> Soon<'a, Option<Response<ResponseBody>>> {
+    ) -> Soon<'a, Result<Option<Response<ResponseBody>>, Error>> {
         let id = kept_id(id);
         Box::pin(async move {
-            match self.ask(|reply| Order::Result { id, functions, reply }).await?? {
-                Some((answer, body)) => Some(self.result_response(&answer, body).await),
-                None => {
+            Ok(match self.ask(|reply| Order::Result { id, functions, reply }).await? {
+                Some(Some((answer, body))) => Some(self.result_response(&answer, body).await),
+                Some(None) => {
                     let mut response = Response::new(ResponseBody::empty());
                     *response.status_mut() = StatusCode::ACCEPTED;
                     response.headers_mut().insert(RETRY_AFTER, ASK_AGAIN_SECONDS);
                     Some(response)
                 }
-            }
+                None => None,
+            })
         })
     }
 
@@ -157,10 +158,10 @@ impl Intake for Queue {
 }
 
 impl Queue {
-    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.0.order(order(reply)).await;
-        answer.await.ok()
+        answer.await.map_err(|_| Error::QueueAway)
     }
 
     async fn take(&self, call: Deferred) -> Result<Accepted, Refusal> {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use roost_proxy::function::FunctionKey;
 use roost_proxy::{
-    Answering, BadToken, Claims, Deferred, Denied, Endpoint, Fallback, Guard, Intake, Judgement,
+    Answering, BadToken, Claims, Deferred, Denied, Endpoint, Error, Fallback, Guard, Intake, Judgement,
     ResponseBody, Routes, Server, Settings, Soon, Timeouts, Upstream, UpstreamLimits, Verification,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -93,25 +93,25 @@ impl Intake for Teller {
         Box::pin(std::future::ready(response))
     }
 
-    fn functions_of<'a>(&'a self, id: &'a str) -> Soon<'a, Vec<FunctionKey>> {
+    fn functions_of<'a>(&'a self, id: &'a str) -> Soon<'a, Result<Vec<FunctionKey>, Error>> {
         let known = if id == "known" {
             ["f", "g"].map(|name| FunctionKey::from_route(name).unwrap()).into()
         } else {
             Vec::new()
         };
-        Box::pin(std::future::ready(known))
+        Box::pin(std::future::ready(Ok(known)))
     }
 
-    fn cancel<'a>(&'a self, id: &'a str, functions: Vec<FunctionKey>) -> Soon<'a, bool> {
+    fn cancel<'a>(&'a self, id: &'a str, functions: Vec<FunctionKey>) -> Soon<'a, Result<bool, Error>> {
         let found = id == "known" && functions.iter().any(|function| function.name.as_str() == "f");
-        Box::pin(std::future::ready(found))
+        Box::pin(std::future::ready(Ok(found)))
     }
 
     fn result<'a>(
         &'a self,
         id: &'a str,
         functions: Vec<FunctionKey>,
-    ) -> Soon<'a, Option<http::Response<ResponseBody>>> {
+    ) -> Soon<'a, Result<Option<http::Response<ResponseBody>>, Error>> {
         let found = id == "known" && functions.iter().any(|function| function.name.as_str() == "f");
         let response = found.then(|| http::Response::new(ResponseBody::full("the result")));
         Box::pin(std::future::ready(response))

@@ -27,6 +27,7 @@ mod logs;
 mod metrics;
 mod namespaces;
 mod queue;
+mod queue_nats;
 mod scale;
 mod scaling;
 mod scaling_affinity;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use futures_util::TryStreamExt;
 use roost_proxy::function::FunctionKey;
@@ -46,26 +45,25 @@ impl Server {
         Ok(found.into_iter().map(|(subject, _)| subject).collect())
     }
 
-    /// Removes the calls of an id and these functions: how many there were. Whoever is at one of them is told.
-    pub(super) async fn cancel(&self, id: &str, functions: &[FunctionKey]) -> Result<usize, Failed> {
-        let mut count = 0;
+    /// Removes the calls of an id and these functions: of which function each was. Whoever is at one of them is told.
+    pub(super) async fn cancel(
+        &self,
+        id: &str,
+        functions: &[FunctionKey],
+    ) -> Result<Vec<FunctionKey>, Failed> {
+        let mut gone = Vec::new();
         for subject in self.subjects_of(id).await? {
-            if !of_subject(&subject).is_some_and(|(function, _)| functions.contains(&function)) {
-                continue;
-            }
+            let function = of_subject(&subject).map(|(function, _)| function);
+            let Some(function) = function.filter(|function| functions.contains(function)) else { continue };
             for _ in 0..MOST {
                 let number = match self.calls.get_last_raw_message_by_subject(&subject).await {
                     Ok(message) => message.sequence,
-                    Err(error) => match error.kind() {
-                        RawMessageErrorKind::JetStream(why)
-                            if why.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
-                        {
-                            break;
-                        }
-                        _ => return Err(failed(error)),
-                    },
+                    Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
+                    Err(error) => return Err(failed(error)),
                 };
-                count += usize::from(self.calls.delete_message(number).await.map_err(failed)?);
+                if self.calls.delete_message(number).await.map_err(failed)? {
+                    gone.push(function.clone());
+                }
                 self.forget_progress(number).await;
             }
         }
@@ -73,7 +71,7 @@ impl Server {
             Cancelled { id: id.to_owned(), functions: functions.iter().map(ToString::to_string).collect() };
         let told = serde_json::to_vec(&told).map_err(failed)?;
         self.client.publish(self.names.told("cancelled"), told.into()).await.map_err(failed)?;
-        Ok(count)
+        Ok(gone)
     }
 
     /// A result; `Some(None)` if the call is not over.

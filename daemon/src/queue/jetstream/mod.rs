@@ -66,6 +66,9 @@ const LOOK_FOR_LANES: Duration = Duration::from_secs(30);
 /// The pauses between tries to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// How long orders wait for the first connection.
+const WAITS: Duration = Duration::from_secs(5);
+
 /// How long it may take at the end until the server has heard that calls were given back.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -193,26 +196,24 @@ impl Keeper {
                 pauses.wait().await;
             }
         });
+        // Most come a moment after the daemon, and are worth the wait.
+        let patience = Instant::now() + WAITS;
         loop {
             tokio::select! {
                 connected = &mut connecting => {
                     info!("{}: the queue is that of the nodes {:?}", nodes.server.url, nodes.name);
                     return Some(connected);
                 }
-                order = self.orders.recv() => decline(order?),
+                order = async {
+                    sleep_until(patience).await;
+                    self.orders.recv().await
+                } => match order? {
+                    Order::Append { reply, .. } => tell(reply, Err(Refusal::Disk)),
+                    // Who waits for an answer hears that there is none.
+                    _ => {}
+                },
             }
         }
-    }
-}
-
-/// Answers where there is nothing to answer with.
-fn decline(order: Order) {
-    match order {
-        Order::Append { reply, .. } => tell(reply, Err(Refusal::Disk)),
-        Order::Cancel { reply, .. } => tell(reply, 0),
-        Order::Known { reply, .. } => tell(reply, Vec::new()),
-        Order::Result { reply, .. } => tell(reply, None),
-        Order::End { .. } | Order::Forget(_) | Order::Look(_) | Order::Stop => {}
     }
 }
 
@@ -294,18 +295,21 @@ impl Running {
             }
             Order::End { function, number, ended } => self.end(function, number, ended),
             Order::Cancel { id, functions, reply } => {
+                let board = Arc::clone(&self.board);
                 self.tasks.spawn(async move {
-                    tell(reply, server.cancel(&id, &functions).await.unwrap_or_else(|why| unknown(&why)));
+                    let Some(gone) = known(server.cancel(&id, &functions).await) else { return };
+                    gone.iter().for_each(|function| board.ended(function));
+                    tell(reply, gone.len());
                 });
             }
             Order::Known { id, reply } => {
                 self.tasks.spawn(async move {
-                    tell(reply, server.functions_of(&id).await.unwrap_or_else(|why| unknown(&why)));
+                    known(server.functions_of(&id).await).map(|functions| tell(reply, functions));
                 });
             }
             Order::Result { id, functions, reply } => {
                 self.tasks.spawn(async move {
-                    tell(reply, server.result(&id, &functions).await.unwrap_or_else(|why| unknown(&why)));
+                    known(server.result(&id, &functions).await).map(|result| tell(reply, result));
                 });
             }
             // Other nodes may have it: what was held of it is theirs.
@@ -569,7 +573,9 @@ fn room(deliverers: &dyn Deliverers, board: &Board, function: &FunctionKey, lane
     if matches!(lane, Lane::Ordered(_)) || board.lines().is_closed(function) {
         return 1;
     }
-    deliverers.limit_of(function).clamp(1, MOST)
+    // Beside those that are made there is one for each that may follow: else one of less priority would be made before a
+    // better one is here.
+    (2 * deliverers.limit_of(function)).clamp(2, MOST)
 }
 
 fn remove(spool: &Spool, body: &Kept) {
@@ -578,8 +584,7 @@ fn remove(spool: &Spool, body: &Kept) {
     }
 }
 
-/// What is told where the server has no answer.
-fn unknown<T: Default>(why: &Failed) -> T {
-    warn!("the queue cannot be asked: {why}");
-    T::default()
+/// What the server says, if it does. Who has asked hears that it did not.
+fn known<T>(answer: Result<T, Failed>) -> Option<T> {
+    answer.inspect_err(|why| warn!("the queue cannot be asked: {why}")).ok()
 }

@@ -21,7 +21,7 @@ use async_nats::jetstream::object_store::ObjectStore;
 use async_nats::jetstream::stream::{
     Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType, Stream,
 };
-use async_nats::jetstream::{Context, kv, object_store};
+use async_nats::jetstream::{Context, object_store};
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use roost_proxy::function::FunctionKey;
@@ -154,15 +154,10 @@ impl Server {
         context.create_or_update_stream(calls).await.map_err(failed)?;
         let calls = context.get_stream(names.calls()).await.map_err(failed)?;
         let bucket = async |of: &str, max_age: Duration| {
-            let config = kv::Config {
-                bucket: names.bucket(of),
-                history: 1,
-                max_age,
-                num_replicas: nodes.replicas,
-                storage: StorageType::File,
-                ..kv::Config::default()
-            };
-            context.create_or_update_key_value(config).await.map_err(failed)
+            let bucket = names.bucket(of);
+            let config = StreamConfig { max_age, num_replicas: nodes.replicas, ..bucket_config(&bucket) };
+            context.create_or_update_stream(config).await.map_err(failed)?;
+            context.get_key_value(bucket).await.map_err(failed)
         };
         let (state, keys) =
             (bucket("state", KEPT_FOR).await?, bucket("keys", settings.idempotency.max(PATIENCE)).await?);
@@ -291,6 +286,22 @@ impl Server {
                 "{number}: what is known of a call that is over is left until it is old: {error}"
             );
         }
+    }
+}
+
+/// The stream that a bucket of keys and values is. Made by hand, as the library asks the server about the account first, and
+/// does not understand what one of 2.9 answers.
+fn bucket_config(bucket: &str) -> StreamConfig {
+    StreamConfig {
+        name: format!("KV_{bucket}"),
+        subjects: vec![format!("$KV.{bucket}.>")],
+        max_messages_per_subject: 1,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        storage: StorageType::File,
+        ..StreamConfig::default()
     }
 }
 
