@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roost_tests::{Config, ECHO, Image, Nodes, eventually};
+use roost_tests::{Config, ECHO, Image, Nodes, PATIENCE, eventually};
 use serde_json::{Value, json};
 
 use crate::triggers_nats::Client;
@@ -26,23 +26,26 @@ async fn publish(nodes: &Nodes, node: usize, numbers: std::ops::Range<u32>) {
     }
 }
 
-/// How many messages a node's own copy of the stream holds.
+/// How many messages a node's own copy of the stream holds, what was published twice once.
 fn held(nodes: &Nodes, node: usize) -> u64 {
     let page = nodes.figures(node, "/jsz?accounts=true&streams=true");
-    page["account_details"][0]["stream_detail"][0]["state"]["messages"].as_u64().unwrap_or(0)
+    page["account_details"][0]["stream_detail"][0]["state"]["num_subjects"].as_u64().unwrap_or(0)
 }
 
 async fn all_hold(nodes: &Nodes, who: &[usize], count: u64) {
-    let what = format!("{count} messages in each copy");
-    eventually(&what, || async { who.iter().all(|&node| held(nodes, node) == count).then_some(()) }).await;
+    let holding = || who.iter().map(|&node| held(nodes, node)).collect::<Vec<_>>();
+    let all =
+        eventually("all copies", || async { holding().iter().all(|&held| held == count).then_some(()) });
+    if tokio::time::timeout(PATIENCE / 2, all).await.is_err() {
+        panic!("nodes {who:?} are to hold {count}, and hold {:?}", holding());
+    }
 }
 
 #[tokio::test]
 async fn three_servers_keep_what_was_published_when_one_is_cut_off() {
     let nodes = Nodes::start(3, Config::default()).await;
-    // What is published twice on a subject is there once.
     let stream = json!({
-        "name": "KEPT", "subjects": ["kept.*"], "storage": "file", "num_replicas": 3, "max_msgs_per_subject": 1,
+        "name": "KEPT", "subjects": ["kept.*"], "storage": "file", "num_replicas": 3,
     })
     .to_string();
     let create = || ask(&nodes, 0, "$JS.API.STREAM.CREATE.KEPT", &stream);
