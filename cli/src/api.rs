@@ -61,6 +61,16 @@ pub(crate) struct Status {
     pub(crate) digest: String,
     /// What was asked for and has no effect.
     pub(crate) warnings: Vec<String>,
+    /// When the clock calls it.
+    pub(crate) schedules: Vec<Scheduled>,
+}
+
+/// A schedule, and when it is due next.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Scheduled {
+    pub(crate) schedule: String,
+    pub(crate) next: Option<String>,
 }
 
 /// How much of an image is here, in bytes.

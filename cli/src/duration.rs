@@ -50,6 +50,13 @@ pub(crate) fn age(moment: &str, now: Timestamp) -> String {
     coarse((now.as_second() - then.as_second()).max(0))
 }
 
+/// How long until then, in the one unit that matters. Empty for what is over, and for what cannot be read.
+pub(crate) fn left(moment: &str, now: Timestamp) -> String {
+    let Ok(then) = Timestamp::from_str(moment) else { return String::new() };
+    let seconds = then.as_second() - now.as_second();
+    if seconds < 0 { String::new() } else { coarse(seconds) }
+}
+
 /// Seconds in the one unit that matters.
 pub(crate) fn coarse(seconds: i64) -> String {
     match seconds {

@@ -152,6 +152,7 @@ struct House {
     ledger: Arc<Ledger>,
     /// What made calls that no client made.
     triggers: triggers::figures::Figures,
+    ahead: triggers::ahead::Ahead,
     /// Cancelled when a controller broke.
     broken: CancellationToken,
 }
@@ -315,6 +316,7 @@ impl House {
             registry,
             ledger,
             triggers: triggers::figures::Figures::default(),
+            ahead: triggers::ahead::Ahead::default(),
             broken,
         };
         Ok((house, stored, sockets))
@@ -389,6 +391,7 @@ impl House {
             calls: self.calls.clone(),
             users: self.users.clone(),
             secrets: self.secrets.clone(),
+            ahead: self.ahead.clone(),
             ending: ending.clone(),
         };
         let guard = Arc::new(HostGuard {
@@ -477,6 +480,7 @@ impl House {
             store: Arc::clone(&self.store),
             secrets: self.secrets.clone(),
             figures: self.triggers.clone(),
+            ahead: self.ahead.clone(),
             max_body: config.queue.max_body,
             ending: ending.clone(),
         };

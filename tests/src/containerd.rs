@@ -6,17 +6,20 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use crate::netns::{Netns, inside};
 use crate::process::{Background, run};
 
 /// A containerd with all that it has below one directory.
 #[derive(Debug)]
 pub(crate) struct Containerd {
     dir: PathBuf,
+    /// What it and all that it starts are in, if not in the test's.
+    network: Option<Netns>,
     process: Option<Background>,
 }
 
 impl Containerd {
-    pub(crate) fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path, network: Option<Netns>) -> Self {
         fs::create_dir_all(dir).unwrap();
         let shown = dir.display();
         // Without its Kubernetes part, which would look for networks and images of its own.
@@ -27,7 +30,7 @@ impl Containerd {
              [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{shown}/opt\"\n"
         );
         fs::write(dir.join("config.toml"), config).unwrap();
-        let mut containerd = Self { dir: dir.to_owned(), process: None };
+        let mut containerd = Self { dir: dir.to_owned(), network, process: None };
         containerd.start_again();
         containerd
     }
@@ -43,7 +46,8 @@ impl Containerd {
     pub(crate) fn start_again(&mut self) {
         let mut command = Command::new("containerd");
         command.arg("--config").arg(self.dir.join("config.toml"));
-        self.process = Some(Background::start(&mut command, &self.log()));
+        let log = self.log();
+        self.process = Some(inside(self.network.as_ref(), || Background::start(&mut command, &log)));
     }
 
     /// Does it answer?

@@ -10,6 +10,7 @@ mod settings;
 mod supervised;
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 use crate::client::Api;
 use crate::containerd::Containerd;
 use crate::events::Events;
+use crate::netns::{Door, inside};
 use crate::ports::{Place, free_port};
 use crate::process::{Background, Pages, Started, inotify_instances, open_files, pages, resident, started};
 use crate::{PATIENCE, eventually, program};
@@ -54,6 +56,8 @@ pub struct Host {
     place: Place,
     daemon: Option<Background>,
     containerd: Containerd,
+    /// To what listens in its namespace, if it is in one.
+    _doors: Vec<Door>,
     dir: TempDir,
 }
 
@@ -66,19 +70,26 @@ impl Host {
     /// A host with these settings, ready.
     pub async fn start_with(config: Config) -> Self {
         let dir = tempfile::Builder::new().prefix("roost-host-").tempdir().unwrap();
-        let port = free_port();
+        let (port, metrics_port) = (free_port(), free_port());
         let password = format!("{:x}{:x}", std::process::id(), rand_from_time());
-        let containerd = Containerd::start(&dir.path().join("containerd"));
+        let containerd = Containerd::start(&dir.path().join("containerd"), config.network.clone());
+        let doors = config.network.iter().flat_map(|network| {
+            // By the same numbers, so that nobody outside has to know of them.
+            let door = |port| Door::open(port, network, SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+            [port, metrics_port].map(door)
+        });
+        let doors = doors.collect();
         let api = Api::new(port, Some(("admin", &password)));
         let mut host = Self {
             config,
             api,
             port,
-            metrics_port: free_port(),
+            metrics_port,
             password,
             place: Place::new(),
             daemon: None,
             containerd,
+            _doors: doors,
             dir,
         };
         host.containerd_answers().await;
@@ -159,7 +170,8 @@ impl Host {
             self.dir().display()
         );
         command.env_clear().env("PATH", path);
-        self.daemon = Some(Background::start(&mut command, &self.daemon_log()));
+        let log = self.daemon_log();
+        self.daemon = Some(inside(self.config.network.as_ref(), || Background::start(&mut command, &log)));
     }
 
     /// What the daemon has printed is here.
@@ -285,6 +297,14 @@ impl Host {
             self.marks().processes().is_empty().then_some(())
         })
         .await;
+    }
+
+    /// Ends all at once as a power cut does: the daemon, containerd, what stands beside replicas, and replicas.
+    pub async fn lose(&mut self) {
+        self.kill9();
+        self.crash_containerd();
+        self.marks().kill();
+        self.kill_attendants().await;
     }
 
     /// Starts containerd again.

@@ -76,12 +76,7 @@ impl Marks {
 
     /// Removes all of it, the bridge too, as far as it goes.
     pub(crate) fn clear(&self) {
-        let below: Vec<_> = hierarchies().into_iter().map(|hierarchy| hierarchy.join(&self.cgroup)).collect();
-        let of_functions = below.iter().flat_map(|group| members(group));
-        for pid in self.processes().into_iter().map(|(pid, _)| pid).chain(of_functions) {
-            // It may have ended by itself meanwhile.
-            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        }
+        self.kill();
         for mount in self.mounts().iter().rev() {
             tell(run("umount", ["--lazy", mount]));
         }
@@ -89,7 +84,21 @@ impl Marks {
             tell(run("ip", ["link", "delete", &bridge]));
         }
         self.clear_rules();
-        below.iter().for_each(|group| remove_groups(group));
+        self.groups().for_each(|group| remove_groups(&group));
+    }
+
+    /// Kills the processes of this host and of its functions.
+    pub(crate) fn kill(&self) {
+        let of_functions = self.groups().flat_map(|group| members(&group));
+        for pid in self.processes().into_iter().map(|(pid, _)| pid).chain(of_functions) {
+            // It may have ended by itself meanwhile.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+    }
+
+    /// Its control group in each hierarchy.
+    fn groups(&self) -> impl Iterator<Item = PathBuf> {
+        hierarchies().into_iter().map(|hierarchy| hierarchy.join(&self.cgroup))
     }
 
     fn clear_rules(&self) {
@@ -120,8 +129,9 @@ impl Marks {
 
     /// The host's bridge and those of its namespaces, which are named by it.
     fn bridges(&self) -> Vec<String> {
-        let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-        let names = links.map(|link| link.file_name().to_string_lossy().into_owned());
+        // Of the namespace that this thread is in, which `/sys` does not tell of.
+        let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let names = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
         names.filter(|name| *name == self.bridge || self.is_of_namespace(name)).collect()
     }
 
@@ -133,9 +143,10 @@ impl Marks {
     fn links(&self) -> Vec<String> {
         let mut found = Vec::new();
         for bridge in self.bridges() {
-            let ports = fs::read_dir(Path::new("/sys/class/net").join(&bridge).join("brif"));
-            let ports = ports.into_iter().flatten().flatten().map(|port| port.file_name());
-            found.extend(ports.map(|port| format!("link {} on {bridge}", port.to_string_lossy())));
+            // A line each: `7: veth1@if2: <…`. None if the bridge has gone meanwhile.
+            let ports = run("ip", ["-oneline", "link", "show", "master", &bridge]).unwrap_or_default();
+            let names = ports.lines().filter_map(|line| line.split([':', '@']).nth(1));
+            found.extend(names.map(|name| format!("link {} on {bridge}", name.trim())));
             if self.is_of_namespace(&bridge) {
                 found.push(format!("bridge {bridge}"));
             }

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::list::phase;
 use super::top_table::{plain, told};
-use crate::api::{Function, Map, Resources};
+use crate::api::{Function, Map, Resources, Scheduled};
 use crate::args::Global;
-use crate::duration::age;
+use crate::duration::{age, left};
 use crate::name::Target;
 use crate::output::{self, Output};
 
@@ -71,6 +71,7 @@ fn facts(function: &Function, url: &str, now: Timestamp) -> Vec<Vec<String>> {
     });
     add("Load", load.unwrap_or_default());
     add("Scaled", status.scaling.last_decision.map(|decision| told(&decision, now)).unwrap_or_default());
+    add("Next runs", next_runs(&status.schedules, now));
     add("Created", if old.is_empty() { old } else { format!("{} ({old} ago)", function.created_at) });
     add("Process", function.env_process.clone());
     add("Environment", entries(Some(&function.env_vars)));
@@ -84,6 +85,21 @@ fn facts(function: &Function, url: &str, now: Timestamp) -> Vec<Vec<String>> {
         |u: &crate::api::Usage| format!("{:.0}m CPU, {}", u.cpu, output::bytes(u.total_memory_bytes as u64));
     add("Uses", function.usage.as_ref().map(used).unwrap_or_default());
     rows
+}
+
+/// A line for each schedule: when, how long that is from now, and which it is.
+fn next_runs(schedules: &[Scheduled], now: Timestamp) -> String {
+    let line = |scheduled: &Scheduled| {
+        let when = scheduled.next.as_ref().map_or_else(
+            || "never".to_owned(),
+            |next| match left(next, now) {
+                left if left.is_empty() => format!("{next} (due)"),
+                left => format!("{next} (in {left})"),
+            },
+        );
+        format!("{when}: {}", plain(&scheduled.schedule))
+    };
+    schedules.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 pub(super) fn entries(map: Option<&Map>) -> String {
@@ -120,6 +136,29 @@ fn replicas(function: &Function, now: Timestamp) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_schedule_is_told_with_its_next_run() {
+        let scheduled = |schedule: &str, next: Option<&str>| Scheduled {
+            schedule: schedule.to_owned(),
+            next: next.map(str::to_owned),
+        };
+        let all = [
+            scheduled("TZ=UTC 0 8 * * *", Some("1970-01-01T08:00:00Z")),
+            scheduled("@every 1m", Some("1969-12-31T23:59:00Z")),
+            scheduled("0 0 30 2 *", None),
+        ];
+        let told = next_runs(&all, Timestamp::UNIX_EPOCH);
+        let lines: Vec<_> = told.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "1970-01-01T08:00:00Z (in 8h): TZ=UTC 0 8 * * *",
+                "1969-12-31T23:59:00Z (due): @every 1m",
+                "never: 0 0 30 2 *",
+            ]
+        );
+    }
 
     #[test]
     fn only_what_is_set_is_shown() {

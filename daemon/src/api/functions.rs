@@ -64,8 +64,14 @@ pub(super) async fn list(
     Query(shown): Query<Shown>,
 ) -> Result<Json<Vec<FunctionView>>, ApiError> {
     let namespace = api.namespace(&shown.namespace)?;
-    let views = api.registry.views(&namespace);
+    let views = api.registry.views(&namespace).into_iter().map(|view| with_schedules(&api, view)).collect();
     Ok(Json(if is_true(&shown.usage) { with_usage(&api, &namespace, views).await } else { views }))
+}
+
+/// The same function, with what the clock has for it.
+fn with_schedules(api: &Api, view: FunctionView) -> FunctionView {
+    let ahead = api.ahead.of(view.key());
+    view.with_schedules(ahead)
 }
 
 /// The same functions, with what their replicas use.
@@ -84,7 +90,8 @@ pub(super) async fn describe(
     let (name, namespace) = api.function(&segment, &shown.namespace)?;
     // A text that is no name names no function.
     let name = name.parse().ok();
-    let mut view = name.and_then(|name| api.registry.view(&FunctionKey::new(namespace.clone(), name)));
+    let view = name.and_then(|name| api.registry.view(&FunctionKey::new(namespace.clone(), name)));
+    let mut view = view.map(|view| with_schedules(&api, view));
     if is_true(&shown.usage) {
         view = with_usage(&api, &namespace, view.into_iter().collect()).await.pop();
     }

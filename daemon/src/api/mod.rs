@@ -53,6 +53,7 @@ use crate::passes::Passes;
 use crate::queue::Queue;
 use crate::scaling::events::Events;
 use crate::secrets::Secrets;
+use crate::triggers::ahead::Ahead;
 use crate::usage::{Ledger, Sampler};
 use crate::users::Users;
 
@@ -91,6 +92,8 @@ pub struct Api {
     pub calls: Timings<ApiCall>,
     /// Cancelled when the daemon ends: answers that have no end of their own end then.
     pub ending: CancellationToken,
+    /// When the clock calls functions.
+    pub ahead: Ahead,
     /// Who may ask; `None` for everybody.
     pub users: Option<Arc<Users>>,
 }

@@ -14,6 +14,7 @@ use crate::function::warnings;
 use crate::image::Progress;
 use crate::scaling::events::{DecisionView, Scaled};
 use crate::scaling::{LoadTarget, Measure, Policy, labels};
+use crate::triggers::ahead::Next;
 use crate::usage::Use;
 
 /// What the function's controller is doing.
@@ -155,6 +156,8 @@ impl Status {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionView {
+    #[serde(skip)]
+    key: FunctionKey,
     name: String,
     image: String,
     namespace: String,
@@ -187,6 +190,8 @@ struct StatusView {
     restarts: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_exit: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    schedules: Vec<Next>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -273,6 +278,19 @@ impl FunctionView {
         self.status.replicas.iter().map(|replica| &replica.id)
     }
 
+    /// Whose it is.
+    #[must_use]
+    pub fn key(&self) -> &FunctionKey {
+        &self.key
+    }
+
+    /// The same, with when the clock calls it.
+    #[must_use]
+    pub fn with_schedules(mut self, schedules: Vec<Next>) -> Self {
+        self.status.schedules = schedules;
+        self
+    }
+
     /// The same, with what its replicas use.
     #[must_use]
     pub fn with_usage(self, usage: Use) -> Self {
@@ -301,6 +319,7 @@ impl FunctionView {
         let progress =
             status.image.as_ref().map(|p| ImageView { done: p.done_bytes(), total: p.total_bytes() });
         Self {
+            key: upstream.key().clone(),
             name,
             image,
             namespace: upstream.key().namespace.to_string(),
@@ -324,6 +343,7 @@ impl FunctionView {
                 },
                 restarts: status.restarts,
                 last_exit: status.last_exit.clone(),
+                schedules: Vec::new(),
                 warnings: warnings::of(&record.newest),
             },
         }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use super::ahead::{Ahead, Next};
 use super::figures::{self, Figures};
 use super::plan::{Plan, plan, rebased};
 use super::schedule::{Overlap, Schedule, Timetable};
@@ -67,8 +68,8 @@ pub async fn run<D: Deliver>(tools: Tools<D>, mut wanted: watch::Receiver<Arc<Wa
         }
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
-    let Tools { deliver, store, figures, .. } = tools;
-    let mut clock = Clock { out: Out { deliver, figures }, store, noted, since: Timestamp::now() };
+    let Tools { deliver, store, figures, ahead, .. } = tools;
+    let mut clock = Clock { out: Out { deliver, figures }, store, ahead, noted, since: Timestamp::now() };
     loop {
         let now_wanted = Arc::clone(&wanted.borrow_and_update());
         let sleep = clock.round(&now_wanted.timetables, Timestamp::now()).await;
@@ -82,6 +83,7 @@ pub async fn run<D: Deliver>(tools: Tools<D>, mut wanted: watch::Receiver<Arc<Wa
 struct Clock<D> {
     out: Out<D>,
     store: Arc<Store>,
+    ahead: Ahead,
     /// As in the store, by `namespace/name`.
     noted: HashMap<String, Runs>,
     /// When the daemon began.
@@ -119,6 +121,7 @@ impl<D: Deliver> Clock<D> {
             rounds.push(round);
         }
         drop(making);
+        self.ahead.tell(rounds.iter().map(|round| (round.function.clone(), round.ahead())).collect());
         let mut changed: Vec<(FunctionKey, Runs)> = Vec::new();
         for round in &rounds {
             let key = path_of(round.function);
@@ -129,7 +132,8 @@ impl<D: Deliver> Clock<D> {
         }
         self.forget(timetables, &mut changed);
         self.note(changed).await;
-        let next = rounds.iter().filter(|round| !round.refused).flat_map(Round::next).min();
+        let next = rounds.iter().filter(|round| !round.refused).flat_map(Round::ahead);
+        let next = next.filter_map(|ahead| ahead.next).min();
         let again = rounds.iter().any(|round| round.refused).then_some(AGAIN);
         let sleep = next.map(|next| until(next, Timestamp::now()));
         sleep.into_iter().chain(again).chain([LOOK]).min().unwrap_or(LOOK)
@@ -192,10 +196,14 @@ fn function_of(path: &str) -> Option<FunctionKey> {
 }
 
 impl Round<'_> {
-    /// When one of its schedules is due next.
-    fn next(&self) -> impl Iterator<Item = Timestamp> {
+    /// When its schedules are due next.
+    fn ahead(&self) -> Vec<Next> {
         let settled = |schedule: &Schedule| self.runs.get(&schedule.text).map(|settled| settled.at);
-        self.timetable.schedules.iter().filter_map(move |schedule| schedule.next(settled(schedule)?))
+        let next = |schedule: &Schedule| Next {
+            schedule: schedule.text.clone(),
+            next: settled(schedule).and_then(|settled| schedule.next(settled)),
+        };
+        self.timetable.schedules.iter().map(next).collect()
     }
 
     async fn make<D: Deliver>(mut self, out: &Out<D>, since: Timestamp, now: Timestamp) -> Self {

@@ -13,6 +13,7 @@
 //!                                                   └── acknowledged ◄──┘
 //! ```
 
+pub mod ahead;
 pub mod clock;
 pub mod directory;
 pub mod figures;
@@ -36,6 +37,7 @@ use roost_proxy::function::FunctionKey;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::ahead::Ahead;
 use self::figures::Figures;
 use self::topics::{Kind, Source};
 use self::wanted::Wanted;
@@ -108,6 +110,8 @@ pub struct Tools<D> {
     pub secrets: Secrets,
     /// What is counted.
     pub figures: Figures,
+    /// Where the clock tells what comes next.
+    pub ahead: Ahead,
     /// The largest body of a call, in bytes.
     pub max_body: u64,
     /// Ends all of them.

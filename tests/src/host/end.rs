@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Host, tail};
 use crate::client::{Api, body_of};
+use crate::netns::inside;
 use crate::process::pause;
 use crate::{LOOK_AGAIN, PATIENCE, eventually};
 
@@ -43,7 +44,7 @@ impl Host {
                 daemons.push(format!("process {}:", self.supervised()));
             }
         }
-        let found = self.marks().find().into_iter();
+        let found = inside(self.config.network.as_ref(), || self.marks().find()).into_iter();
         left.extend(found.filter(|text| !daemons.iter().any(|daemon| text.starts_with(daemon))));
         left
     }
@@ -75,7 +76,7 @@ impl Drop for Host {
         let marks = self.marks();
         // Its own mounts go with it.
         self.containerd.end();
-        marks.clear();
+        inside(self.config.network.as_ref(), || marks.clear());
         assert!(left.is_empty(), "left on the machine: {left:#?}");
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Host;
 use crate::leftovers::Marks;
+use crate::netns::Netns;
 use crate::repository;
 
 /// The settings that tests change.
@@ -53,6 +54,10 @@ pub struct Config {
     pub triggers: String,
     /// Is it the daemon that is built with NATS?
     pub nats: bool,
+    /// The section `[nats]`, if it has one.
+    pub nodes: String,
+    /// The network namespace that all of it is in, if not in the test's. From outside it looks the same.
+    pub network: Option<Netns>,
     /// The Docker-style credentials file.
     pub docker_config: Value,
 }
@@ -80,6 +85,8 @@ impl Default for Config {
             dns: &[],
             triggers: String::new(),
             nats: false,
+            nodes: String::new(),
+            network: None,
             docker_config: json!({}),
         }
     }
@@ -127,6 +134,7 @@ impl Host {
             jwt,
             dns,
             triggers,
+            nodes,
             ..
         } = &self.config;
         let dir = self.dir.path().display();
@@ -179,6 +187,7 @@ spans = {access_log}
 [jwt]
 {jwt}
 {triggers}
+{nodes}
 "#,
             port = self.port,
             state = state.display(),

@@ -140,6 +140,15 @@ async fn a_schedule_is_refused_by_the_annotation_that_is_wrong_and_ends_with_its
 
     // An update ends the schedule, and a removal.
     host.put_function(&deployment("often", &clock("@every 24h", &[]))).await;
+    let function = host.status("often", "the next run of the new schedule", |status| {
+        status["schedules"][0]["schedule"] == "@every 24h"
+    });
+    let next = function.await["status"]["schedules"][0]["next"].as_str().unwrap().to_owned();
+    let left = next.parse::<jiff::Timestamp>().unwrap().as_second() - jiff::Timestamp::now().as_second();
+    assert!((23 * 3600..=24 * 3600).contains(&left), "{next}");
+    host.log_in().await;
+    let described = host.roost_done(&["describe", "often"]).await;
+    assert!(described.contains(&format!("Next runs:    {next} (in ")), "{described}");
     let fired = counted(&host, "roost_trigger_fired_total", "often", "cron").await;
     deploy(&host, "witness", &clock("@every 1s", &[])).await;
     eventually_seen(&host, "witness", "three runs", |seen| (seen.len() >= 3).then_some(())).await;

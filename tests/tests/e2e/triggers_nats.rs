@@ -10,11 +10,12 @@ use tokio::net::TcpStream;
 use crate::triggers::{Seen, deploy, eventually_seen, recorder, seen};
 
 /// A connection that speaks the protocol: text, line by line.
-struct Client(BufReader<TcpStream>);
+pub(crate) struct Client(BufReader<TcpStream>);
 
 impl Client {
-    async fn connect(server: &NatsServer) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    /// Of the server on this port of loopback.
+    pub(crate) async fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let mut client = Self(BufReader::new(stream));
         client.line("INFO ").await;
         client.send("CONNECT {\"verbose\":false,\"headers\":true}\r\n").await;
@@ -44,12 +45,18 @@ impl Client {
 
     /// Publishes to a stream, and returns when that has it; or asks the server something.
     async fn request(&mut self, subject: &str, body: &str) -> String {
+        let answer = self.ask(subject, body).await;
+        assert!(!answer.contains("\"error\""), "{answer}");
+        answer
+    }
+
+    /// As [`request`](Self::request), whatever the answer is. Nothing if nobody is there to give one.
+    pub(crate) async fn ask(&mut self, subject: &str, body: &str) -> String {
         let publish = format!("PUB {subject} answer {}\r\n{body}\r\n", body.len());
         self.send(&format!("SUB answer 1\r\nUNSUB 1 1\r\n{publish}")).await;
         self.line("MSG answer ").await;
         let mut answer = String::new();
         self.0.read_line(&mut answer).await.unwrap();
-        assert!(!answer.contains("\"error\""), "{answer}");
         answer
     }
 }
@@ -66,9 +73,9 @@ async fn with_server() -> (NatsServer, Host) {
 async fn messages_of_a_subject_are_calls_and_hosts_share_them() {
     let (server, host) = with_server().await;
     deploy(&host, "orders", &json!({ "topic": "nats:orders.*" })).await;
-    let mut client = Client::connect(&server).await;
+    let mut client = Client::connect(server.port()).await;
     eventually("a first message", || async {
-        let mut client = Client::connect(&server).await;
+        let mut client = Client::connect(server.port()).await;
         client.publish("orders.first", "hello?").await;
         seen(&host, "orders").await.first().cloned()
     })
@@ -90,12 +97,12 @@ async fn messages_of_a_subject_are_calls_and_hosts_share_them() {
 #[tokio::test]
 async fn what_a_stream_holds_comes_even_if_it_was_published_while_the_daemon_or_the_server_was_down() {
     let (mut server, mut host) = with_server().await;
-    let mut client = Client::connect(&server).await;
+    let mut client = Client::connect(server.port()).await;
     let stream = json!({ "name": "EVENTS", "subjects": ["events.>"], "storage": "file" });
     client.request("$JS.API.STREAM.CREATE.EVENTS", &stream.to_string()).await;
     deploy(&host, "keeper", &json!({ "topic": "nats.local:events.>" })).await;
     eventually("a first message", || async {
-        let mut client = Client::connect(&server).await;
+        let mut client = Client::connect(server.port()).await;
         client.request("events.a", "hello?").await;
         seen(&host, "keeper").await.first().cloned()
     })
@@ -119,7 +126,7 @@ async fn what_a_stream_holds_comes_even_if_it_was_published_while_the_daemon_or_
     eventually("what came while it was down", has(0..50)).await;
     server.end().await;
     server.start_again().await;
-    let mut client = Client::connect(&server).await;
+    let mut client = Client::connect(server.port()).await;
     for number in 50..100 {
         client.request("events.a", &format!("m{number}")).await;
     }

@@ -71,7 +71,8 @@ fn store(directory: &Path) -> Arc<Store> {
 
 fn clock(store: &Arc<Store>, deliver: &Taken, since: &str) -> Clock<Taken> {
     let out = Out { deliver: deliver.clone(), figures: Figures::default() };
-    Clock { out, store: Arc::clone(store), noted: store.schedules().unwrap(), since: at(since) }
+    let noted = store.schedules().unwrap();
+    Clock { out, store: Arc::clone(store), ahead: Ahead::default(), noted, since: at(since) }
 }
 
 #[tokio::test]
@@ -147,4 +148,33 @@ async fn where_runs_must_not_overlap_none_is_made_while_the_last_one_goes_on() {
         let counts = Counts { fired: expected as u64, missed: 3 - expected as u64, failed: 0 };
         assert_eq!(clock.out.figures.counts()[0].2, counts);
     }
+}
+
+#[tokio::test]
+async fn what_comes_next_is_told_for_each_schedule_and_no_more_when_the_function_has_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, taken) = (store(directory.path()), Taken::default());
+    let annotations = [("schedule", "@every 90s; 30 * * * *; @every 1h"), ("roost.schedule.timezone", "UTC")];
+    let timetables = timetables(&annotations);
+    let mut clock = clock(&store, &taken, "10:00:00");
+    let ahead = clock.ahead.clone();
+    assert_eq!(ahead.of(&f()), []);
+    let told = || {
+        let all = ahead.of(&f()).into_iter();
+        all.map(|next| (next.schedule, next.next.unwrap())).collect::<Vec<_>>()
+    };
+    let expected = |times: [&str; 3]| {
+        let texts = ["CRON_TZ=UTC @every 90s", "CRON_TZ=UTC 30 * * * *", "CRON_TZ=UTC @every 1h"];
+        texts.map(str::to_owned).into_iter().zip(times.map(at)).collect::<Vec<_>>()
+    };
+    clock.round(&timetables, at("10:00:00.5")).await;
+    assert_eq!(told(), expected(["10:01:30", "10:30:00", "11:00:00"]));
+    clock.round(&timetables, at("10:01:31")).await;
+    assert_eq!(told(), expected(["10:03:00", "10:30:00", "11:00:00"]));
+    // A run that the queue does not take is still to come.
+    taken.state().full = true;
+    clock.round(&timetables, at("10:04:00")).await;
+    assert_eq!(told(), expected(["10:03:00", "10:30:00", "11:00:00"]));
+    clock.round(&BTreeMap::new(), at("10:05:00")).await;
+    assert_eq!(ahead.of(&f()), []);
 }
