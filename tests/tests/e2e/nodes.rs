@@ -134,7 +134,11 @@ impl Ledgers {
         let notes = tempfile::tempdir().unwrap();
         let shared = notes.path().display().to_string();
         let mounts = vec![format!("{shared}:rw")];
-        let nodes = Nodes::start(3, Config { queue: "engine = \"nats\"", mounts, ..Config::default() }).await;
+        let nodes = Nodes::start(
+            3,
+            Config { queue: "engine = \"nats\"\nmax_size = \"256MiB\"", mounts, ..Config::default() },
+        )
+        .await;
         let image = Image::of_program(Path::new(env!("CARGO_BIN_EXE_ledger-function")));
         for host in nodes.hosts() {
             host.import(&image, "ledger:1").await;
@@ -222,7 +226,6 @@ impl Caller {
     }
 }
 
-#[ignore = "until the queue can be shared over NATS"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_is_lost_over_a_partition() {
     let ledgers = Ledgers::start().await;
@@ -235,7 +238,6 @@ async fn no_call_is_lost_over_a_partition() {
     ledgers.end().await;
 }
 
-#[ignore = "until the queue can be shared over NATS"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_lost_loses_no_call() {
     let mut ledgers = Ledgers::start().await;
