@@ -36,6 +36,10 @@ use super::lines::{End, Entry, Lines, QueueLoad, Task, Turn};
 use super::spool::{Kept, Named, Spool};
 use super::store::{Found, Loaded, State, Store, StoreError, Where, is_full};
 
+/// The names of the database and of the directory of bodies.
+pub(super) const DATABASE: &str = "queue.redb";
+pub(super) const BODIES: &str = "bodies";
+
 /// How many orders are carried out together.
 const BATCH: usize = 1024;
 
@@ -273,8 +277,8 @@ impl Keeper {
         orders: mpsc::Receiver<Order>,
     ) -> Result<(Self, Arc<Board>, Spool), super::OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let spool = Spool::open(&directory.join("bodies"))?;
-        let mut store = Store::open(&directory.join("queue.redb"))?;
+        let spool = Spool::open(&directory.join(BODIES))?;
+        let mut store = Store::open(&directory.join(DATABASE))?;
         let board = Arc::<Board>::default();
         store.found(|found| restore(&mut board.lines(), found))?;
         let results = store.result_files()?;

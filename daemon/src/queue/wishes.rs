@@ -28,7 +28,7 @@ const MAX_KEY: usize = 256;
 const LONGEST: Duration = Duration::from_hours(24 * 366);
 
 /// For how long a result may be kept.
-const LONGEST_RESULT: Duration = Duration::from_hours(24 * 7);
+pub(super) const LONGEST_RESULT: Duration = Duration::from_hours(24 * 7);
 
 /// What the client of a call wishes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ const CALLS: usize = 3000;
 /// Those who make them.
 const CLIENTS: usize = 16;
 
-async fn host(config: Config, annotations: Value) -> (Registry, Host) {
+pub(crate) async fn host(config: Config, annotations: Value) -> (Registry, Host) {
     let registry = Registry::open().await;
     let function = Image::of_program(Path::new(env!("CARGO_BIN_EXE_ledger-function")));
     let image = registry.push(&function, "ledger", "1").await;
@@ -35,7 +35,7 @@ async fn hand_over(api: &Api, path: &str, body: &str, headers: &[(&str, &str)]) 
     api.try_send(request.body(body_of(body.to_owned())).unwrap()).await
 }
 
-async fn taken(host: &Host, path: &str, headers: &[(&str, &str)]) -> String {
+pub(crate) async fn taken(host: &Host, path: &str, headers: &[(&str, &str)]) -> String {
     let answer = hand_over(&host.api, path, "", headers).await.unwrap();
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
     answer.header("x-call-id").to_owned()
@@ -52,7 +52,7 @@ async fn seen(host: &Host) -> Vec<(String, u32, String)> {
     answer.text().lines().map(line).collect()
 }
 
-async fn done(host: &Host, paths: &[&str]) -> Vec<(String, u32, String)> {
+pub(crate) async fn done(host: &Host, paths: &[&str]) -> Vec<(String, u32, String)> {
     eventually("the calls", || async {
         let seen = seen(host).await;
         paths.iter().all(|path| seen.iter().any(|(done, ..)| done == path)).then_some(seen)

@@ -1,6 +1,7 @@
 //! The queue that nodes share, in JetStream: what holds of the one of a single host holds here.
 
 use roost_tests::{Config, NatsServer};
+use serde_json::json;
 
 use crate::queue;
 
@@ -36,4 +37,22 @@ async fn calls_wait_and_go_before_others_and_behind_each_other_and_once_as_their
 async fn a_result_is_kept_for_who_asks_and_a_large_body_goes_by_the_server() {
     let (_server, config) = shared(Config::default()).await;
     queue::a_result_is_kept(config).await;
+}
+
+#[tokio::test]
+async fn calls_of_a_host_that_had_a_queue_of_its_own_are_those_of_the_nodes_when_it_shares_one() {
+    let (_server, shared) = shared(Config::default()).await;
+    let own = Config { nats: true, ..Config::default() };
+    let (_registry, mut host) = queue::host(own, json!({})).await;
+    queue::taken(&host, "/call/later", &[("X-Roost-Delay", "8s")]).await;
+    host.terminate();
+    host.ended().await;
+    host.config = shared;
+    host.start_daemon().await;
+    queue::done(&host, &["/call/later"]).await;
+    host.terminate();
+    host.ended().await;
+    host.config = Config { nats: true, ..Config::default() };
+    host.start_daemon().await;
+    assert_eq!(host.api.get("/system/queue").await.json(), json!([]), "nothing is left here");
 }

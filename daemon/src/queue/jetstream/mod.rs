@@ -13,6 +13,7 @@
 //! ```
 
 mod ask;
+mod bring;
 mod depth;
 mod names;
 mod post;
@@ -23,7 +24,7 @@ mod settle;
 use std::collections::{HashMap, HashSet};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The keeper, before it runs.
 pub(super) struct Keeper {
+    directory: PathBuf,
     spool: Spool,
     board: Arc<Board>,
     settings: Settings,
@@ -132,6 +134,7 @@ impl Keeper {
         spool.retain(&HashSet::new())?;
         let board = Arc::<Board>::default();
         let keeper = Self {
+            directory: directory.to_owned(),
             spool: spool.clone(),
             board: Arc::clone(&board),
             settings,
@@ -161,6 +164,7 @@ impl Keeper {
             tasks: TaskTracker::new(),
             stopped: false,
         };
+        running.tasks.spawn(bring::bring_over(Arc::clone(&running.server), self.directory));
         running.run(self.orders, heard, self.served, lanes, cancelled).await;
     }
 

@@ -33,6 +33,7 @@ use tokio_util::io::StreamReader;
 use super::super::Settings;
 use super::super::invocation::{Answer, Invocation};
 use super::super::spool::{Kept, Spool};
+use super::super::wishes::LONGEST_RESULT;
 use super::names::{Lane, Names, consumer};
 use crate::nodes;
 
@@ -45,8 +46,8 @@ const INLINE: u64 = 256 << 10;
 /// What a message has besides its body at most, in bytes.
 const HEAD: usize = 64 << 10;
 
-/// A call that nobody deals with for so long is gone, and what is left of others with it.
-const KEPT_FOR: Duration = Duration::from_hours(31 * 24);
+/// A call that nobody deals with for so long is gone, and what is left of others with it: longer than one may be delayed.
+const KEPT_FOR: Duration = Duration::from_hours(400 * 24);
 
 /// A call that is not over and of which nothing was heard for so long is given to another node. It is told of more often.
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -161,7 +162,7 @@ impl Server {
         };
         let (state, keys) =
             (bucket("state", KEPT_FOR).await?, bucket("keys", settings.idempotency.max(PATIENCE)).await?);
-        let results = bucket("results", KEPT_FOR).await?;
+        let results = bucket("results", LONGEST_RESULT).await?;
         let bodies = object_store::Config {
             bucket: names.bucket("bodies"),
             max_age: KEPT_FOR,
