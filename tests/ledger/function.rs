@@ -3,13 +3,16 @@
 //! `/call/N` is answered with 200 and remembered. One in ten fails the first time it is seen, and one in a hundred always.
 //! `/slow/…` and `/busy/…` are as their names say: the one takes a while, the other sends the first two attempts back. `/seen` tells what was
 //! remembered: a line for each path, in the order in which they were first seen, with the number of times that it was answered well,
-//! and the attempt that the last one was.
+//! and the attempt that the last one was. What has to outlive the function is a line for each call in the file that `LEDGER_NOTES` names,
+//! which others may write, too.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,9 +31,15 @@ struct Ledger {
     order: Vec<String>,
     done: HashMap<String, (u32, String)>,
     failed: HashSet<String>,
+    notes: Option<File>,
 }
 
 impl Ledger {
+    fn with_notes() -> Self {
+        let open = |path| File::options().create(true).append(true).open(path).unwrap();
+        Self { notes: std::env::var_os("LEDGER_NOTES").map(open), ..Self::default() }
+    }
+
     fn call(&mut self, path: &str, attempt: &str) -> StatusCode {
         let number = path.rsplit('/').next().and_then(|number| number.parse::<u64>().ok());
         if path.starts_with("/busy/") && attempt.parse::<u32>().is_ok_and(|attempt| attempt < 3) {
@@ -43,7 +52,11 @@ impl Ledger {
         if first && number.is_some_and(|number| number % 10 == 3) {
             return StatusCode::INTERNAL_SERVER_ERROR;
         }
-        let Self { order, done, .. } = self;
+        let Self { order, done, notes, .. } = self;
+        if let Some(notes) = notes {
+            // In one piece: so lines of others stand before or behind it.
+            notes.write_all(format!("{path}\n").as_bytes()).unwrap();
+        }
         let entry = done.entry(path.to_owned()).or_insert_with(|| {
             order.push(path.to_owned());
             (0, String::new())
@@ -90,7 +103,7 @@ async fn main() {
     // For the first process of a container nothing ends it but this.
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     let listener = TcpListener::bind("0.0.0.0:8080").await.unwrap();
-    let ledger = Arc::<Mutex<Ledger>>::default();
+    let ledger = Arc::new(Mutex::new(Ledger::with_notes()));
     let serve = async {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
