@@ -156,12 +156,7 @@ impl Host {
 
     fn spawn_daemon(&mut self) {
         self.write_settings();
-        let build = match &self.config {
-            Config { otlp: Some(_), .. } => "otel/roostd",
-            Config { nats: true, .. } => "nats/roostd",
-            _ => "roostd",
-        };
-        let mut command = Command::new(program(build));
+        let mut command = Command::new(program("roostd"));
         let how = if self.config.supervised { "supervise" } else { "run" };
         command.arg("--config").arg(self.dir.path().join("roostd.toml")).arg(how);
         // A test may put a program before the host's own.

@@ -85,8 +85,7 @@ pub fn release() -> Option<PathBuf> {
     std::env::var_os("ROOST_TEST_RELEASE").map(PathBuf::from)
 }
 
-/// A program of ours: of the release, or as built beside this test. What is built in another way than usual (`otel`, by
-/// `tests/build-otel`) is in a directory of that name.
+/// A program of ours: of the release, or as built beside this test, by `tests/run` with all that it can have.
 ///
 /// # Panics
 /// When it is not built: cargo builds the tests of this package without the programs of the others.
@@ -94,6 +93,10 @@ pub fn release() -> Option<PathBuf> {
 pub fn program(name: &str) -> PathBuf {
     let beside = || std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
     let path = release().unwrap_or_else(beside).join(name);
-    assert!(path.exists(), "{} is not built: run tests/run, or cargo build --workspace", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: run tests/run, or cargo build --workspace --features roostd/nats,roostd/otel",
+        path.display()
+    );
     path
 }

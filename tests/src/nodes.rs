@@ -64,7 +64,7 @@ impl Nodes {
         let hosts = servers.iter().map(|server| {
             let nodes = format!("[nats]\nurl = '{}'\nname = 'test'\nreplicas = {count}\n", server.url());
             let network = Some(server.network.clone());
-            Host::start_with(Config { nats: true, nodes, network, ..config.clone() })
+            Host::start_with(Config { nodes, network, ..config.clone() })
         });
         Self { hosts: join_all(hosts).await, servers, switch }
     }

@@ -52,8 +52,6 @@ pub struct Config {
     pub dns: &'static [&'static str],
     /// The sections `[triggers.…]`.
     pub triggers: String,
-    /// Is it the daemon that is built with NATS?
-    pub nats: bool,
     /// The section `[nats]`, if it has one.
     pub nodes: String,
     /// The network namespace that all of it is in, if not in the test's. From outside it looks the same.
@@ -84,7 +82,6 @@ impl Default for Config {
             jwt: String::new(),
             dns: &[],
             triggers: String::new(),
-            nats: false,
             nodes: String::new(),
             network: None,
             docker_config: json!({}),

@@ -12,7 +12,7 @@ async fn shared(config: Config) -> (NatsServer, Config) {
     let server = NatsServer::start().await;
     let triggers = format!("[nats]\nurl = '{}'\n", server.url());
     let queue: &'static str = Box::leak(format!("engine = 'nats'\n{}", config.queue).into_boxed_str());
-    (server, Config { triggers, queue, nats: true, ..config })
+    (server, Config { triggers, queue, ..config })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,8 +42,7 @@ async fn a_result_is_kept_for_who_asks_and_a_large_body_goes_by_the_server() {
 #[tokio::test]
 async fn calls_of_a_host_that_had_a_queue_of_its_own_are_those_of_the_nodes_when_it_shares_one() {
     let (_server, shared) = shared(Config::default()).await;
-    let own = Config { nats: true, ..Config::default() };
-    let (_registry, mut host) = queue::host(own, json!({})).await;
+    let (_registry, mut host) = queue::host(Config::default(), json!({})).await;
     queue::taken(&host, "/call/later", &[("X-Roost-Delay", "8s")]).await;
     host.terminate();
     host.ended().await;
@@ -52,7 +51,7 @@ async fn calls_of_a_host_that_had_a_queue_of_its_own_are_those_of_the_nodes_when
     queue::done(&host, &["/call/later"]).await;
     host.terminate();
     host.ended().await;
-    host.config = Config { nats: true, ..Config::default() };
+    host.config = Config::default();
     host.start_daemon().await;
     assert_eq!(host.api.get("/system/queue").await.json(), json!([]), "nothing is left here");
 }

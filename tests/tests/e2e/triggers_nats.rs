@@ -64,7 +64,7 @@ impl Client {
 async fn with_server() -> (NatsServer, Host) {
     let server = NatsServer::start().await;
     let triggers = format!("[triggers.nats.local]\nurl = '{}'\n", server.url());
-    let host = Host::start_with(Config { triggers, nats: true, ..Config::default() }).await;
+    let host = Host::start_with(Config { triggers, ..Config::default() }).await;
     host.import(&recorder(), "recorder:1").await;
     (server, host)
 }
