@@ -336,7 +336,7 @@ async fn with_letters(directory: &TempDir, count: usize) -> (DeadLetters, Vec<Le
 /// One that makes no calls.
 fn queue(directory: &TempDir, letters: &DeadLetters) -> Queue {
     let settings = queue::Settings {
-        engine: queue::Engine::Local,
+        engine: queue::Place::Local,
         concurrency: 1,
         max_concurrency: 1,
         max_body: 1 << 20,
@@ -350,7 +350,7 @@ fn queue(directory: &TempDir, letters: &DeadLetters) -> Queue {
     };
     let (caller, here) = (Caller::new(Routes::new()), "127.0.0.1:1".parse().unwrap());
     let timings = crate::metrics::Timings::default();
-    Queue::open(directory.path(), settings, caller, here, |_| false, letters.clone(), timings).unwrap()
+    Queue::open(directory.path(), settings, caller, here, |_| false, letters.clone(), timings, None).unwrap()
 }
 
 #[tokio::test]

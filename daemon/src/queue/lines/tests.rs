@@ -305,3 +305,25 @@ proptest! {
         prop_assert_eq!(lines.next_due(), None);
     }
 }
+
+#[cfg(feature = "nats")]
+#[test]
+fn a_call_that_is_given_back_is_nowhere_and_counts_for_nothing_and_the_next_of_its_key_has_its_turn() {
+    let (mut lines, f) = (Lines::default(), key("f"));
+    for number in 1..=3 {
+        let order_key = (number < 3).then(|| "k".into());
+        lines.push(&f, number, Entry { order_key, ..entry("x") });
+    }
+    let begun: Vec<u64> = lines.begin(0, 10, |_| 1).iter().map(|turn| turn.number).collect();
+    assert_eq!((begun, lines.idle(&f), lines.attempts(&f, 1)), (vec![1], vec![2, 3], Some(1)));
+    assert!(lines.has_begun(1) && !lines.has_begun(2));
+    assert!(lines.give_back(&f, 1).is_some());
+    assert_eq!((lines.in_flight(), lines.waiting(&f), lines.give_back(&f, 1)), (0, 2, None));
+    let begun: Vec<u64> = lines.begin(0, 10, |_| 2).iter().map(|turn| turn.number).collect();
+    assert_eq!(begun, [2, 3]);
+    let load = lines.loads()[0].1;
+    assert_eq!((load.processed_total, load.dropped_total, load.dead_total), (0, 0, 0));
+
+    lines.end(&f, 2, &End::NotTaken { now: 0, over: -1, failure: failure() });
+    assert!(lines.is_closed(&f));
+}
