@@ -27,7 +27,7 @@ use self::facts::Facts;
 /// What `--help` says behind the options.
 pub(crate) const HELP: &str = "\
 Each check ends with ok, warning or problem. A warning is what may be meant so, or could not be seen; a problem keeps \
-functions from running, answering or coming back after a reboot.
+functions from running, answering or coming back after a reboot, or leaves the machine open.
 
 Run it as root: others see less, and are told so.
 

@@ -37,7 +37,8 @@ const MAY_LACK: [&str; 6] = ["bridge filter", "dns", "clock", "open files", "ser
 /// Looks, and returns what was found, in order; with the exit code.
 async fn look(host: &Host) -> (Option<i32>, Vec<Value>) {
     let output = host.roost_as_root(&["doctor", "--json"], "").await;
-    let report: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|why| panic!("{why}: {output:?}"));
+    let report: Value =
+        serde_json::from_str(&output.stdout).unwrap_or_else(|why| panic!("{why}: {output:?}"));
     (output.code, report["checks"].as_array().unwrap().clone())
 }
 

@@ -108,3 +108,48 @@ fn given(directory: &Path) -> Known<Vec<Given>> {
     });
     Ok(given.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::UNIX_EPOCH;
+
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+    use crate::config::Tls;
+
+    #[test]
+    fn a_certificate_is_read_with_its_names_and_its_end_and_a_key_that_others_may_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let (pair, mut params) =
+            (KeyPair::generate().unwrap(), CertificateParams::new(["h.example".to_owned()]).unwrap());
+        params.not_after = date_time_ymd(2030, 1, 1);
+        fs::write(&cert, params.self_signed(&pair).unwrap().pem()).unwrap();
+        fs::write(&key, pair.serialize_pem()).unwrap();
+        let given = dir.path().join("acme/authority.example-1a2b3c4d/certificates");
+        fs::create_dir_all(&given).unwrap();
+        fs::copy(&cert, given.join("a.example.pem")).unwrap();
+        let files = CertificateFiles { cert: cert.clone(), key: key.clone() };
+        let listen = "127.0.0.1:443".parse().unwrap();
+        let config =
+            Config { tls: Some(Tls { listen, certificates: vec![files], acme: None }), ..Config::usual() };
+
+        for (mode, expected) in [(0o600, None), (0o640, Some(format!("chmod 600 {}", key.display())))] {
+            fs::set_permissions(&key, Permissions::from_mode(mode)).unwrap();
+            let (path, shown) = read(&config).files.remove(0);
+            assert_eq!(path, cert);
+            assert_eq!(shown.as_ref().err().map(|refused| refused.fix.clone()), expected, "{shown:?}");
+            if let Ok(Shown { names, validity }) = shown {
+                let until = validity.unwrap().until.duration_since(UNIX_EPOCH).unwrap();
+                assert_eq!((names, until.as_secs()), (vec!["h.example".to_owned()], 1_893_456_000));
+            }
+        }
+        let given = super::given(&dir.path().join("acme")).unwrap();
+        assert_eq!(given.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["a.example"]);
+        assert!(given[0].validity.is_some());
+        assert!(super::given(&dir.path().join("none")).unwrap().is_empty());
+    }
+}
