@@ -84,6 +84,14 @@ pub(super) struct Facts {
 }
 
 impl Facts {
+    /// What systemd says of a unit; empty where it does not run, or does not know.
+    pub(super) fn unit(&self, unit: &str, property: &str) -> &str {
+        self.units
+            .as_ref()
+            .and_then(|units| units.as_ref().ok())
+            .map_or("", |units| units.get(unit, property))
+    }
+
     /// Looks at the machine.
     pub(super) async fn read(config_path: &Path) -> Self {
         let (settings, config) = settings(config_path);

@@ -3,8 +3,10 @@
 //! What functions send out passes the chain FORWARD, where the firewall plugin accepts it in front of all others; what they
 //! ask of `http://gateway` passes INPUT, where nobody does.
 
+use ipnet::Ipv4Net;
+
 use crate::doctor::Finding;
-use crate::doctor::facts::{Facts, NetworkFacts, Units};
+use crate::doctor::facts::{Facts, NetworkFacts};
 
 pub(in crate::doctor) fn firewall(facts: &Facts) -> Finding {
     let tables = match &facts.firewall.tables {
@@ -85,13 +87,18 @@ fn input(facts: &Facts, network: &NetworkFacts, tables: &str) -> Option<Finding>
     if filter.lines().any(|line| accepts(&line)) {
         return None;
     }
-    let all = network.subnets.iter().map(|(_, subnet)| match tables.contains(":ufw-") {
+    let is_ufw = tables.contains(":ufw-");
+    let accept = |subnet: &Ipv4Net| match is_ufw {
         true => format!("ufw allow from {subnet} to any port {port} proto tcp"),
         false => format!("iptables -I INPUT -s {subnet} -p tcp --dport {port} -j ACCEPT"),
-    });
+    };
+    let mut fix: Vec<String> = network.subnets.iter().map(|(_, subnet)| accept(subnet)).collect();
+    if !is_ufw {
+        fix.push("and the same where this machine sets its rules at boot".to_owned());
+    }
     let found =
         format!("the chain INPUT drops what no rule accepts: functions do not reach http://gateway:{port}");
-    Some(Finding { fix: all.collect(), ..Finding::warning(found, "") })
+    Some(Finding { fix, ..Finding::warning(found, "") })
 }
 
 /// The lines of the table `filter` among all.
@@ -183,6 +190,5 @@ fn firewalld(facts: &Facts, network: &NetworkFacts) -> Option<Finding> {
 }
 
 fn is_active(facts: &Facts, unit: &str) -> bool {
-    let units: Option<&Units> = facts.units.as_ref().and_then(|units| units.as_ref().ok());
-    units.is_some_and(|units| units.get(unit, "ActiveState") == "active")
+    facts.unit(unit, "ActiveState") == "active"
 }

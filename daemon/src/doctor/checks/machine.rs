@@ -87,7 +87,12 @@ pub(in crate::doctor) fn open_files(facts: &Facts) -> Finding {
         return Finding::ok(format!("{whose} may have {limit} files open"));
     }
     let found = format!("{whose} may have {limit} files open: enough for {enough_for} connections");
+    let of_unit = facts.unit("roostd.service", "LimitNOFILE").parse::<u64>().unwrap_or(0);
     let fix = match facts.units {
+        // What systemd itself does not have, it cannot give.
+        Some(_) if of_unit >= needed => format!(
+            "the unit says {of_unit}: raise what the machine allows, or the container that it is (ulimit -Hn)"
+        ),
         Some(_) => format!(
             "systemctl edit roostd, with: [Service] LimitNOFILE={needed}; then systemctl restart roostd"
         ),

@@ -15,7 +15,10 @@ pub(in crate::doctor) fn settings(facts: &Facts) -> Finding {
     let path = facts.config_path.display();
     match &facts.settings {
         Settings::Valid => Finding::ok(format!("{path} is valid")),
-        Settings::Closed => Finding::unknown("what the settings are", &format!("{path} is for root to read")),
+        Settings::Closed => Finding::unknown(
+            "what the settings are",
+            &format!("{path} is for root to read (all else is judged by the defaults)"),
+        ),
         Settings::Missing => Finding::problem(
             format!("{path} is not there: all else is judged by the defaults"),
             format!("run install.sh, or: cp /usr/local/share/roost/roostd.toml {path}"),

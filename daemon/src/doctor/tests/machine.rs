@@ -40,11 +40,16 @@ fn clock_disk_and_files_have_to_be_enough() {
         "open files",
         &[
             (
-                |f| f.open_files.0 = 20_000,
+                |f| {
+                    f.open_files.0 = 20_000;
+                    set(f, "roostd.service", "LimitNOFILE", "20000");
+                },
                 Warning,
                 "20000 files open: enough for 9744 connections",
                 "LimitNOFILE=131584",
             ),
+            // In a container that has no more to give.
+            (|f| f.open_files.0 = 20_000, Warning, "9744 connections", "the unit says 1048576"),
             (
                 |f| {
                     f.open_files.0 = 20_000;
