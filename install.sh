@@ -139,6 +139,7 @@ valid_listen() {
 }
 
 # --- Looking: nothing below changes the host until `install_all` ---------------------------------
+# Only what keeps an install from working, as there is no program to ask yet; `roost doctor` looks at all.
 
 problem() { PROBLEMS+=("$1"$'\n'"        fix: $2"); }
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -363,6 +364,7 @@ install_all() {
   start_roostd
   wait_until_healthy
   deploy_echo
+  self_check
   summary
 }
 
@@ -697,6 +699,17 @@ deploy_echo() {
 echo_answers() {
   local answer
   answer=$(http POST /function/echo hi) && [[ $answer = '200 hi' ]]
+}
+
+# A function answers by now, so nothing that is found fails the run: it is told, with what repairs it.
+self_check() {
+  local status=0
+  step 'Looking whether all is well (roost doctor)'
+  if [[ $DRY_RUN = yes ]]; then say '    would: roost doctor'; return; fi
+  "$BIN/roostd" --config "$CONFIG" doctor >"$WORK/doctor" 2>&1 || status=$?
+  cat "$WORK/doctor" >>"$LOG"
+  sed -e '/^ok /d' -e '/^$/d' -e 's/^/    /' "$WORK/doctor"
+  ((status == 0)) || warn 'there is something to repair, see above; roost doctor looks again'
 }
 
 summary() {

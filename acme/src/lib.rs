@@ -26,6 +26,7 @@ use std::time::Duration;
 
 pub use keeper::{Figures, Held, Keeper, Keeping};
 pub use made::placeholder;
+pub use validity::Validity;
 
 #[cfg(doc)]
 use roost_proxy::{Challenges, Routes};

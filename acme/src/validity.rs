@@ -5,6 +5,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 const INTEGER: u8 = 0x02;
@@ -13,12 +16,20 @@ const GENERALIZED_TIME: u8 = 0x18;
 
 /// From when to when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Validity {
-    pub(crate) from: SystemTime,
-    pub(crate) until: SystemTime,
+pub struct Validity {
+    /// Not before.
+    pub from: SystemTime,
+    /// Not behind.
+    pub until: SystemTime,
 }
 
 impl Validity {
+    /// That of the first certificate in PEM; `None` if there is none.
+    #[must_use]
+    pub fn of_pem(pem: &[u8]) -> Option<Self> {
+        Self::of(&CertificateDer::pem_slice_iter(pem).next()?.ok()?)
+    }
+
     /// That of a certificate in DER; `None` if it is none.
     pub(crate) fn of(der: &[u8]) -> Option<Self> {
         let (certificate, _) = element(der, SEQUENCE)?;

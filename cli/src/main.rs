@@ -1,7 +1,7 @@
 //! `roost`: what a person types.
 //!
 //! It talks to the HTTP API of a daemon and to nothing else: no containerd, no state on the host but the saved login,
-//! and, for `roost auth` alone, the files that name the daemon's users.
+//! and, for `roost auth` alone, the files that name the daemon's users. (`roost doctor` leaves the looking to `roostd`.)
 //! Read on from here: [`args`] says what may be typed, [`config`] finds the daemon, [`client`] speaks to it, and each
 //! verb is one file below [`commands`]. [`output`] and [`screen`] are the only places that write to the terminal.
 
@@ -64,6 +64,7 @@ fn run(cli: &Cli, out: &mut Output) -> anyhow::Result<()> {
         Verb::Namespace(args) => verb::namespace::run(args, global, out),
         Verb::Secret(args) => verb::secret::run(args, global, out),
         Verb::Login(args) => verb::login::run(args, global, out),
+        Verb::Doctor(args) => verb::doctor::run(args, global),
         Verb::Auth(args) => verb::auth::run(args, global, out),
         Verb::Token(args) => verb::token::run(args, global, out),
         Verb::Logout => verb::logout::run(global, out),

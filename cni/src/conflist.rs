@@ -185,6 +185,11 @@ impl Conflist {
         self.plugins.iter().find_map(|plugin| ipam::directory(&plugin.config, &self.name))
     }
 
+    /// The names of the plugins' programs, those for addresses too.
+    pub fn programs(&self) -> impl Iterator<Item = &str> {
+        self.plugins.iter().flat_map(|plugin| [Some(plugin.kind.as_str()), plugin.ipam.as_deref()]).flatten()
+    }
+
     /// The network's name.
     #[must_use]
     pub fn name(&self) -> &str {

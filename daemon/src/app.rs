@@ -603,14 +603,20 @@ async fn collect_images(registry: Arc<Registry>, images: Images, keep: Duration)
     }
 }
 
-fn host_network(config: &Config) -> anyhow::Result<HostNetwork> {
+/// The network of the default namespace, as the settings have it.
+pub(crate) fn conflist(config: &Config) -> Result<Conflist, roost_cni::Error> {
     let settings = &config.network;
-    let conflist = Conflist::load(&settings.conflist)?.with_overrides(&Overrides {
+    Conflist::load(&settings.conflist)?.with_overrides(&Overrides {
         bridge: settings.bridge.clone(),
         subnet: settings.subnet,
         ipam_dir: Some(config.run.join("ipam")),
         ..Overrides::default()
-    })?;
+    })
+}
+
+fn host_network(config: &Config) -> anyhow::Result<HostNetwork> {
+    let settings = &config.network;
+    let conflist = conflist(config)?;
     let (plugin_dirs, dns) = (settings.plugin_dirs.clone(), settings.dns.clone());
     let (namespaces, slots) = (settings.namespaces, settings.slots);
     let network = HostNetwork::new(conflist, plugin_dirs, &config.run, namespaces, dns, slots)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config::DEFAULT_PATH;
+use crate::doctor;
 
 /// Runs functions in containers and answers for them over HTTP and WebSocket.
 #[derive(Debug, Parser)]
@@ -29,6 +30,14 @@ pub enum Command {
     Supervise,
     /// Read the settings, say what is wrong with them, and end.
     CheckConfig,
+    /// Look whether this machine has what Roost needs: a line for each check, with what was found, and below it what
+    /// repairs it. Nothing is changed, and no daemon has to run.
+    #[command(after_help = doctor::HELP)]
+    Doctor {
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Write a replica's output to its log. containerd starts this, one for each replica.
     #[command(hide = true)]
     LogDriver {

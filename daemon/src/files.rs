@@ -38,6 +38,19 @@ fn budget(files: u64, wanted: Option<NonZeroUsize>) -> Budget {
     }
 }
 
+/// How many files it takes to hold as many connections as are wanted (`limits.connections`), or as is usual.
+#[must_use]
+pub fn needed(wanted: Option<NonZeroUsize>) -> u64 {
+    let connections = wanted.map_or(USUAL, NonZeroUsize::get) as u64;
+    OWN.saturating_add(connections.saturating_mul(EACH))
+}
+
+/// For how many connections so many files are enough.
+#[must_use]
+pub fn enough_for(files: u64) -> usize {
+    budget(files, NonZeroUsize::new(usize::MAX)).connections
+}
+
 /// Has the system allow as many files as it ever does, and says how many connections there are to be: what is `wanted`
 /// (`limits.connections`), or less where that is too much.
 #[must_use]

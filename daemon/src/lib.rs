@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod cron;
 pub mod deadletters;
+pub mod doctor;
 pub mod files;
 pub mod function;
 pub mod gateways;

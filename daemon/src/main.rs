@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use roostd::cli::{Arguments, Command};
 use roostd::config::Config;
-use roostd::{app, host_end, logs, memory, supervise, telemetry};
+use roostd::{app, doctor, host_end, logs, memory, supervise, telemetry};
 
 /// How long blocking calls of the daemon may take to return when it ends.
 const TASKS_END: Duration = Duration::from_secs(1);
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Run => run(&arguments.config),
         Command::Supervise => supervise::run(&arguments.config),
         Command::CheckConfig => check(&arguments.config),
+        Command::Doctor { json } => return doctor::run(&arguments.config, json),
         Command::LogDriver { target } => logs::driver::run(&target),
     };
     match result {

@@ -6,6 +6,7 @@ pub(crate) mod deadletters;
 pub(crate) mod deploy;
 mod deploy_many;
 pub(crate) mod describe;
+pub(crate) mod doctor;
 pub(crate) mod events;
 mod faas_cli;
 pub(crate) mod groups;

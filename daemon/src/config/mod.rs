@@ -284,6 +284,15 @@ impl Config {
         Self::resolve(raw).map_err(|mistakes| ConfigError::Invalid { path: path.to_owned(), mistakes })
     }
 
+    /// What counts where nothing is set.
+    ///
+    /// # Panics
+    /// Never: the defaults are valid.
+    #[must_use]
+    pub fn usual() -> Self {
+        Self::resolve(Raw::default()).expect("the defaults are valid")
+    }
+
     fn resolve(raw: Raw) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
         let m = &mut mistakes;

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use roost_acme::Validity;
 use roost_proxy::tls::{Certificate, CertificateError};
 use sha2::{Digest as _, Sha256};
 
@@ -56,6 +57,27 @@ pub enum TlsError {
     /// There is nothing to show meanwhile.
     #[error(transparent)]
     Placeholder(#[from] roost_acme::Error),
+}
+
+/// What one pair of files is good for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The names in the certificate.
+    pub names: Vec<String>,
+    /// From when to when; `None` if it does not say.
+    pub validity: Option<Validity>,
+}
+
+/// Looks at one pair of files as whoever shows it would.
+///
+/// # Errors
+/// When it cannot be shown.
+pub fn look(files: &CertificateFiles) -> Result<Shown, TlsError> {
+    let CertificateFiles { cert, key } = files;
+    let (chain, secret) = (read_file(cert, false)?, read_file(key, true)?);
+    let pair = Certificate::from_pem(&chain, &secret);
+    let pair = pair.map_err(|why| TlsError::Pair { cert: cert.clone(), key: key.clone(), why })?;
+    Ok(Shown { names: pair.names().to_vec(), validity: Validity::of_pem(&chain) })
 }
 
 /// What the files hold.

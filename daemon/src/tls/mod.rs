@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-pub use files::TlsError;
+pub use files::{Shown, TlsError, look};
 
 use crate::changes::Changes;
 use crate::config::CertificateFiles;

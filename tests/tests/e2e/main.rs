@@ -14,6 +14,7 @@ mod command_line;
 mod connections;
 mod dead_letters;
 mod deploy;
+mod doctor;
 mod events;
 mod examples;
 mod groups;

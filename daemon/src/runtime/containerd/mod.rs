@@ -147,6 +147,14 @@ impl Containerd {
         plugins::check(self.client(), self.settings()).await
     }
 
+    /// Asks containerd what it is, without wanting anything of it.
+    ///
+    /// # Errors
+    /// When it does not answer, with what to do about it.
+    pub async fn ask(&self) -> Result<Version, Error> {
+        plugins::ask(self.client(), self.settings()).await
+    }
+
     /// Makes containerd's namespace for `namespace` if it is not there, and marks it as ours.
     ///
     /// # Errors

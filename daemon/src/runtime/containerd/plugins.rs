@@ -1,5 +1,7 @@
 //! What this containerd is and can do: asked, never guessed from its version.
 
+use std::path::PathBuf;
+
 use containerd_client::services::v1::PluginsRequest;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::version_client::VersionClient;
@@ -19,10 +21,21 @@ pub struct Version {
     pub version: String,
     /// The snapshotters that work on this host.
     pub snapshotters: Vec<String>,
+    /// Where the snapshotter of the settings keeps root file systems, if it says so.
+    pub root: Option<PathBuf>,
 }
 
 /// Asks, and checks what the settings need.
 pub(super) async fn check(client: &Client, settings: &Settings) -> Result<Version, Error> {
+    let Version { version, snapshotters, root } = ask(client, settings).await?;
+    if !snapshotters.contains(&settings.snapshotter) {
+        return Err(Error::NoSnapshotter { wanted: settings.snapshotter.clone(), present: snapshotters });
+    }
+    Ok(Version { version, snapshotters, root })
+}
+
+/// Asks.
+pub(super) async fn ask(client: &Client, settings: &Settings) -> Result<Version, Error> {
     if !settings.socket.exists() {
         return Err(Error::NoSocket { socket: settings.socket.clone() });
     }
@@ -42,13 +55,12 @@ pub(super) async fn check(client: &Client, settings: &Settings) -> Result<Versio
         .map_err(Error::call("list", "plugins"))?
         .into_inner()
         .plugins;
+    let root = plugins.iter().find(|plugin| plugin.id == settings.snapshotter);
+    let root = root.and_then(|plugin| plugin.exports.get("root")).map(PathBuf::from);
     // One that could not start on this host is listed too, with its error.
-    let snapshotters: Vec<String> =
+    let snapshotters =
         plugins.into_iter().filter(|plugin| plugin.init_err.is_none()).map(|plugin| plugin.id).collect();
-    if !snapshotters.contains(&settings.snapshotter) {
-        return Err(Error::NoSnapshotter { wanted: settings.snapshotter.clone(), present: snapshotters });
-    }
-    Ok(Version { version: version.into_inner().version, snapshotters })
+    Ok(Version { version: version.into_inner().version, snapshotters, root })
 }
 
 /// The innermost cause, which is what the kernel said: the outer ones only say "transport error".
