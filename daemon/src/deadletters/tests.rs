@@ -336,6 +336,7 @@ async fn with_letters(directory: &TempDir, count: usize) -> (DeadLetters, Vec<Le
 /// One that makes no calls.
 fn queue(directory: &TempDir, letters: &DeadLetters) -> Queue {
     let settings = queue::Settings {
+        engine: queue::Engine::Local,
         concurrency: 1,
         max_concurrency: 1,
         max_body: 1 << 20,

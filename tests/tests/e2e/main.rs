@@ -26,6 +26,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod namespaces;
+mod nodes;
 mod queue;
 mod scale;
 mod scaling;
