@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Client, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -126,8 +127,7 @@ impl Link {
             };
             match nats::connect(&self.settings.server, secrets, connected).await {
                 Ok(client) => {
-                    // For whom it was told before this is heard.
-                    self.connected.store(true, Relaxed);
+                    self.connected.store(client.connection_state() == State::Connected, Relaxed);
                     return client;
                 }
                 Err(why) => {
@@ -221,7 +221,7 @@ impl Link {
     }
 
     /// Does what others say, and tells them that this node is here.
-    async fn hear_all(&self, hub: &Hub, registry: &Registry, [mut all, mut own]: [Subscriber; 2]) {
+    async fn hear_all(&self, hub: &Hub, registry: &Registry, [mut all, mut own]: [Subscriber; 2]) -> ! {
         let mut ticks = interval(peers::EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -229,7 +229,6 @@ impl Link {
                 Some(came) = all.next() => self.hear(hub, registry, Way::All, came.payload),
                 Some(came) = own.next() => self.hear(hub, registry, Way::One, came.payload),
                 _ = ticks.tick() => self.tick(),
-                else => return,
             }
         }
     }

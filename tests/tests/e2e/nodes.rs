@@ -1,11 +1,14 @@
 //! Several hosts as nodes of one, over a real NATS server, in a build that has it: what is said on one reaches sockets of all.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
-use roost_tests::{Api, Config, Host, Image, Message, NatsServer, Socket, eventually};
+use roost_tests::{
+    Api, Config, Host, Image, Message, NatsServer, PATIENCE, Socket, body_of, eventually, next_piece,
+};
 use serde_json::{Value, json};
 
 /// Sooner than a node that does not answer would be given up.
@@ -16,7 +19,7 @@ fn room() -> Image {
     let answer = r#"#!/bin/sh
         body=$(busybox head -c "${CONTENT_LENGTH:-0}")
         case $HTTP_CE_EVENTNAME in
-            connect) printf 'Content-Type: application/json\r\n\r\n{"userId":"Ada","groups":["lobby"]}' ;;
+            connect) printf 'Content-Type: application/json\r\n\r\n{"userId":"Ada","groups":["lobby"],"roles":["webpubsub.sendToGroup"]}' ;;
             message) printf 'Content-Type: text/plain\r\nX-Ws-Broadcast: group=lobby\r\n\r\n%s' "$body" ;;
             *) printf 'Content-Type: text/plain\r\n\r\n' ;;
         esac
@@ -31,9 +34,10 @@ fn room() -> Image {
 }
 
 /// A host that is a node, with the room.
-async fn node(server: &NatsServer) -> Host {
+async fn node(server: &NatsServer, supervised: bool) -> Host {
     let section = format!("[nats]\nurl = '{}'\nname = 'cluster'\n", server.url());
-    let host = Host::start_with(Config { triggers: section, nats: true, ..Config::default() }).await;
+    let host =
+        Host::start_with(Config { triggers: section, nats: true, supervised, ..Config::default() }).await;
     host.import(&room(), "room:1").await;
     let annotations = json!({
         "roost.websocket": "events",
@@ -64,7 +68,7 @@ async fn knows(host: &Host, others: u64) {
 async fn nodes<const N: usize>(server: &NatsServer) -> [Host; N] {
     let mut hosts = Vec::new();
     for _ in 0..N {
-        hosts.push(node(server).await);
+        hosts.push(node(server, false).await);
     }
     for host in &hosts {
         knows(host, N as u64 - 1).await;
@@ -129,9 +133,24 @@ async fn what_is_said_to_many_on_one_node_reaches_the_sockets_of_all_in_its_orde
         assert_eq!(told, json!({ "queued": 2, "tooSlow": 0 }), "those that are here are counted");
         all_hear(&mut open, path).await;
     }
-    // By the function, and by a client itself.
+    // By the function, and by a client itself; and whoever watches on another node hears it, too.
     open[2].says("hello").await;
     all_hear(&mut open, "hello").await;
+    let request =
+        hosts[2].api.request(&Method::GET, "/system/groups/lobby/events").body(body_of("")).unwrap();
+    let mut watch = hosts[2].api.open(request).await.unwrap().into_body();
+    let mut watched = String::new();
+    while !watched.contains("data: by a client\n") {
+        let piece = tokio::time::timeout(PATIENCE, next_piece(&mut watch)).await.expect("an event");
+        if watched.is_empty() {
+            open[0]
+                .says(r#"{"type":"sendToGroup","group":"lobby","dataType":"text","data":"by a client"}"#)
+                .await;
+        }
+        watched.push_str(str::from_utf8(&piece.unwrap().expect("no end")).unwrap());
+    }
+    all_hear(&mut open, "by a client").await;
+    drop(watch);
     // More than one message of NATS holds.
     let long = "x".repeat(1 << 20);
     post(&hosts[1], "/system/groups/lobby", &long).await;
@@ -148,7 +167,7 @@ async fn what_is_said_to_many_on_one_node_reaches_the_sockets_of_all_in_its_orde
         assert_eq!(metric(host, "roost_nodes_messages_lost_total{dir=\"in\"}").await, 0);
         assert_eq!(metric(host, "roost_nodes_messages_lost_total{dir=\"out\"}").await, 0);
     }
-    assert_eq!(metric(&hosts[0], "roost_nodes_messages_total{dir=\"out\"}").await, 203);
+    assert_eq!(metric(&hosts[0], "roost_nodes_messages_total{dir=\"out\"}").await, 204);
 }
 
 #[tokio::test]
@@ -268,4 +287,25 @@ async fn while_nats_is_away_each_node_serves_its_own_and_behind_that_they_are_on
     hosts[1].terminate();
     hosts[1].ended().await;
     assert_eq!(metric(&hosts[0], "roost_nodes_known").await, 0, "it did not say that it ends");
+}
+
+#[tokio::test]
+async fn sockets_that_a_node_hands_over_to_its_next_process_hear_the_other_nodes() {
+    let server = NatsServer::start().await;
+    let hosts = [node(&server, false).await, node(&server, true).await];
+    knows(&hosts[0], 1).await;
+    let mut open = sockets(&hosts, 2).await;
+    let before = listed(&hosts[0]).await;
+    hosts[1].hand_over().await;
+    eventually("the next process", || async {
+        let now = listed(&hosts[0]).await;
+        let names = |all: &[Value]| of(all, "node").into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
+        (of(&now, "id") == of(&before, "id") && names(&now) != names(&before)).then_some(())
+    })
+    .await;
+    knows(&hosts[0], 1).await;
+    for host in &hosts {
+        post(host, "/system/groups/lobby", "behind").await;
+        all_hear(&mut open, "behind").await;
+    }
 }
