@@ -42,6 +42,7 @@ use crate::lambda::Runtimes;
 use crate::logs::LogStore;
 use crate::metrics::{self, Collector, Sources, Timings};
 use crate::network::HostNetwork;
+use crate::nodes::Nodes;
 use crate::passes::Passes;
 use crate::pauses::Pauses;
 use crate::queue::Queue;
@@ -110,6 +111,7 @@ pub async fn run(config: &Config, inherited: systemd::Inherited) -> anyhow::Resu
         // Until here they went on.
         server.leave().await;
     }
+    house.nodes.end().await;
     house.letters.flush().await;
     let spans = std::mem::take(&mut house.spans);
     tokio::join!(house.end_access_log(), spans.end());
@@ -132,6 +134,8 @@ struct House {
     events: Events,
     /// The connections that are held here.
     hub: Arc<Hub>,
+    /// Those of other nodes, if there are any.
+    nodes: Nodes,
     /// Which of them functions are to hear the end of.
     journal: Arc<Journal>,
     /// What functions could not be brought to deal with.
@@ -289,6 +293,7 @@ impl House {
             Trusts { users: users.is_some(), tokens: tokens.is_some(), sources: config.triggers.sources() },
             broken.clone(),
         );
+        let nodes = Nodes::new(Arc::clone(&hub), Arc::clone(&registry), config.nodes.as_ref());
         let ledger = Ledger::open(Arc::clone(&store), Arc::clone(&registry), config.usage_days)?;
         let house = Self {
             store,
@@ -303,6 +308,7 @@ impl House {
             queue,
             events,
             hub,
+            nodes,
             journal,
             letters,
             redrive,
@@ -384,6 +390,7 @@ impl House {
             ledger: Arc::clone(&self.ledger),
             events: self.events.clone(),
             hub: Arc::clone(&self.hub),
+            nodes: self.nodes.clone(),
             letters: self.letters.clone(),
             redrive: self.redrive.clone(),
             queue: self.queue.clone(),
@@ -423,6 +430,8 @@ impl House {
                 server.resume_groups(bequest);
             }
         }
+        // What others say from now on is said to those who were in groups before, too.
+        self.nodes.start(&self.secrets);
         let (server_of_held, hub) = (server.clone(), Arc::clone(&self.hub));
         tokio::spawn(async move {
             if let Some(bequest) = bequest {
@@ -463,6 +472,7 @@ impl House {
                 sampler: sampler.clone(),
                 events: self.events.clone(),
                 hub: Arc::clone(&self.hub),
+                nodes: self.nodes.clone(),
                 letters: self.letters.clone(),
                 api: self.calls.clone(),
                 containerd: containerd_calls,

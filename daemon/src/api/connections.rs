@@ -3,13 +3,13 @@
 use axum::Json;
 use axum::extract::State;
 use roost_proxy::function::FunctionKey;
-use roost_proxy::websocket::{Category, Ending, Filter};
-use roost_proxy::{By, CloseFrame};
+use roost_proxy::websocket::Filter;
 use serde::{Deserialize, Serialize};
 
 use super::extract::{Path, Query};
 use super::functions::Scope;
 use super::{Api, ApiError};
+use crate::nodes::{Close, Found};
 
 /// Nothing is wrong: there is just no more to say.
 const NORMAL: u16 = 1000;
@@ -25,18 +25,23 @@ pub(super) struct Closing {
 #[derive(Debug, Serialize)]
 pub(super) struct Closed {
     /// How many were open.
-    pub(super) closed: usize,
+    closed: usize,
+    /// Nodes that have not answered in time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
+}
+
+impl From<Found<usize>> for Closed {
+    fn from(Found { found, silent }: Found<usize>) -> Self {
+        Self { closed: found, missing: silent }
+    }
 }
 
 impl Closing {
-    pub(super) fn frame(&self) -> Result<CloseFrame, ApiError> {
+    pub(super) fn close(&self) -> Result<Close, ApiError> {
         let code = self.code.as_ref().map_or(Ok(NORMAL), |code| code.parse());
         let code = code.map_err(|_| ApiError::bad_request("code: expected a number from 0 to 65535"))?;
-        Ok(CloseFrame::new(code, &self.reason))
-    }
-
-    pub(super) fn ending(&self) -> Result<Ending, ApiError> {
-        Ok(Ending::new(self.frame()?, By::Host, Category::Api))
+        Ok(Close::new(code, &self.reason))
     }
 }
 
@@ -47,11 +52,12 @@ pub(super) async fn close(
     Query(closing): Query<Closing>,
 ) -> Result<Json<Closed>, ApiError> {
     let (name, namespace) = api.function(&segment, &scope.namespace)?;
-    let (frame, ending) = (closing.frame()?, closing.ending()?);
+    let close = closing.close()?;
     let unknown = || ApiError::unknown_function(format!("{name}.{namespace}"));
     let key = FunctionKey::new(namespace.clone(), name.parse().map_err(|_| unknown())?);
-    let passed_on = api.registry.close_connections(&key, frame).ok_or_else(unknown)?;
+    if !api.registry.contains(&key) {
+        return Err(unknown());
+    }
     let of_this = Filter { function: Some(key), ..Filter::default() };
-    let held = api.hub.end(&namespace, &of_this, &ending);
-    Ok(Json(Closed { closed: passed_on + held }))
+    Ok(Json(api.nodes.end_those(&namespace, &of_this, close, true).await.into()))
 }

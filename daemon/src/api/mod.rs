@@ -49,6 +49,7 @@ use crate::function::spec::parse_namespace;
 use crate::image::Images;
 use crate::logs::LogStore;
 use crate::metrics::Timings;
+use crate::nodes::Nodes;
 use crate::passes::Passes;
 use crate::queue::Queue;
 use crate::scaling::events::Events;
@@ -80,6 +81,8 @@ pub struct Api {
     pub events: Events,
     /// The connections that are held here.
     pub hub: Arc<Hub>,
+    /// Those that are held anywhere.
+    pub nodes: Nodes,
     /// What functions could not be brought to deal with.
     pub letters: DeadLetters,
     /// The way to tell them once more.

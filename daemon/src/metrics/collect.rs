@@ -27,6 +27,7 @@ use crate::function::rollout::Phase;
 use crate::function::status::Observed;
 use crate::jwt::{RemoteFigures, Tokens};
 use crate::network::HostNetwork;
+use crate::nodes::{self, Nodes};
 use crate::otel;
 use crate::procfs::{self, Process};
 use crate::queue::{Queue, QueueLoad};
@@ -52,6 +53,8 @@ pub struct Sources {
     pub events: Events,
     /// WebSockets that are held here.
     pub hub: Arc<Hub>,
+    /// Other nodes.
+    pub nodes: Nodes,
     /// What functions could not be brought to deal with.
     pub letters: DeadLetters,
     /// How long calls of the API took.
@@ -100,6 +103,8 @@ pub(super) struct Snapshot {
     pub(super) fanned_out: u64,
     /// How long that took.
     pub(super) fanouts: Spread,
+    /// Other nodes, where there may be some.
+    pub(super) nodes: Option<nodes::Figures>,
     /// Connections of an earlier daemon that it held: those that went on, and those that did not.
     pub(super) resumed: [u64; 2],
     pub(super) letters: deadletters::Figures,
@@ -193,6 +198,7 @@ impl Collector {
             queue,
             network,
             hub,
+            nodes,
             letters,
             api,
             containerd,
@@ -224,6 +230,7 @@ impl Collector {
             groups: hub.group_figures(),
             fanned_out: hub.fanned_out(),
             fanouts: hub.fanouts(),
+            nodes: nodes.figures(),
             resumed: server.resumed(),
             letters: letters.figures(),
             history: hub.history_figures(),

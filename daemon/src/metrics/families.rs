@@ -148,6 +148,14 @@ families! {
         "Calls below /async-function that had begun when an earlier roostd ended, and began again.";
     QUEUE_CALLBACKS_FAILED: Counter "roost_queue_callbacks_failed_total" []
         "Callbacks that were sent as often as may be, in vain.";
+    NODES_CONNECTED: Gauge "roost_nodes_connected" []
+        "Can the NATS servers of [nats] be reached? 1 or 0.";
+    NODES_KNOWN: Gauge "roost_nodes_known" []
+        "Other nodes that were heard of in the last seconds.";
+    NODES_MESSAGES: Counter "roost_nodes_messages_total" ["dir"]
+        "What was said to many WebSockets and passed on to other nodes, or heard from them.";
+    NODES_LOST: Counter "roost_nodes_messages_lost_total" ["dir"]
+        "What was said to many WebSockets that other nodes were not told, or that did not come from them.";
     TRIGGER_FIRED: Counter "roost_trigger_fired_total" ["function_name", "trigger"]
         "Calls of schedules, messages and files that the queue has taken.";
     TRIGGER_MISSED: Counter "roost_trigger_missed_total" ["function_name", "trigger"]

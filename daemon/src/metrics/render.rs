@@ -43,6 +43,7 @@ fn write(page: &mut Page, snapshot: &Snapshot) {
         names.iter().map(String::as_str).zip(&snapshot.functions).collect();
     invocations(page, &functions);
     websockets::write(page, &functions, snapshot);
+    nodes(page, snapshot);
     websockets::dead_letters(page, &functions, &snapshot.letters);
     replicas(page, &functions);
     waiting(page, &functions);
@@ -164,6 +165,18 @@ fn starts(page: &mut Page, snapshot: &Snapshot) {
     let mut slots = page.family(&f::SLOTS);
     for (namespace, count) in &snapshot.slots {
         slots.add(&[namespace.as_str()], *count as u64);
+    }
+}
+
+fn nodes(page: &mut Page, snapshot: &Snapshot) {
+    let Some(nodes) = &snapshot.nodes else { return };
+    page.family(&f::NODES_CONNECTED).add(&[], u64::from(nodes.connected));
+    page.family(&f::NODES_KNOWN).add(&[], nodes.known as u64);
+    for (family, counts) in [(&f::NODES_MESSAGES, nodes.told), (&f::NODES_LOST, nodes.lost)] {
+        let mut samples = page.family(family);
+        for (dir, count) in ["out", "in"].iter().zip(counts) {
+            samples.add(&[dir], count);
+        }
     }
 }
 
@@ -450,6 +463,7 @@ mod tests {
             groups: [2, 11],
             fanned_out: 33,
             fanouts: spread(1_500),
+            nodes: Some(crate::nodes::Figures { connected: true, known: 2, told: [7, 5], lost: [1, 3] }),
             resumed: [4, 1],
             letters: deadletters::Figures {
                 lost: [0, 4, 0, 0],

@@ -14,12 +14,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::ending::Ending;
 use super::event::{ConnectionId, Message};
 use super::fanout::Fanout;
 use super::history::{CannotWatch, History, HistoryFigures, Past, Place, Topics, Watch, Watching};
 use super::member::Member;
 use super::outbound::Said;
+use super::peers::{Many, Peers, Saying};
 use super::presence::{Change, Listener};
 use super::returns::Returns;
 use super::spoken::Spoken;
@@ -54,6 +57,8 @@ pub struct Hub {
     pub(super) returns: Returns,
     /// Hears of users who come to groups and leave them.
     pub(super) listener: Listener,
+    /// Hears of what is said to many.
+    pub(super) peers: Peers,
 }
 
 /// Those of one group.
@@ -61,7 +66,8 @@ pub struct Hub {
 struct Group(Mutex<Members>);
 
 /// Why a connection could not join a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CannotJoin {
     /// The name is none.
     #[error("expected the name of a group: 1 to 128 bytes of text without control characters, ',' or ';'")]
@@ -116,6 +122,7 @@ impl Default for Hub {
             topics: Arc::default(),
             returns: Returns::default(),
             listener: Listener::default(),
+            peers: Peers::default(),
         }
     }
 }
@@ -456,25 +463,12 @@ impl Hub {
         message: &Message,
         except: &[ConnectionId],
     ) -> Reach {
-        self.topics.say(namespace, name, message, || self.say_to_members(namespace, name, message, except))
-    }
-
-    fn say_to_members(
-        &self,
-        namespace: &Namespace,
-        name: &str,
-        message: &Message,
-        except: &[ConnectionId],
-    ) -> Reach {
-        let Some(group) = self.group(namespace, name) else { return Reach::default() };
-        let members = lock(&group.0);
-        let others = members.iter().filter(|(id, _)| !except.contains(id)).map(|(_, member)| member);
-        self.say_to_all(others, &self.to_many(message))
+        self.say(&Saying { namespace, to: Many::Group(name), message, except })
     }
 
     /// Says something to all connections of a user.
     pub fn say_to_user(&self, namespace: &Namespace, user: &str, message: &Message) -> Reach {
-        self.say_to_all(&self.of_user(namespace, user), &self.to_many(message))
+        self.say(&Saying { namespace, to: Many::User(user), message, except: &[] })
     }
 
     /// Says something to all connections of a namespace, or of one function of it, but `except`.
@@ -485,15 +479,61 @@ impl Hub {
         message: &Message,
         except: &[ConnectionId],
     ) -> Reach {
-        let spoken = self.to_many(message);
+        let to = function.map_or(Many::All, Many::Function);
+        self.say(&Saying { namespace, to, message, except })
+    }
+
+    /// To those here, and through whoever listens to those elsewhere.
+    fn say(&self, saying: &Saying<'_>) -> Reach {
+        self.speak(saying, || self.peers.pass_on(saying))
+    }
+
+    /// To those here. What is said in a group is passed on in the order in which it is said there.
+    pub(super) fn speak(&self, saying: &Saying<'_>, pass_on: impl FnOnce()) -> Reach {
+        let Saying { namespace, to, message, except } = *saying;
+        match to {
+            Many::Group(name) => self.topics.say(namespace, name, message, || {
+                self.say_to_members(namespace, name, message, except, pass_on)
+            }),
+            Many::User(user) => {
+                pass_on();
+                self.say_to_all(&self.of_user(namespace, user), &self.to_many(message))
+            }
+            Many::Function(_) | Many::All => {
+                pass_on();
+                self.say_to_those(saying)
+            }
+        }
+    }
+
+    fn say_to_members(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        message: &Message,
+        except: &[ConnectionId],
+        pass_on: impl FnOnce(),
+    ) -> Reach {
+        let Some(group) = self.group(namespace, name) else {
+            pass_on();
+            return Reach::default();
+        };
+        let members = lock(&group.0);
+        pass_on();
+        let others = members.iter().filter(|(id, _)| !except.contains(id)).map(|(_, member)| member);
+        self.say_to_all(others, &self.to_many(message))
+    }
+
+    fn say_to_those(&self, saying: &Saying<'_>) -> Reach {
+        let spoken = self.to_many(saying.message);
         let mut reach = Reach::default();
         for shard in &self.shards {
             let members = lock(shard);
             let those = members.values().filter(|member| {
                 let identity = member.identity();
-                identity.function.namespace == *namespace
-                    && function.is_none_or(|function| identity.function == *function)
-                    && !except.contains(&identity.id)
+                identity.function.namespace == *saying.namespace
+                    && !matches!(saying.to, Many::Function(function) if identity.function != *function)
+                    && !saying.except.contains(&identity.id)
             });
             reach = reach.and(self.say_to_all(those, &spoken));
         }

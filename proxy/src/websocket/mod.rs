@@ -37,6 +37,7 @@ mod lease;
 mod member;
 mod outbound;
 mod passed;
+mod peers;
 mod presence;
 mod redrive;
 mod returns;
@@ -67,6 +68,7 @@ pub use hub::{CannotJoin, Figures, Filter, Hub, MAX_GROUP_NAME, Reach, is_group_
 pub use keeper::{DeadEvent, Failing, Forgetful, Keeper, Reason};
 pub use member::{Carried, Member};
 pub use outbound::Said;
+pub use peers::{Many, Saying};
 pub use redrive::Redrive;
 pub use returns::LONGEST_RETURN;
 pub use settings::{Batching, Delivery, EventMode, GroupNames, OnError, Subscriptions};

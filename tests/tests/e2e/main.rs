@@ -28,6 +28,7 @@ mod logs;
 mod metrics;
 mod namespaces;
 mod nodes;
+mod peers;
 mod queue;
 mod queue_nats;
 mod scale;

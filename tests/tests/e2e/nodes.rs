@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
-use roost_tests::{Api, Config, ECHO, Image, Nodes, PATIENCE, body_of, eventually};
+use roost_tests::{Api, Config, ECHO, Image, Message, Nodes, PATIENCE, Socket, body_of, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use crate::peers::knows;
 use crate::triggers_nats::Client;
 
 /// How long a server may think about an answer. One that has lost the others gives none.
@@ -113,6 +114,54 @@ async fn each_node_is_a_host_with_functions_of_its_own_and_comes_back_when_it_wa
     nodes.host(1).ready("echo").await;
     nodes.host(1).assert_echoes("echo").await;
     assert!(reached(&nodes, 0) && reached(&nodes, 2));
+}
+
+/// Says something to all connections of a function, on one node.
+async fn say(nodes: &Nodes, node: usize, what: &str) {
+    let said = nodes.host(node).api.post("/system/connections?function=held", what.to_owned()).await;
+    assert_eq!(said.status, StatusCode::OK, "{}", said.text());
+}
+
+/// All of these hear it, whatever they hear before.
+async fn all_hear<'a>(sockets: impl IntoIterator<Item = &'a mut Socket>, what: &str) {
+    for socket in sockets {
+        let hears = async { while socket.next().await.unwrap().unwrap() != Message::text(what) {} };
+        tokio::time::timeout(PATIENCE, hears).await.unwrap_or_else(|_| panic!("one does not hear {what:?}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broadcast_reaches_every_socket_on_every_node_that_can_be_reached() {
+    let nodes = Nodes::start(3, Config::default()).await;
+    let mut sockets = Vec::new();
+    for host in nodes.hosts() {
+        host.import(&Image::echo(), ECHO).await;
+        let annotations = json!({ "roost.websocket": "events" });
+        host.deployed(&json!({ "service": "held", "image": ECHO, "annotations": annotations })).await;
+        for _ in 0..5 {
+            sockets.push(Socket::open(host, "/function/held").await);
+        }
+    }
+    for node in 0..3 {
+        knows(nodes.host(node), 2).await;
+    }
+    say(&nodes, 0, "to all").await;
+    all_hear(&mut sockets, "to all").await;
+
+    nodes.cut_off(2);
+    knows(nodes.host(0), 1).await;
+    knows(nodes.host(2), 0).await;
+    say(&nodes, 1, "to two").await;
+    all_hear(&mut sockets[..10], "to two").await;
+    say(&nodes, 2, "to its own").await;
+    all_hear(&mut sockets[10..], "to its own").await;
+
+    nodes.bring_back(2);
+    for node in 0..3 {
+        knows(nodes.host(node), 2).await;
+    }
+    say(&nodes, 2, "to all again").await;
+    all_hear(&mut sockets, "to all again").await;
 }
 
 /// The pause of a client between two calls, which is shorter than the functions can follow: some calls always wait.

@@ -2,25 +2,24 @@
 //!
 //! A caller is known by a signature with the keys of its namespace, by the token of it, or as a user of this host.
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::{self, Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use roost_proxy::function::Namespace;
 use roost_proxy::websocket::codec::aws::management::{self, Verb};
 use roost_proxy::websocket::codec::aws::sigv4;
 use roost_proxy::websocket::event::ConnectionId;
-use roost_proxy::websocket::{Category, Ending, Member, Said};
-use roost_proxy::{By, CloseFrame};
 
 use super::inside::of_token;
 use super::words::MAX_MESSAGE;
 use crate::api::auth::{self, Peer};
 use crate::api::{Api, not_found};
+use crate::nodes::{Act, Answer as Found, Close};
 use crate::passes::Passes;
 
 type Answer = http::Response<Bytes>;
@@ -46,20 +45,25 @@ async fn settle(
     verb: Option<Verb>,
     data: Bytes,
 ) -> Result<Answer, Box<Answer>> {
-    let reach = authenticate(api, head, &data).await?;
+    let authority = authenticate(api, head, &data).await?;
     let verb = verb.ok_or_else(management::not_allowed)?;
-    let member = connection.and_then(|id| reach.find(api, id)).ok_or_else(management::gone)?;
-    match verb {
-        Verb::Get => Ok(management::found(member.identity(), member.last_active())),
-        Verb::Delete => {
-            member.end(Ending::new(CloseFrame::new(1000, ""), By::Host, Category::Api));
-            Ok(management::deleted())
+    let id = connection.ok_or_else(management::gone)?;
+    let act = match verb {
+        Verb::Get => Act::Show,
+        Verb::Delete => Act::End { close: Close::new(1000, "") },
+        Verb::Post => Act::say(management::message(head.uri.query(), &head.headers, data)?),
+    };
+    match (api.nodes.one(authority.namespace(), id, act).await, verb) {
+        (Found::Shown { connection: of }, Verb::Get) => {
+            let at = |stamp: Option<Timestamp>| stamp.map_or(UNIX_EPOCH, SystemTime::from);
+            Ok(management::found(of.peer, of.user_agent.as_deref(), at(of.since), at(of.last_active)))
         }
-        Verb::Post => match member.say(&management::message(head.uri.query(), &head.headers, data)?) {
-            Said::Queued => Ok(management::sent()),
-            Said::TooSlow => Err(Box::new(management::too_many("the client does not read what it is told"))),
-            Said::Gone => Err(Box::new(management::gone())),
-        },
+        (Found::Done, Verb::Delete) => Ok(management::deleted()),
+        (Found::Done, Verb::Post) => Ok(management::sent()),
+        (Found::TooSlow, _) => {
+            Err(Box::new(management::too_many("the client does not read what it is told")))
+        }
+        _ => Err(Box::new(management::gone())),
     }
 }
 
@@ -70,10 +74,10 @@ enum Authority {
 }
 
 impl Authority {
-    fn find(&self, api: &Api, id: ConnectionId) -> Option<Arc<Member>> {
+    fn namespace(&self) -> Option<&Namespace> {
         match self {
-            Self::Everybody => api.hub.find(id),
-            Self::Of(namespace) => api.hub.find_in(namespace, id),
+            Self::Everybody => None,
+            Self::Of(namespace) => Some(namespace),
         }
     }
 }

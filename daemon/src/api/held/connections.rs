@@ -3,15 +3,27 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use roost_proxy::websocket::{Filter, Said};
-use serde::Deserialize;
+use roost_proxy::websocket::Filter;
+use serde::{Deserialize, Serialize};
 
-use super::view::{ConnectionView, Page};
 use super::words::Words;
 use super::{Paging, Space, Told, cut, gone};
 use crate::api::connections::Closing;
 use crate::api::extract::{Path, Query};
 use crate::api::{Api, ApiError};
+use crate::nodes::{Act, Answer, ConnectionView, Found};
+
+/// Some of the connections that there are.
+#[derive(Debug, Serialize)]
+pub(super) struct Page {
+    connections: Vec<ConnectionView>,
+    /// What to ask for as `after`, if there are more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+    /// Nodes that have not answered in time: theirs are not here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
+}
 
 /// Which connections are meant.
 #[derive(Debug, Default, Deserialize)]
@@ -36,20 +48,21 @@ pub(super) async fn list(
     Query(paging): Query<Paging>,
 ) -> Result<Json<Page>, ApiError> {
     let filter = wanted.filter(&api, &space)?;
-    page(&api, &space, &filter, &paging)
+    page(&api, &space, &filter, &paging).await
 }
 
 /// One page of those that fit.
-pub(super) fn page(
+pub(super) async fn page(
     api: &Api,
     space: &Space,
     filter: &Filter,
     paging: &Paging,
 ) -> Result<Json<Page>, ApiError> {
     let limit = paging.limit()?;
-    let mut found = api.hub.list(&space.0, filter, paging.after_id()?, limit + 1);
-    let next = cut(&mut found, limit, |member| member.identity().id.to_string());
-    Ok(Json(Page { connections: found.iter().map(|member| (&**member).into()).collect(), next }))
+    let Found { found: mut connections, silent: missing } =
+        api.nodes.list(&space.0, filter, paging.after_id()?, limit + 1).await;
+    let next = cut(&mut connections, limit, |of| of.id.clone());
+    Ok(Json(Page { connections, next, missing }))
 }
 
 pub(super) async fn tell_all(
@@ -72,7 +85,10 @@ pub(super) async fn describe(
     space: Space,
     Path(id): Path,
 ) -> Result<Json<ConnectionView>, ApiError> {
-    Ok(Json((&*space.connection(&api, &id)?).into()))
+    match space.with(&api, &id, Act::Show).await? {
+        Answer::Shown { connection } => Ok(Json(*connection)),
+        _ => Err(gone()),
+    }
 }
 
 pub(super) async fn tell(
@@ -81,13 +97,12 @@ pub(super) async fn tell(
     Path(id): Path,
     words: Words,
 ) -> Result<StatusCode, ApiError> {
-    match space.connection(&api, &id)?.say(&words.message) {
-        Said::Queued => Ok(StatusCode::ACCEPTED),
-        Said::TooSlow => {
+    match space.with(&api, &id, Act::say(words.message)).await? {
+        Answer::TooSlow => {
             let text = "the client does not read what it is told: its connection ends";
             Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, text))
         }
-        Said::Gone => Err(gone()),
+        _ => Ok(StatusCode::ACCEPTED),
     }
 }
 
@@ -97,8 +112,6 @@ pub(super) async fn close(
     Path(id): Path,
     Query(closing): Query<Closing>,
 ) -> Result<StatusCode, ApiError> {
-    let ending = closing.ending()?;
-    // One that ends already ends with what was said first.
-    space.connection(&api, &id)?.end(ending);
+    space.with(&api, &id, Act::End { close: closing.close()? }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

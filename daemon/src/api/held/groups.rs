@@ -6,13 +6,13 @@ use axum::http::StatusCode;
 use roost_proxy::websocket::Filter;
 use serde::Serialize;
 
-use super::connections::page;
-use super::view::Page;
+use super::connections::{Page, page};
 use super::words::Words;
 use super::{Paging, Space, Told, cut};
 use crate::api::connections::{Closed, Closing};
 use crate::api::extract::{Path, Paths, Query};
 use crate::api::{Api, ApiError};
+use crate::nodes::{Act, Found};
 
 /// Some of the groups that there are.
 #[derive(Debug, Serialize)]
@@ -21,6 +21,9 @@ pub(super) struct Groups {
     /// What to ask for as `after`, if there are more.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
+    /// Nodes that have not answered in time: what they have is not counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -36,11 +39,11 @@ pub(super) async fn list(
     Query(paging): Query<Paging>,
 ) -> Result<Json<Groups>, ApiError> {
     let limit = paging.limit()?;
-    let mut found = api.hub.groups(&space.0, paging.after(), limit + 1);
-    let next = cut(&mut found, limit, |(name, _)| name.to_string());
-    let view =
-        |(name, connections): (std::sync::Arc<str>, usize)| GroupView { name: name.to_string(), connections };
-    Ok(Json(Groups { groups: found.into_iter().map(view).collect(), next }))
+    let Found { found: mut counts, silent: missing } =
+        api.nodes.groups(&space.0, paging.after(), limit + 1).await;
+    let next = cut(&mut counts, limit, |(name, _)| name.clone());
+    let groups = counts.into_iter().map(|(name, connections)| GroupView { name, connections }).collect();
+    Ok(Json(Groups { groups, next, missing }))
 }
 
 pub(super) async fn members(
@@ -49,7 +52,7 @@ pub(super) async fn members(
     Path(group): Path,
     Query(paging): Query<Paging>,
 ) -> Result<Json<Page>, ApiError> {
-    page(&api, &space, &all_of(group), &paging)
+    page(&api, &space, &all_of(group), &paging).await
 }
 
 pub(super) async fn add(
@@ -57,8 +60,7 @@ pub(super) async fn add(
     space: Space,
     Paths(group, id): Paths,
 ) -> Result<StatusCode, ApiError> {
-    let member = space.connection(&api, &id)?;
-    api.hub.join(&member, &group, member.most_groups())?;
+    space.with(&api, &id, Act::Join { group }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -68,7 +70,7 @@ pub(super) async fn remove(
     space: Space,
     Paths(group, id): Paths,
 ) -> Result<StatusCode, ApiError> {
-    api.hub.part(&space.connection(&api, &id)?, &group);
+    space.with(&api, &id, Act::Part { group }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -88,7 +90,7 @@ pub(super) async fn close(
     Path(group): Path,
     Query(closing): Query<Closing>,
 ) -> Result<Json<Closed>, ApiError> {
-    Ok(Json(Closed { closed: api.hub.end(&space.0, &all_of(group), &closing.ending()?) }))
+    Ok(Json(api.nodes.end_those(&space.0, &all_of(group), closing.close()?, false).await.into()))
 }
 
 fn all_of(group: String) -> Filter {

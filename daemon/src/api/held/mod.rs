@@ -1,7 +1,7 @@
-//! `/connections`, `/groups` and `/users`: the connections that are held here, looked at, spoken to and ended.
+//! `/connections`, `/groups` and `/users`: the connections that are held, looked at, spoken to and ended.
 //!
 //! The same calls twice: below `/system` for the users of this host, at the root for functions, each within its own
-//! namespace. Owns no state: the hub has it. What AWS' clients call is answered beside them.
+//! namespace. Owns no state: the hub has it, and those of other nodes. What AWS' clients call is answered beside them.
 
 mod aws;
 mod connections;
@@ -9,10 +9,7 @@ mod groups;
 mod inside;
 mod past;
 mod users;
-mod view;
 mod words;
-
-use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::FromRequestParts;
@@ -21,7 +18,7 @@ use axum::http::request::Parts;
 use axum::routing::{get, post, put};
 use roost_proxy::function::{FunctionKey, Namespace};
 use roost_proxy::websocket::event::ConnectionId;
-use roost_proxy::websocket::{CannotJoin, Member, Reach};
+use roost_proxy::websocket::{CannotJoin, Reach};
 use serde::{Deserialize, Serialize};
 
 pub(super) use aws::answer as at_no_route;
@@ -31,6 +28,7 @@ use self::inside::Inside;
 use super::extract::Query;
 use super::functions::Scope;
 use super::{Api, ApiError};
+use crate::nodes::{Act, Answer};
 
 /// How many things a list shows when nobody says it, and at most.
 const LIMIT: usize = 100;
@@ -84,9 +82,14 @@ impl Space {
         if api.registry.contains(&key) { Ok(key) } else { Err(unknown()) }
     }
 
-    /// A connection of it. A text that is no id is the id of none.
-    fn connection(&self, api: &Api, id: &str) -> Result<Arc<Member>, ApiError> {
-        ConnectionId::parse(id).and_then(|id| api.hub.find_in(&self.0, id)).ok_or_else(gone)
+    /// Does something with a connection of it, wherever that is. A text that is no id is the id of none.
+    async fn with(&self, api: &Api, id: &str, act: Act) -> Result<Answer, ApiError> {
+        let id = ConnectionId::parse(id).ok_or_else(gone)?;
+        match api.nodes.one(Some(&self.0), id, act).await {
+            Answer::Nobody => Err(gone()),
+            Answer::Refused { why } => Err(why.into()),
+            answer => Ok(answer),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Paging, Space, cut};
 use crate::api::extract::{Path, Query};
 use crate::api::{Api, ApiError};
+use crate::nodes::Found;
 
 /// By which a client says which event it saw last.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -25,6 +26,9 @@ pub(super) struct Users {
     /// What to ask for as `after`, if there are more.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
+    /// Nodes that have not answered in time: what they have is not counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,10 +87,11 @@ pub(super) async fn users(
     Query(paging): Query<Paging>,
 ) -> Result<Json<Users>, ApiError> {
     let limit = paging.limit()?;
-    let mut found = api.hub.users_of(&space.0, &group, paging.after(), limit + 1);
-    let next = cut(&mut found, limit, |(user, _)| user.to_string());
-    let view = |(id, connections): (Box<str>, usize)| UserView { id: id.into(), connections };
-    Ok(Json(Users { users: found.into_iter().map(view).collect(), next }))
+    let Found { found: mut counts, silent: missing } =
+        api.nodes.users_of(&space.0, group, paging.after(), limit + 1).await;
+    let next = cut(&mut counts, limit, |(user, _)| user.clone());
+    let users = counts.into_iter().map(|(id, connections)| UserView { id, connections }).collect();
+    Ok(Json(Users { users, next, missing }))
 }
 
 pub(super) async fn history(

@@ -5,24 +5,30 @@ use axum::extract::State;
 use roost_proxy::websocket::Filter;
 use serde::Serialize;
 
-use super::connections::page;
-use super::view::Page;
+use super::connections::{Page, page};
 use super::words::Words;
 use super::{Paging, Space, Told};
 use crate::api::connections::{Closed, Closing};
 use crate::api::extract::{Path, Paths, Query};
 use crate::api::{Api, ApiError};
+use crate::nodes::Found;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Joined {
     /// How many are in the group now.
     joined: usize,
+    /// Nodes that have not answered in time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct Left {
     /// How many were in the group.
     left: usize,
+    /// Nodes that have not answered in time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
 }
 
 pub(super) async fn connections(
@@ -31,7 +37,7 @@ pub(super) async fn connections(
     Path(user): Path,
     Query(paging): Query<Paging>,
 ) -> Result<Json<Page>, ApiError> {
-    page(&api, &space, &all_of(user), &paging)
+    page(&api, &space, &all_of(user), &paging).await
 }
 
 pub(super) async fn tell(State(api): State<Api>, space: Space, Path(user): Path, words: Words) -> Json<Told> {
@@ -44,7 +50,7 @@ pub(super) async fn close(
     Path(user): Path,
     Query(closing): Query<Closing>,
 ) -> Result<Json<Closed>, ApiError> {
-    Ok(Json(Closed { closed: api.hub.end(&space.0, &all_of(user), &closing.ending()?) }))
+    Ok(Json(api.nodes.end_those(&space.0, &all_of(user), closing.close()?, false).await.into()))
 }
 
 /// All that can join do, also if one cannot; the answer is then why.
@@ -53,22 +59,14 @@ pub(super) async fn add(
     space: Space,
     Paths(user, group): Paths,
 ) -> Result<Json<Joined>, ApiError> {
-    let mut refused = None;
-    let mut joined = 0;
-    for member in api.hub.of_user(&space.0, &user) {
-        match api.hub.join(&member, &group, member.most_groups()) {
-            Ok(()) => joined += 1,
-            // It went in this moment: it is none of the user's any more.
-            Err(roost_proxy::websocket::CannotJoin::Gone) => {}
-            Err(why) => refused = Some(why),
-        }
-    }
-    refused.map_or(Ok(Json(Joined { joined })), |why| Err(why.into()))
+    let Found { found: (joined, refused), silent: missing } =
+        api.nodes.move_user(&space.0, user, group, true).await;
+    refused.map_or(Ok(Json(Joined { joined, missing })), |why| Err(why.into()))
 }
 
 pub(super) async fn remove(State(api): State<Api>, space: Space, Paths(user, group): Paths) -> Json<Left> {
-    let members = api.hub.of_user(&space.0, &user);
-    Json(Left { left: members.iter().filter(|member| api.hub.part(member, &group)).count() })
+    let Found { found: (left, _), silent: missing } = api.nodes.move_user(&space.0, user, group, false).await;
+    Json(Left { left, missing })
 }
 
 fn all_of(user: String) -> Filter {

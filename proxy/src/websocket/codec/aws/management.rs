@@ -4,6 +4,7 @@
 //! `x-amzn-ErrorType`, without which a 410 is no `GoneException` to them. Pure; who may make a call is asked of
 //! [`sigv4`](super::sigv4), and what it does is the hub's.
 
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::websocket::codec::{body, rfc3339};
-use crate::websocket::event::{ConnectionId, Identity, Message};
+use crate::websocket::event::{ConnectionId, Message};
 
 const SEGMENT: &str = "@connections";
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
@@ -114,15 +115,17 @@ struct FoundIdentity<'a> {
     user_agent: &'a str,
 }
 
-/// To a GET: of whom a connection is, and when something was said on it last.
+/// To a GET: of whom a connection is, since when, and when something was said on it last.
 #[must_use]
-pub fn found(of: &Identity, last_active: SystemTime) -> Response<Bytes> {
+pub fn found(
+    peer: IpAddr,
+    user_agent: Option<&str>,
+    since: SystemTime,
+    last_active: SystemTime,
+) -> Response<Bytes> {
     let found = Found {
-        connected_at: rfc3339(of.since),
-        identity: FoundIdentity {
-            source_ip: of.peer.to_string(),
-            user_agent: of.user_agent.as_deref().unwrap_or_default(),
-        },
+        connected_at: rfc3339(since),
+        identity: FoundIdentity { source_ip: peer.to_string(), user_agent: user_agent.unwrap_or_default() },
         last_active_at: rfc3339(last_active),
     };
     json(StatusCode::OK, serde_json::to_vec(&found).expect("texts").into())
@@ -192,7 +195,6 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::function::FunctionKey;
 
     const ID: &str = "AAECAwQFBgcICQoLDA0ODw";
 
@@ -275,18 +277,8 @@ mod tests {
 
     #[test]
     fn what_is_found_of_a_connection_is_when_and_from_where_it_came() {
-        let of = Identity {
-            id: ConnectionId::random(),
-            function: FunctionKey::from_route("f").unwrap(),
-            path: "/".into(),
-            user: Default::default(),
-            subprotocol: Default::default(),
-            peer: [192, 0, 2, 1].into(),
-            host: None,
-            user_agent: Some("ws".into()),
-            since: UNIX_EPOCH + Duration::from_millis(1_795_207_116_007),
-        };
-        let answer = found(&of, of.since + Duration::from_secs(1));
+        let since = UNIX_EPOCH + Duration::from_millis(1_795_207_116_007);
+        let answer = found([192, 0, 2, 1].into(), Some("ws"), since, since + Duration::from_secs(1));
         let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
         assert_eq!(
             body,
