@@ -52,16 +52,20 @@ impl Intake for Nobody {
         Box::pin(std::future::ready(Response::new(ResponseBody::empty())))
     }
 
-    fn functions_of<'a>(&'a self, _: &'a str) -> Soon<'a, Vec<FunctionKey>> {
-        Box::pin(std::future::ready(Vec::new()))
+    fn functions_of<'a>(&'a self, _: &'a str) -> Soon<'a, Result<Vec<FunctionKey>, roost_proxy::Error>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    fn cancel<'a>(&'a self, _: &'a str, _: Vec<FunctionKey>) -> Soon<'a, bool> {
-        Box::pin(std::future::ready(false))
+    fn cancel<'a>(&'a self, _: &'a str, _: Vec<FunctionKey>) -> Soon<'a, Result<bool, roost_proxy::Error>> {
+        Box::pin(std::future::ready(Ok(false)))
     }
 
-    fn result<'a>(&'a self, _: &'a str, _: Vec<FunctionKey>) -> Soon<'a, Option<Response<ResponseBody>>> {
-        Box::pin(std::future::ready(None))
+    fn result<'a>(
+        &'a self,
+        _: &'a str,
+        _: Vec<FunctionKey>,
+    ) -> Soon<'a, Result<Option<Response<ResponseBody>>, roost_proxy::Error>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     fn answered(&self, _: &http::Method, _: StatusCode, _: Duration) {}
