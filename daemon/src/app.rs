@@ -45,7 +45,7 @@ use crate::network::HostNetwork;
 use crate::nodes::Nodes;
 use crate::passes::Passes;
 use crate::pauses::Pauses;
-use crate::queue::Queue;
+use crate::queue::{self, Queue};
 use crate::runtime::containerd::{self, Containerd, oci};
 use crate::scaling::events::Events;
 use crate::secrets::Secrets;
@@ -226,7 +226,7 @@ impl House {
         let logs = LogStore::new(config.state.join("logs"));
         let secrets = Secrets::open(&config.state, &config.run)?;
         #[cfg(feature = "nats")]
-        if config.queue.engine == crate::queue::Place::Nats
+        if config.queue.engine == queue::Place::Nats
             && let Some(nodes) = &config.nodes
         {
             letters.share(nodes.clone(), secrets.clone(), config.deadletters.clone());
@@ -264,16 +264,14 @@ impl House {
         let caller = Caller::new(routes.clone()).watched(log.clone(), config.spans);
         let (events, hub) = (Events::default(), Arc::<Hub>::default());
         let redrive = Redrive::new(caller.clone(), Arc::clone(&hub));
-        let queue = Queue::open(
-            &config.state,
-            config.queue.clone(),
+        let around = queue::Around {
             caller,
             here,
-            is_replica,
-            letters.clone(),
-            calls.clone(),
-            config.nodes.clone().map(|nodes| (nodes, secrets.clone())),
-        );
+            letters: letters.clone(),
+            answered: calls.clone(),
+            shared: config.nodes.clone().map(|nodes| (nodes, secrets.clone())),
+        };
+        let queue = Queue::open(&config.state, config.queue.clone(), around, is_replica);
         let queue = queue.context("cannot open the queue")?;
         let tools = Tools {
             host,

@@ -348,9 +348,14 @@ fn queue(directory: &TempDir, letters: &DeadLetters) -> Queue {
         callback_attempts: 1,
         idempotency: Duration::from_secs(1),
     };
-    let (caller, here) = (Caller::new(Routes::new()), "127.0.0.1:1".parse().unwrap());
-    let timings = crate::metrics::Timings::default();
-    Queue::open(directory.path(), settings, caller, here, |_| false, letters.clone(), timings, None).unwrap()
+    let around = queue::Around {
+        caller: Caller::new(Routes::new()),
+        here: "127.0.0.1:1".parse().unwrap(),
+        letters: letters.clone(),
+        answered: crate::metrics::Timings::default(),
+        shared: None,
+    };
+    Queue::open(directory.path(), settings, around, |_| false).unwrap()
 }
 
 #[tokio::test]

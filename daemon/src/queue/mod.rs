@@ -124,6 +124,20 @@ impl Settings {
     }
 }
 
+/// What the queue works with.
+pub struct Around {
+    /// Makes the calls.
+    pub caller: Caller,
+    /// Where this daemon listens.
+    pub here: SocketAddr,
+    /// Where calls go that come to nothing.
+    pub letters: DeadLetters,
+    /// Where answers to clients are counted.
+    pub answered: Timings<ApiCall>,
+    /// What it is shared over, where the settings ask for that.
+    pub shared: Option<(nodes::Settings, Secrets)>,
+}
+
 /// Why the queue cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -174,9 +188,7 @@ struct Shared {
 }
 
 impl Queue {
-    /// The queue in the directory `state`, whose calls `caller` makes, in a daemon that listens at `here`. No callback is sent
-    /// to an address that `is_replica`. What comes to nothing goes to `letters`. Answers to clients are counted in `answered`.
-    /// `shared` is what it is shared over, where the settings ask for that.
+    /// The queue in the directory `state`. No callback is sent to an address that `is_replica`.
     /// Nothing happens until it is [started](Self::start).
     ///
     /// # Errors
@@ -187,13 +199,10 @@ impl Queue {
     pub fn open(
         state: &Path,
         settings: Settings,
-        caller: Caller,
-        here: SocketAddr,
+        around: Around,
         is_replica: impl Fn(IpAddr) -> bool + Send + Sync + 'static,
-        letters: DeadLetters,
-        answered: Timings<ApiCall>,
-        shared: Option<(nodes::Settings, Secrets)>,
     ) -> Result<Self, OpenError> {
+        let Around { caller, here, letters, answered, shared } = around;
         let (orders, receiver) = mpsc::channel(ORDERS);
         let served = watch::Sender::new(HashSet::new());
         let (directory, own) = (state.join(NAME), settings.clone());

@@ -234,6 +234,7 @@ impl Ledgers {
     }
 
     /// Ends the clients, and waits until each call that was accepted was made.
+    #[allow(clippy::print_stderr, reason = "the figure is for whoever asks for it")]
     async fn end(mut self) {
         self.enough.store(true, Ordering::Relaxed);
         let mut accepted = Vec::new();

@@ -103,6 +103,7 @@ async fn no_accepted_call_is_lost_while_the_daemon_is_killed_and_the_function_fa
 }
 
 /// While the daemon is killed and the function fails.
+#[allow(clippy::print_stderr, reason = "the figures are for whoever asks for them")]
 pub(crate) async fn no_accepted_call_is_lost(config: Config, calls: usize) {
     let annotations = json!({
         "com.openfaas.retry.attempts": "4",

@@ -211,11 +211,10 @@ impl Keeper {
                 order = async {
                     sleep_until(patience).await;
                     self.orders.recv().await
-                } => match order? {
-                    Order::Append { reply, .. } => tell(reply, Err(Refusal::Disk)),
-                    // Who waits for an answer hears that there is none.
-                    _ => {}
-                },
+                } => if let Order::Append { reply, .. } = order? {
+                    tell(reply, Err(Refusal::Disk));
+                }
+                // Who waits for another answer hears that there is none.
             }
         }
     }
@@ -308,12 +307,16 @@ impl Running {
             }
             Order::Known { id, reply } => {
                 self.tasks.spawn(async move {
-                    known(server.functions_of(&id).await).map(|functions| tell(reply, functions));
+                    if let Some(functions) = known(server.functions_of(&id).await) {
+                        tell(reply, functions);
+                    }
                 });
             }
             Order::Result { id, functions, reply } => {
                 self.tasks.spawn(async move {
-                    known(server.result(&id, &functions).await).map(|result| tell(reply, result));
+                    if let Some(result) = known(server.result(&id, &functions).await) {
+                        tell(reply, result);
+                    }
                 });
             }
             // Other nodes may have it: what was held of it is theirs.

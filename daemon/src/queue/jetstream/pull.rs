@@ -128,7 +128,7 @@ impl Puller {
         };
         match self.read(number, head, message.payload, again).await {
             Ok(Read::Now(pulled)) => {
-                let (loaded, attempts, redelivered, objects, has_progress) = *pulled;
+                let Found { loaded, attempts, redelivered, objects, has_progress } = *pulled;
                 let held = Held { acker, objects, has_progress, _place: place };
                 let function = self.function.clone();
                 let pulled = Pulled { number, function, loaded, attempts, redelivered, held };
@@ -181,13 +181,22 @@ impl Puller {
         }
         let loaded = Loaded { call, body, answer };
         let objects = [object, answer_object];
-        Ok(Read::Now(Box::new((loaded, attempts, redelivered, objects, has_progress))))
+        Ok(Read::Now(Box::new(Found { loaded, attempts, redelivered, objects, has_progress })))
     }
 }
 
 enum Read {
-    Now(Box<(Loaded, u32, bool, [Option<(String, u64)>; 2], bool)>),
+    Now(Box<Found>),
     Later(Duration),
+}
+
+/// What a message, and what is kept beside it, say of a call.
+struct Found {
+    loaded: Loaded,
+    attempts: u32,
+    redelivered: bool,
+    objects: [Option<(String, u64)>; 2],
+    has_progress: bool,
 }
 
 /// Gives a call back, or ends it, without waiting for the server's word.
