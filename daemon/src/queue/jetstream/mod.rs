@@ -33,6 +33,7 @@ use async_nats::{Message, Subscriber};
 use futures_util::{StreamExt, TryStreamExt};
 use roost_proxy::function::FunctionKey;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -117,6 +118,8 @@ struct Running {
     open: HashMap<(FunctionKey, Lane), Open>,
     served: HashSet<FunctionKey>,
     tasks: TaskTracker,
+    /// Tells the server of the calls that are held.
+    telling: Option<JoinHandle<()>>,
     stopped: bool,
 }
 
@@ -162,6 +165,7 @@ impl Keeper {
             open: HashMap::new(),
             served: HashSet::new(),
             tasks: TaskTracker::new(),
+            telling: None,
             stopped: false,
         };
         running.tasks.spawn(bring::bring_over(Arc::clone(&running.server), self.directory));
@@ -252,7 +256,7 @@ impl Running {
                     Some(order) => self.carry_out(order).await,
                     None => return,
                 },
-                Some(news) = heard.recv() => self.hear(news).await,
+                Some(news) = heard.recv() => self.hear(news),
                 changed = served.changed() => match changed {
                     Ok(()) => {
                         let now_served = served.borrow_and_update().clone();
@@ -319,8 +323,8 @@ impl Running {
                     }
                 });
             }
-            // Other nodes may have it: what was held of it is theirs.
-            Order::Forget(function) => self.forget(&function),
+            // It is not served any more, which is heard in another way.
+            Order::Forget(_) => {}
             Order::Look(function) => {
                 self.board.lines().reopen(&function);
                 self.make_room();
@@ -329,9 +333,9 @@ impl Running {
         }
     }
 
-    async fn hear(&mut self, news: News) {
+    fn hear(&mut self, news: News) {
         match news {
-            News::Pulled(pulled) => self.pulled(*pulled).await,
+            News::Pulled(pulled) => self.pulled(*pulled),
             News::Settled(function, number, settled, end) => self.settled(&function, number, settled, &end),
             News::Depths(depths) => {
                 self.board.set_depths(depths);
@@ -344,13 +348,11 @@ impl Running {
         }
     }
 
-    async fn pulled(&mut self, pulled: Pulled) {
+    fn pulled(&mut self, pulled: Pulled) {
         let Pulled { number, function, loaded, .. } = &pulled;
         if self.stopped || !self.served.contains(function) {
             self.drop_files(&pulled);
-            if let Err(why) = nak(&pulled.held.acker, AckKind::Nak(None)).await {
-                debug!("a call was not given back: {why}");
-            }
+            self.tasks.spawn(async move { give_back(&pulled.held, Duration::ZERO).await });
             return;
         }
         if self.held.contains_key(number) {
@@ -372,6 +374,13 @@ impl Running {
             let lines = self.board.lines();
             (lines.attempts(&function, number), lines.is_over(&function, number))
         };
+        let retry_for = i64::try_from(self.settings.retry_for.as_millis()).unwrap_or(i64::MAX);
+        if matches!(ended, Ended::NotTaken { .. }) && held.loaded.call.accepted <= now().saturating_sub(retry_for) {
+            // Nobody took it for too long: it is given up here.
+            let end = end_of(&ended, &self.settings);
+            self.board.lines().end(&function, number, &end);
+            return self.closed(&function);
+        }
         let ended = if cancelled == Some(true) && !matches!(ended, Ended::Done { .. } | Ended::Dead { .. }) {
             Ended::Cancelled
         } else {
@@ -395,23 +404,24 @@ impl Running {
         if over.is_none() {
             lines.give_back(function, number);
         }
-        let closed = matches!(end, End::NotTaken { .. });
-        let others = if closed { lines.idle(function) } else { Vec::new() };
-        for other in &others {
-            lines.give_back(function, *other);
-        }
         drop(lines);
         if settled == Settled::Over {
             self.board.ended(function);
         }
         self.release(number);
-        // Other nodes may be able to.
+        if matches!(end, End::NotTaken { .. }) {
+            self.closed(function);
+        }
+    }
+
+    /// A function takes nothing here: other nodes may be able to make what is held of it.
+    fn closed(&mut self, function: &FunctionKey) {
+        let others = self.board.lines().idle(function);
         for number in others {
+            self.board.lines().give_back(function, number);
             self.give_back(number, NOT_TAKEN);
         }
-        if closed {
-            self.make_room();
-        }
+        self.make_room();
     }
 
     /// Gives a call back that is in no line any more.
@@ -439,6 +449,7 @@ impl Running {
         let gone: Vec<_> = self.served.difference(&served).cloned().collect();
         let new: Vec<_> = served.difference(&self.served).cloned().collect();
         self.served = served;
+        // Other nodes may have them: what was held of them is theirs.
         for function in gone {
             self.forget(&function);
         }
@@ -513,15 +524,20 @@ impl Running {
     }
 
     /// Somebody is at the calls that are held.
-    fn tell_progress(&self) {
+    fn tell_progress(&mut self) {
+        // Where the server is away it hears nothing, and one that waits for it is enough.
+        if self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
+            return;
+        }
         let held: Vec<_> = self.held.values().cloned().collect();
-        self.tasks.spawn(async move {
+        let telling = self.tasks.spawn(async move {
             for held in held {
                 if let Err(why) = nak(&held.held.acker, AckKind::Progress).await {
                     return debug!("the server does not hear that calls are at work: {why}");
                 }
             }
         });
+        self.telling = Some(telling);
     }
 
     fn look_for_lanes(&self) {
