@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::object_store::{self, ObjectStore};
+use async_nats::jetstream::object_store::ObjectStore;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType, Stream};
 use async_nats::jetstream::{Context, Message};
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::letter::{Draft, Head, Last, LetterId};
@@ -47,6 +49,17 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 
 /// How long the server may take for an answer, and this node until it has followed.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a body may take on its way.
+const TRANSFER: Duration = Duration::from_secs(25);
+
+/// What a message has besides its body at most, in bytes.
+const HEAD: usize = 128 << 10;
+
+/// How often it is tried to read the body of a letter.
+const TRIES: u32 = 5;
+
+const NO_ANSWER: &str = "the server does not answer";
 
 /// The file that says how far the log was followed.
 const FOLLOWED: &str = "followed";
@@ -71,6 +84,8 @@ struct Log {
     context: Context,
     stream: Stream,
     bodies: ObjectStore,
+    /// The largest body that is in its message, in bytes.
+    inline: usize,
     name: String,
 }
 
@@ -103,23 +118,19 @@ impl Handle {
         wanted.then(|| self.log.get().ok_or_else(|| "the server of the nodes was not reached yet".to_owned()))
     }
 
-    /// Keeps a letter in the log. `None` where letters are not shared; gives it back where that fails.
-    pub(super) async fn keep(&self, function: &FunctionKey, draft: &Draft) -> Option<Result<(), String>> {
+    /// Keeps a letter in the log: the number of its entry. `None` where letters are not shared.
+    pub(super) async fn keep(&self, function: &FunctionKey, draft: &Draft) -> Option<Result<u64, String>> {
         let log = match self.log()? {
             Ok(log) => log,
             Err(why) => return Some(Err(why)),
         };
-        match log.keep(function, draft).await {
-            Ok(number) => self.here(number).await,
-            Err(why) => return Some(Err(why)),
-        }
-        Some(Ok(()))
+        Some(log.keep(function, draft).await)
     }
 
     /// Waits until this node has followed the log so far; not for ever, as it is kept anyway.
-    async fn here(&self, number: u64) {
+    pub(super) async fn here(&self, number: u64) {
         let mut followed = self.followed.subscribe();
-        let here = tokio::time::timeout(PATIENCE, followed.wait_for(|followed| *followed >= number));
+        let here = timeout(PATIENCE, followed.wait_for(|followed| *followed >= number));
         if here.await.is_err() {
             debug!("what was noted of a dead letter is not here yet");
         }
@@ -167,27 +178,33 @@ impl Log {
         };
         context.create_or_update_stream(config).await.map_err(|why| why.to_string())?;
         let stream = context.get_stream(&name).await.map_err(|why| why.to_string())?;
-        let bodies = object_store::Config {
-            bucket: name.clone(),
-            max_age: settings.max_age,
+        let bodies = Config {
+            name: format!("OBJ_{name}"),
+            subjects: vec![format!("$O.{name}.C.>"), format!("$O.{name}.M.>")],
             storage: StorageType::File,
+            // As in the log, the oldest go first; whoever has followed it has them anyway.
+            discard: DiscardPolicy::Old,
+            allow_rollup: true,
+            allow_direct: true,
+            max_age: settings.max_age,
+            max_bytes: i64::try_from(settings.max_total).unwrap_or(i64::MAX),
             num_replicas: nodes.replicas,
-            ..object_store::Config::default()
+            ..Config::default()
         };
-        let bodies = match context.get_object_store(&name).await {
-            Ok(bodies) => bodies,
-            Err(_) => context.create_object_store(bodies).await.map_err(|why| why.to_string())?,
-        };
-        Ok(Self { context, stream, bodies, name: nodes.name.clone() })
+        context.create_or_update_stream(bodies).await.map_err(|why| why.to_string())?;
+        let bodies = context.get_object_store(&name).await.map_err(|why| why.to_string())?;
+        let largest = context.client().server_info().max_payload.saturating_sub(HEAD);
+        Ok(Self { context, stream, bodies, inline: INLINE.min(largest), name: nodes.name.clone() })
     }
 
     async fn keep(&self, function: &FunctionKey, draft: &Draft) -> Result<u64, String> {
-        let (payload, object) = if draft.body.len() <= INLINE {
+        let (payload, object) = if draft.body.len() <= self.inline {
             (draft.body.clone(), None)
         } else {
             let name = uuid::Uuid::new_v4().to_string();
-            let put = self.bodies.put(name.as_str(), &mut &draft.body[..]).await;
-            put.map_err(|why| why.to_string())?;
+            let mut data = &draft.body[..];
+            let put = timeout(TRANSFER, self.bodies.put(name.as_str(), &mut data)).await;
+            put.map_err(|_| NO_ANSWER.to_owned())?.map_err(|why| why.to_string())?;
             (Bytes::new(), Some(name))
         };
         self.publish(function, &Entry::Keep { head: Box::new(draft.head.clone()), object }, payload).await
@@ -198,26 +215,34 @@ impl Log {
         let text = serde_json::to_string(entry).map_err(|why| why.to_string())?;
         let subject = format!("{}.letters.{}.{}", self.name, function.namespace, function.name);
         let message = PublishMessage::build().header(ENTRY, text.as_str()).payload(payload);
+        if self.context.client().connection_state() != State::Connected {
+            return Err("there is no connection to the server".to_owned());
+        }
         let sent = self.context.send_publish(subject, message).await.map_err(|why| why.to_string())?;
         Ok(sent.await.map_err(|why| why.to_string())?.sequence)
     }
 
-    /// An entry, whose it is, and the body of the letter that it has.
-    async fn read(&self, message: &Message) -> Result<(FunctionKey, Entry, Bytes), String> {
+    /// An entry, and whose it is.
+    fn entry(message: &Message) -> Result<(FunctionKey, Entry), String> {
         let mut words = message.subject.rsplit('.');
         let (function, namespace) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let key = namespace.parse().ok().zip(function.parse().ok());
         let (namespace, function) = key.ok_or_else(|| format!("{} is of no function", message.subject))?;
         let text = message.headers.as_ref().and_then(|headers| headers.get(ENTRY)).ok_or("it is no entry")?;
         let entry: Entry = serde_json::from_str(text.as_str()).map_err(|why| why.to_string())?;
-        let mut body = message.payload.clone();
-        if let Entry::Keep { object: Some(name), .. } = &entry {
+        Ok((FunctionKey::new(namespace, function), entry))
+    }
+
+    /// The body of the letter that an entry has.
+    async fn body(&self, message: &Message, entry: &Entry) -> Result<Bytes, String> {
+        let Entry::Keep { object: Some(name), .. } = entry else { return Ok(message.payload.clone()) };
+        let read = timeout(TRANSFER, async {
             let mut object = self.bodies.get(name).await.map_err(|why| why.to_string())?;
             let mut bytes = Vec::new();
             object.read_to_end(&mut bytes).await.map_err(|why| why.to_string())?;
-            body = bytes.into();
-        }
-        Ok((FunctionKey::new(namespace, function), entry, body))
+            Ok(bytes.into())
+        });
+        read.await.unwrap_or_else(|_| Err(NO_ANSWER.to_owned()))
     }
 }
 
@@ -271,17 +296,39 @@ async fn follow(letters: DeadLetters, nodes: nodes::Settings, secrets: Secrets, 
         pauses.wait().await;
     }
     let Some(log) = letters.0.shared.log.get() else { return };
-    let mut pauses = Pauses::new(PAUSES);
+    let (mut pauses, mut stuck) = (Pauses::new(PAUSES), Stuck::default());
     loop {
-        if let Err(why) = read_on(&letters, log).await {
+        let before = *letters.0.shared.followed.borrow();
+        if let Err(why) = read_on(&letters, log, &mut stuck).await {
             debug!("dead letters of other nodes come later: {why}");
+        }
+        if *letters.0.shared.followed.borrow() > before {
+            pauses = Pauses::new(PAUSES);
         }
         pauses.wait().await;
     }
 }
 
+/// An entry whose letter has a body that cannot be had, and how often it was tried.
+#[derive(Default)]
+struct Stuck {
+    number: u64,
+    times: u32,
+}
+
+impl Stuck {
+    /// Is it to be tried again?
+    fn again(&mut self, number: u64) -> bool {
+        if self.number != number {
+            *self = Self { number, times: 0 };
+        }
+        self.times += 1;
+        self.times < TRIES
+    }
+}
+
 /// Reads on from where this node was, as long as that works.
-async fn read_on(letters: &DeadLetters, log: &Log) -> Result<(), String> {
+async fn read_on(letters: &DeadLetters, log: &Log, stuck: &mut Stuck) -> Result<(), String> {
     let info = log.stream.get_info().await.map_err(|why| why.to_string())?;
     let path = letters.0.shared_path();
     let mut followed = followed(&path, &info).await;
@@ -292,21 +339,29 @@ async fn read_on(letters: &DeadLetters, log: &Log) -> Result<(), String> {
     let mut messages = consumer.messages().await.map_err(|why| why.to_string())?;
     while let Some(message) = messages.next().await {
         let message = message.map_err(|why| why.to_string())?;
-        let number = {
+        let (number, id) = {
             let info = message.info().map_err(|why| why.to_string())?;
             let millis = info.published.unix_timestamp_nanos() / 1_000_000;
             let at = i64::try_from(millis).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
             (info.stream_sequence, LetterId::numbered(at.unwrap_or_default(), info.stream_sequence))
         };
-        match log.read(&message).await {
-            Ok((function, entry, body)) => {
-                letters.apply(number.1, function, entry, body).await.map_err(|why| why.to_string())?;
+        match Log::entry(&message) {
+            Ok((function, entry)) => {
+                let body = match log.body(&message, &entry).await {
+                    Ok(body) => body,
+                    Err(why) if stuck.again(number) => return Err(why),
+                    Err(why) => {
+                        warn!(%function, "{function}: the body of a dead letter is lost: {why}");
+                        Bytes::new()
+                    }
+                };
+                letters.apply(id, function, entry, body).await.map_err(|why| why.to_string())?;
             }
             Err(why) => warn!("an entry of the log of dead letters is left out: {why}"),
         }
-        followed.number = number.0;
+        followed.number = number;
         note(&path, &followed).await.map_err(|why| why.to_string())?;
-        letters.0.shared.followed.send_replace(number.0);
+        letters.0.shared.followed.send_replace(number);
     }
     Err("the log has ended".to_owned())
 }

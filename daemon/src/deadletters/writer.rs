@@ -89,7 +89,7 @@ impl Writer {
         letters: Vec<(FunctionKey, Box<Draft>, Waiter)>,
     ) -> Vec<(FunctionKey, Box<Draft>, Waiter)> {
         let shared = &self.letters.0;
-        let mut own = Vec::new();
+        let (mut own, mut waiters, mut last) = (Vec::new(), Vec::new(), 0);
         for (function, draft, waiter) in letters {
             let kept = match (shared.shared.keep(&function, &draft).await, &waiter) {
                 // An event comes to nobody again.
@@ -100,12 +100,18 @@ impl Writer {
                 (Some(kept), _) => kept,
             };
             shared.waiting.fetch_sub(draft.size(), Relaxed);
-            if let Err(why) = &kept {
-                warn!(%function, "{function}: a dead letter is kept later: {why}");
+            match &kept {
+                Ok(number) => last = last.max(*number),
+                Err(why) => warn!(%function, "{function}: a dead letter is kept later: {why}"),
             }
-            if let Some(waiter) = waiter
-                && waiter.send(kept.is_ok()).is_err()
-            {
+            waiters.extend(waiter.map(|waiter| (waiter, kept.is_ok())));
+        }
+        // Who has had a letter kept is to find it here.
+        if last > 0 {
+            shared.shared.here(last).await;
+        }
+        for (waiter, kept) in waiters {
+            if waiter.send(kept).is_err() {
                 tracing::debug!("nobody waits for a dead letter any more");
             }
         }

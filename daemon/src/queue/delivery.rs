@@ -21,7 +21,6 @@ use roost_proxy::function::FunctionKey;
 use roost_proxy::{Error, OwnBody, ResponseBody};
 use tracing::{debug, info, warn};
 
-use super::Shared;
 use super::callback::{Passed, Tee, place};
 use super::invocation::{Answer, Failure, Invocation};
 use super::keeper::{Ended, Order, Resulted, now};
@@ -29,6 +28,7 @@ use super::lines::{Task, Turn};
 use super::policy::{Policy, Verdict};
 use super::spool::Kept;
 use super::store::Loaded;
+use super::{Place, Shared};
 
 /// Tells the function which attempt this is.
 const X_ROOST_ATTEMPT: HeaderName = HeaderName::from_static("x-roost-attempt");
@@ -264,8 +264,19 @@ impl Way<'_> {
         self.call.wishes.keep_result.map(Duration::from_millis).or(self.policy.results)
     }
 
-    /// Makes a dead letter of the call. `false` when that is not on the disk.
+    /// Makes a dead letter of the call. `false` when that is not on the disk, and it is to be made again. Where nodes share
+    /// calls it is held until it is: somewhere else it would be made once more, and again, as often as that goes wrong.
     async fn bury(&self, failure: &Failure, reason: &'static str) -> bool {
+        while !self.try_to_bury(failure, reason).await {
+            if self.shared.settings.engine == Place::Local {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(DISK_PAUSE.unsigned_abs())).await;
+        }
+        true
+    }
+
+    async fn try_to_bury(&self, failure: &Failure, reason: &'static str) -> bool {
         let _turn = self.shared.burials.acquire().await;
         let body = match self.shared.spool.read_all(self.body).await {
             Ok(body) => body,

@@ -158,7 +158,7 @@ impl Intake for Queue {
 }
 
 impl Queue {
-    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Error> {
+    pub(super) async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.0.order(order(reply)).await;
         answer.await.map_err(|_| Error::QueueAway)

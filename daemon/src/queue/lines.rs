@@ -357,7 +357,10 @@ impl Lines {
     /// A call that goes on elsewhere: it is not here any more, and nothing is counted.
     #[cfg(feature = "nats")]
     pub(super) fn give_back(&mut self, function: &FunctionKey, number: u64) -> Option<Entry> {
-        self.of.get_mut(function)?.begun.remove(&number);
+        let line = self.of.get_mut(function)?;
+        line.begun.remove(&number);
+        line.given_up.retain(|(given_up, _)| *given_up != number);
+        line.expiring.retain(|(_, expiring)| *expiring != number);
         self.remove(function, number)
     }
 

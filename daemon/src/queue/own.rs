@@ -10,8 +10,9 @@ use roost_proxy::function::FunctionKey;
 
 use super::intake::Refusal;
 use super::invocation::{Accepted, Invocation};
+use super::keeper::Order;
 use super::wishes::Wishes;
-use super::{Queue, X_CALL_ID, keeper};
+use super::{Place, Queue, X_CALL_ID, keeper};
 use crate::triggers::{Deliver, Delivered, Refused, TriggeredCall};
 
 impl Deliver for Queue {
@@ -35,8 +36,13 @@ impl Deliver for Queue {
         }
     }
 
-    fn is_open(&self, function: &FunctionKey, call_id: &str) -> bool {
-        self.0.board.lines().functions_of(call_id).contains(function)
+    async fn is_open(&self, function: &FunctionKey, call_id: &str) -> bool {
+        if self.0.settings.engine == Place::Local {
+            return self.0.board.lines().functions_of(call_id).contains(function);
+        }
+        let (id, functions) = (call_id.to_owned(), vec![function.clone()]);
+        // One of which nothing is known may go on.
+        !matches!(self.ask(|reply| Order::Result { id, functions, reply }).await, Ok(None | Some(Some(_))))
     }
 }
 

@@ -101,6 +101,12 @@ impl Spool {
         Ok(Self(path.into()))
     }
 
+    /// A body that is nowhere: whoever reads it hears so.
+    #[cfg(feature = "nats")]
+    pub(super) fn lost(length: u64) -> Kept {
+        Kept::File(Named { name: "lost".to_owned(), length })
+    }
+
     /// A body that is to be written.
     pub(super) fn writer(&self) -> Writer {
         Writer { spool: self.clone(), memory: Vec::new(), file: None, length: 0 }

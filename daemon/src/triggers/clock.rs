@@ -236,7 +236,10 @@ async fn make<D: Deliver>(
     settled: &mut Settled,
 ) -> Result<(), String> {
     for at in &plan.runs {
-        let goes_on = settled.call.as_ref().is_some_and(|call| out.deliver.is_open(function, call));
+        let goes_on = match &settled.call {
+            Some(call) => out.deliver.is_open(function, call).await,
+            None => false,
+        };
         if overlap == Overlap::Skip && goes_on {
             info!(%function, "{function}: no run of {:?} for {at}: the last one goes on", schedule.text);
             out.figures.missed(function, figures::CLOCK, 1);

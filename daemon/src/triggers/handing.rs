@@ -72,7 +72,7 @@ mod tests {
             self.0.lock().unwrap().pop().expect("no more calls are made")
         }
 
-        fn is_open(&self, _: &FunctionKey, _: &str) -> bool {
+        async fn is_open(&self, _: &FunctionKey, _: &str) -> bool {
             false
         }
     }

@@ -96,7 +96,7 @@ pub trait Deliver: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Delivered, Refused>> + Send;
 
     /// Does this call wait, or is it being made?
-    fn is_open(&self, function: &FunctionKey, call_id: &str) -> bool;
+    fn is_open(&self, function: &FunctionKey, call_id: &str) -> impl Future<Output = bool> + Send;
 }
 
 /// What the tasks need.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use async_nats::jetstream::stream::RawMessageErrorKind;
+use async_nats::jetstream::stream::{DeleteMessageErrorKind, RawMessageErrorKind};
 use futures_util::TryStreamExt;
 use roost_proxy::function::FunctionKey;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use super::super::keeper::{Ready, now};
 use super::super::spool::Kept;
 use super::names::{of_result_key, of_subject, result_key, token};
-use super::server::{Failed, ResultHead, Server, failed, parse};
+use super::server::{Failed, ResultHead, Server, failed, head_of, parse};
 
 /// How many calls of one id and function are ended at once.
 const MOST: usize = 100;
@@ -52,26 +52,40 @@ impl Server {
         functions: &[FunctionKey],
     ) -> Result<Vec<FunctionKey>, Failed> {
         let mut gone = Vec::new();
-        for subject in self.subjects_of(id).await? {
-            let function = of_subject(&subject).map(|(function, _)| function);
-            let Some(function) = function.filter(|function| functions.contains(function)) else { continue };
-            for _ in 0..MOST {
-                let number = match self.calls.get_last_raw_message_by_subject(&subject).await {
-                    Ok(message) => message.sequence,
-                    Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
-                    Err(error) => return Err(failed(error)),
-                };
-                if self.calls.delete_message(number).await.map_err(failed)? {
-                    gone.push(function.clone());
-                }
-                self.forget_progress(number).await;
-            }
-        }
+        let removed = self.remove(id, functions, &mut gone).await;
         let told =
             Cancelled { id: id.to_owned(), functions: functions.iter().map(ToString::to_string).collect() };
         let told = serde_json::to_vec(&told).map_err(failed)?;
         self.client.publish(self.names.told("cancelled"), told.into()).await.map_err(failed)?;
-        Ok(gone)
+        removed.map(|()| gone)
+    }
+
+    async fn remove(
+        &self,
+        id: &str,
+        functions: &[FunctionKey],
+        gone: &mut Vec<FunctionKey>,
+    ) -> Result<(), Failed> {
+        for subject in self.subjects_of(id).await? {
+            let function = of_subject(&subject).map(|(function, _)| function);
+            let Some(function) = function.filter(|function| functions.contains(function)) else { continue };
+            for _ in 0..MOST {
+                let message = match self.calls.get_last_raw_message_by_subject(&subject).await {
+                    Ok(message) => message,
+                    Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
+                    Err(error) => return Err(failed(error)),
+                };
+                match self.calls.delete_message(message.sequence).await {
+                    Ok(_) => gone.push(function.clone()),
+                    // It has just ended.
+                    Err(error) if matches!(error.kind(), DeleteMessageErrorKind::JetStream(_)) => break,
+                    Err(error) => return Err(failed(error)),
+                }
+                self.forget_progress(message.sequence).await;
+                self.discard(head_of(Some(&message.headers)).ok().and_then(|head| head.body).as_ref()).await;
+            }
+        }
+        Ok(())
     }
 
     /// A result; `Some(None)` if the call is not over.
@@ -86,7 +100,7 @@ impl Server {
             }
             let body = match &head.object {
                 Some((name, length)) => {
-                    let mut object = self.bodies.get(name).await.map_err(failed)?;
+                    let mut object = self.answers.get(name).await.map_err(failed)?;
                     let mut bytes = Vec::with_capacity(usize::try_from(*length).unwrap_or(0));
                     object.read_to_end(&mut bytes).await.map_err(failed)?;
                     Some(Kept::Inline(bytes.into()))

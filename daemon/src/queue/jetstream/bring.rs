@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -14,44 +15,67 @@ use super::super::keeper::{BODIES, DATABASE};
 use super::super::spool::Spool;
 use super::super::store::{Store, StoreError};
 use super::server::Server;
+use crate::pauses::Pauses;
+
+/// The pauses between tries.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// What came of a try.
+#[derive(Default)]
+struct Brought {
+    brought: usize,
+    stay: usize,
+    /// The server did not take one: the others were not tried.
+    refused: usize,
+}
 
 /// Brings them over, and says how many.
 pub(super) async fn bring_over(server: Arc<Server>, directory: PathBuf) {
     if !directory.join(DATABASE).exists() {
         return;
     }
-    let runtime = Handle::current();
-    match spawn_blocking(move || bring(&runtime, &server, &directory)).await {
-        Ok(Ok((0, 0))) => {}
-        Ok(Ok((brought, left))) => {
-            info!(
-                "{brought} calls of this host's own queue are the nodes' now; {left} stay until it has one again"
-            );
+    let mut pauses = Pauses::new(PAUSES);
+    loop {
+        let (runtime, server, directory) = (Handle::current(), Arc::clone(&server), directory.clone());
+        match spawn_blocking(move || bring(&runtime, &server, &directory)).await {
+            Ok(Ok(Brought { brought, stay, refused })) => {
+                if brought + stay > 0 {
+                    info!(
+                        "{brought} calls of this host's own queue are the nodes' now; {stay} stay until it has one again"
+                    );
+                }
+                if refused == 0 {
+                    return;
+                }
+            }
+            Ok(Err(why)) => return warn!("calls of this host's own queue stay where they are: {why}"),
+            Err(why) => return warn!("calls of this host's own queue stay where they are: {why}"),
         }
-        Ok(Err(why)) => warn!("calls of this host's own queue stay where they are: {why}"),
-        Err(why) => warn!("calls of this host's own queue stay where they are: {why}"),
+        pauses.wait().await;
     }
 }
 
-fn bring(runtime: &Handle, server: &Server, directory: &Path) -> Result<(usize, usize), StoreError> {
+fn bring(runtime: &Handle, server: &Server, directory: &Path) -> Result<Brought, StoreError> {
     let mut store = Store::open(&directory.join(DATABASE))?;
     let spool = Spool::open(&directory.join(BODIES)).map_err(redb::StorageError::Io)?;
     let mut numbers = Vec::new();
     store.found(|found| numbers.extend(found.ok().map(|found| found.number)))?;
-    let (mut brought, mut left) = (0, 0);
+    let mut done = Brought::default();
     for number in numbers {
         let Some(loaded) = store.load(number)? else { continue };
-        if loaded.answer.is_some()
-            || runtime.block_on(server.append(&spool, &loaded.call, &loaded.body)).is_err()
-        {
-            left += 1;
+        if loaded.answer.is_some() {
+            done.stay += 1;
             continue;
+        }
+        if runtime.block_on(server.append(&spool, &loaded.call, &loaded.body)).is_err() {
+            done.refused += 1;
+            return Ok(done);
         }
         store.batch(|tables| tables.remove(number))?;
         if let Some(file) = loaded.body.file() {
             spool.remove(file);
         }
-        brought += 1;
+        done.brought += 1;
     }
-    Ok((brought, left))
+    Ok(done)
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use roost_proxy::function::FunctionKey;
 
 use super::super::keeper::Depth;
@@ -22,7 +23,12 @@ pub(super) async fn depths(
 ) -> Result<HashMap<FunctionKey, Depth>, Failed> {
     let mut depths: HashMap<FunctionKey, Depth> = HashMap::new();
     for (function, lane) in lanes {
-        let info = server.calls.consumer_info(consumer(&function, lane)).await.map_err(failed)?;
+        let info = match server.calls.consumer_info(consumer(&function, lane)).await {
+            Ok(info) => info,
+            // Nobody has called there yet.
+            Err(error) if matches!(error.kind(), ConsumerInfoErrorKind::NotFound) => continue,
+            Err(error) => return Err(failed(error)),
+        };
         let calls = info.num_pending + info.num_ack_pending as u64;
         let oldest = if calls == 0 {
             None

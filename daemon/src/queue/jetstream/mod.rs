@@ -42,7 +42,7 @@ use tracing::{debug, info, warn};
 use self::ask::Cancelled;
 use self::names::{Lane, of_consumer};
 use self::pull::{MOST, Pulled, Puller, nak};
-use self::server::{Failed, Server};
+use self::server::{ACK_WAIT, Failed, PATIENCE, Server, TRANSFER, failed, within};
 use self::settle::{NOT_TAKEN, Settled, give_back, settle};
 use super::Settings;
 use super::intake::Refusal;
@@ -92,6 +92,8 @@ enum News {
     Pulled(Box<Pulled>),
     Settled(FunctionKey, u64, Settled, End),
     Depths(HashMap<FunctionKey, Depth>),
+    /// The server has heard of all calls that were held at this moment.
+    Heard(Instant),
     Lanes(Vec<(FunctionKey, Lane)>),
 }
 
@@ -118,6 +120,8 @@ struct Running {
     open: HashMap<(FunctionKey, Lane), Open>,
     served: HashSet<FunctionKey>,
     tasks: TaskTracker,
+    /// When the server last heard of the calls that are held.
+    heard: Instant,
     /// Tells the server of the calls that are held.
     telling: Option<JoinHandle<()>>,
     stopped: bool,
@@ -165,6 +169,7 @@ impl Keeper {
             open: HashMap::new(),
             served: HashSet::new(),
             tasks: TaskTracker::new(),
+            heard: Instant::now(),
             telling: None,
             stopped: false,
         };
@@ -215,9 +220,11 @@ impl Keeper {
                 order = async {
                     sleep_until(patience).await;
                     self.orders.recv().await
-                } => if let Order::Append { reply, .. } = order? {
-                    tell(reply, Err(Refusal::Disk));
-                }
+                } => match order? {
+                    Order::Append { reply, .. } => tell(reply, Err(Refusal::Disk)),
+                    Order::Stop => return None,
+                    _ => {}
+                },
                 // Who waits for another answer hears that there is none.
             }
         }
@@ -276,6 +283,10 @@ impl Running {
 
     /// Has calls begin whose turn it is.
     fn begin(&mut self) {
+        // What nobody hears of may be somebody else's.
+        if self.heard.elapsed() > ACK_WAIT {
+            return;
+        }
         let deliverers = &self.deliverers;
         let turns = self.board.lines().begin(now(), BEGUN_AT_ONCE, |key| deliverers.limit_of(key));
         for turn in turns {
@@ -304,21 +315,21 @@ impl Running {
             Order::Cancel { id, functions, reply } => {
                 let board = Arc::clone(&self.board);
                 self.tasks.spawn(async move {
-                    let Some(gone) = known(server.cancel(&id, &functions).await) else { return };
+                    let Some(gone) = known(&server, server.cancel(&id, &functions)).await else { return };
                     gone.iter().for_each(|function| board.ended(function));
                     tell(reply, gone.len());
                 });
             }
             Order::Known { id, reply } => {
                 self.tasks.spawn(async move {
-                    if let Some(functions) = known(server.functions_of(&id).await) {
+                    if let Some(functions) = known(&server, server.functions_of(&id)).await {
                         tell(reply, functions);
                     }
                 });
             }
             Order::Result { id, functions, reply } => {
                 self.tasks.spawn(async move {
-                    if let Some(result) = known(server.result(&id, &functions).await) {
+                    if let Some(result) = known(&server, server.result(&id, &functions)).await {
                         tell(reply, result);
                     }
                 });
@@ -337,6 +348,7 @@ impl Running {
         match news {
             News::Pulled(pulled) => self.pulled(*pulled),
             News::Settled(function, number, settled, end) => self.settled(&function, number, settled, &end),
+            News::Heard(at) => self.heard = self.heard.max(at),
             News::Depths(depths) => {
                 self.board.set_depths(depths);
                 self.make_room();
@@ -352,7 +364,8 @@ impl Running {
         let Pulled { number, function, loaded, .. } = &pulled;
         if self.stopped || !self.served.contains(function) {
             self.drop_files(&pulled);
-            self.tasks.spawn(async move { give_back(&pulled.held, Duration::ZERO).await });
+            let server = Arc::clone(&self.server);
+            self.tasks.spawn(async move { give_back(&server, &pulled.held, Duration::ZERO).await });
             return;
         }
         if self.held.contains_key(number) {
@@ -363,7 +376,7 @@ impl Running {
         (entry.attempts, entry.answered, entry.due) = (pulled.attempts, loaded.answer.is_some(), 0);
         // The files are those of what is held.
         entry.files.clear();
-        self.board.lines().restore(function, *number, entry, pulled.redelivered);
+        self.board.lines().restore(function, *number, entry, false);
         self.held.insert(*number, Arc::new(pulled));
     }
 
@@ -375,7 +388,9 @@ impl Running {
             (lines.attempts(&function, number), lines.is_over(&function, number))
         };
         let retry_for = i64::try_from(self.settings.retry_for.as_millis()).unwrap_or(i64::MAX);
-        if matches!(ended, Ended::NotTaken { .. }) && held.loaded.call.accepted <= now().saturating_sub(retry_for) {
+        if matches!(ended, Ended::NotTaken { .. })
+            && held.loaded.call.accepted <= now().saturating_sub(retry_for)
+        {
             // Nobody took it for too long: it is given up here.
             let end = end_of(&ended, &self.settings);
             self.board.lines().end(&function, number, &end);
@@ -427,7 +442,8 @@ impl Running {
     /// Gives a call back that is in no line any more.
     fn give_back(&mut self, number: u64, pause: Duration) {
         let Some(held) = self.release(number) else { return };
-        self.tasks.spawn(async move { give_back(&held.held, pause).await });
+        let server = Arc::clone(&self.server);
+        self.tasks.spawn(async move { give_back(&server, &held.held, pause).await });
     }
 
     /// A call is not held any more.
@@ -461,7 +477,8 @@ impl Running {
 
     fn forget(&mut self, function: &FunctionKey) {
         self.open.retain(|(of, _), _| of != function);
-        let idle = self.board.lines().idle(function);
+        let idle: Vec<_> =
+            self.idle().into_iter().filter(|number| self.held[number].function == *function).collect();
         // Those that are at it end with it, and are given back then.
         self.board.lines().forget(function);
         for number in idle {
@@ -529,15 +546,39 @@ impl Running {
         if self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
             return;
         }
+        if self.heard.elapsed() > ACK_WAIT {
+            self.lapse();
+        }
         let held: Vec<_> = self.held.values().cloned().collect();
+        let (server, news, at) = (Arc::clone(&self.server), self.news.clone(), Instant::now());
         let telling = self.tasks.spawn(async move {
             for held in held {
-                if let Err(why) = nak(&held.held.acker, AckKind::Progress).await {
+                if let Err(why) = nak(&server, &held.held.acker, AckKind::Progress).await {
                     return debug!("the server does not hear that calls are at work: {why}");
                 }
             }
+            let heard = within(PATIENCE, async { server.calls.get_info().await.map_err(failed) }).await;
+            if heard.is_ok() && news.send(News::Heard(at)).await.is_err() {
+                debug!("the queue is kept no more");
+            }
         });
         self.telling = Some(telling);
+    }
+
+    /// The server has not heard of this node for so long that what it holds is others': what has not begun is let go.
+    fn lapse(&mut self) {
+        let idle = self.idle();
+        for number in idle {
+            if let Some(held) = self.release(number) {
+                self.board.lines().give_back(&held.function, number);
+            }
+        }
+    }
+
+    /// The calls that are held and have not begun.
+    fn idle(&self) -> Vec<u64> {
+        let lines = self.board.lines();
+        self.held.keys().copied().filter(|number| !lines.has_begun(*number)).collect()
     }
 
     fn look_for_lanes(&self) {
@@ -575,14 +616,10 @@ impl Running {
     async fn stop(&mut self) {
         self.stopped = true;
         self.open.clear();
-        let idle: Vec<_> = {
-            let lines = self.board.lines();
-            self.held.keys().copied().filter(|number| !lines.has_begun(*number)).collect()
-        };
-        for number in idle {
+        for number in self.idle() {
             if let Some(held) = self.release(number) {
                 self.board.lines().give_back(&held.function, number);
-                give_back(&held.held, Duration::ZERO).await;
+                give_back(&self.server, &held.held, Duration::ZERO).await;
             }
         }
         if timeout(LAST_WORDS, self.server.client.flush()).await.is_err() {
@@ -608,6 +645,10 @@ fn remove(spool: &Spool, body: &Kept) {
 }
 
 /// What the server says, if it does. Who has asked hears that it did not.
-fn known<T>(answer: Result<T, Failed>) -> Option<T> {
+async fn known<T>(server: &Server, asked: impl Future<Output = Result<T, Failed>>) -> Option<T> {
+    let answer = match server.connected() {
+        Ok(()) => within(TRANSFER, asked).await,
+        Err(why) => Err(why),
+    };
     answer.inspect_err(|why| warn!("the queue cannot be asked: {why}")).ok()
 }

@@ -33,8 +33,17 @@ pub(super) enum Lane {
 }
 
 impl Lane {
-    /// That of a call with these wishes.
+    /// That of a call with these wishes. One that is delayed comes into that of its key when it is due: it would hold up
+    /// others there.
     pub(super) fn of(wishes: &Wishes) -> Self {
+        if wishes.delay.is_some() {
+            return Self::Priority(wishes.priority.min(9));
+        }
+        Self::when_due(wishes)
+    }
+
+    /// The same of a call that is due.
+    pub(super) fn when_due(wishes: &Wishes) -> Self {
         let Some(key) = &wishes.order_key else { return Self::Priority(wishes.priority.min(9)) };
         let digest = Sha256::digest(key);
         Self::Ordered(digest[0] % ORDERED)
@@ -172,6 +181,8 @@ mod tests {
         assert_eq!(Lane::of(&wishes(7, None)), Lane::Priority(7));
         let of_key = Lane::of(&wishes(7, Some("a")));
         assert!(matches!(of_key, Lane::Ordered(_)) && of_key == Lane::of(&wishes(0, Some("a"))));
+        let delayed = Wishes { delay: Some(1), ..wishes(7, Some("a")) };
+        assert_eq!((Lane::of(&delayed), Lane::when_due(&delayed)), (Lane::Priority(7), of_key));
         let lanes: std::collections::BTreeSet<_> =
             (0..100).map(|key| Lane::of(&wishes(5, Some(&key.to_string())))).collect();
         assert_eq!(lanes.len(), usize::from(ORDERED));

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use roost_proxy::function::FunctionKey;
 use tracing::warn;
 
 use super::super::intake::Refusal;
 use super::super::invocation::{Accepted, Invocation};
 use super::super::spool::{Kept, Spool};
 use super::names::{Lane, consumer, idempotency};
-use super::server::{Failed, Head, Server, failed, headers};
+use super::server::{Failed, Head, Server, failed, head_of, headers, within};
 
-/// How often, and how long apart, it is looked for the id of a call that another node has just taken over.
-const LOOKS: (u32, Duration) = (10, Duration::from_millis(200));
+/// How long it may take until a call is taken over.
+const TAKEN: Duration = Duration::from_secs(60);
 
 impl Server {
     /// Takes a call over, or says which one with its key was.
@@ -22,10 +25,11 @@ impl Server {
         call: &Invocation,
         body: &Kept,
     ) -> Result<Accepted, Refusal> {
-        match self.publish(spool, call, body).await {
+        match within(TAKEN, self.publish(spool, call, body)).await {
             Ok(accepted) => Ok(accepted),
             Err(Failed::Full(_)) => Err(Refusal::Full),
-            Err(Failed::Other(why)) => {
+            Err(why @ Failed::TooLong(_)) => Err(Refusal::Wish(why.to_string())),
+            Err(why) => {
                 warn!(function = %call.function, "{}: a call is refused: {why}", call.function);
                 Err(Refusal::Disk)
             }
@@ -33,6 +37,7 @@ impl Server {
     }
 
     async fn publish(&self, spool: &Spool, call: &Invocation, body: &Kept) -> Result<Accepted, Failed> {
+        self.connected()?;
         let key = call.wishes.idempotency_key.as_deref().map(|key| idempotency(&call.function, key));
         if let Some(key) = &key
             && let Some(id) = self.id_of(key).await?
@@ -40,41 +45,57 @@ impl Server {
             return Ok(Accepted::Again(id));
         }
         let lane = Lane::of(&call.wishes);
-        if !self.has(&call.function, lane) {
-            self.consumer(&call.function, lane).await?;
-            let told =
-                self.client.publish(self.names.told("lane"), consumer(&call.function, lane).into()).await;
-            told.map_err(failed)?;
-        }
-        let (payload, object) = self.put_body(spool, body).await?;
+        self.open_lane(&call.function, lane).await?;
+        let (payload, object) = self.put_body(&self.bodies, spool, body).await?;
         let subject = self.names.subject(&call.function, lane, &call.id);
         let head = Head { body: object, call: call.clone() };
         let message = PublishMessage::build().headers(headers(&head, key.as_deref())?).payload(payload);
-        let published = async {
-            self.context.send_publish(subject, message).await.map_err(failed)?.await.map_err(failed)
-        };
-        let published = match published.await {
+        let sent = self.context.send_publish(subject, message).await.map_err(failed)?;
+        let published = match sent.await {
             Ok(published) => published,
-            Err(why) => {
-                self.discard(head.body.as_ref()).await;
-                return Err(why);
+            Err(error) => {
+                // Where nobody knows whether the server has it, it may need its body.
+                if !matches!(error.kind(), PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe) {
+                    self.discard(head.body.as_ref()).await;
+                }
+                return Err(failed(error));
             }
         };
         let Some(key) = key else { return Ok(Accepted::New) };
-        if !published.duplicate {
-            if let Err(why) = self.keys.put(&key, call.id.clone().into()).await {
-                warn!(function = %call.function, "{}: an idempotency key is not kept: {why}", call.function);
-            }
-            return Ok(Accepted::New);
+        let mut accepted = Accepted::New;
+        if published.duplicate {
+            self.discard(head.body.as_ref()).await;
+            let before = self.calls.get_raw_message(published.sequence).await.ok();
+            let before = before.and_then(|message| head_of(Some(&message.headers)).ok());
+            accepted = Accepted::Again(before.map_or_else(|| call.id.clone(), |head| head.call.id));
         }
-        self.discard(head.body.as_ref()).await;
-        for _ in 0..LOOKS.0 {
-            if let Some(id) = self.id_of(&key).await? {
-                return Ok(Accepted::Again(id));
-            }
-            tokio::time::sleep(LOOKS.1).await;
+        let id = if let Accepted::Again(id) = &accepted { id } else { &call.id };
+        if let Err(why) = self.keys.put(&key, id.clone().into()).await {
+            warn!(function = %call.function, "{}: an idempotency key is not kept: {why}", call.function);
         }
-        Err(Failed::Other("another call with its idempotency key is taken over at this moment".to_owned()))
+        Ok(accepted)
+    }
+
+    /// A lane has a consumer, and other nodes know of it.
+    async fn open_lane(&self, function: &FunctionKey, lane: Lane) -> Result<(), Failed> {
+        if self.has(function, lane) {
+            return Ok(());
+        }
+        self.consumer(function, lane).await?;
+        let told = self.client.publish(self.names.told("lane"), consumer(function, lane).into());
+        told.await.map_err(failed)
+    }
+
+    /// Brings a call that has waited for its time into the lane of its key. It may be there already.
+    pub(super) async fn move_on(&self, number: u64, head: &Head, payload: Bytes) -> Result<(), Failed> {
+        let call = &head.call;
+        let lane = Lane::when_due(&call.wishes);
+        self.open_lane(&call.function, lane).await?;
+        let subject = self.names.subject(&call.function, lane, &call.id);
+        let once = format!("due-{}-{number}", self.names.0);
+        let message = PublishMessage::build().headers(headers(head, Some(&once))?).payload(payload);
+        let sent = self.context.send_publish(subject, message).await.map_err(failed)?;
+        sent.await.map(drop).map_err(failed)
     }
 
     async fn id_of(&self, key: &str) -> Result<Option<String>, Failed> {

@@ -6,7 +6,7 @@
 //! ```text
 //!   NAME-calls     the calls, until they are over        NAME-state    how far a call is that had a turn
 //!   NAME-bodies    bodies that are no messages           NAME-keys     idempotency keys → ids
-//!                                                        NAME-results  answers that are kept
+//!   NAME-answers   those of answers that are kept        NAME-results  answers that are kept
 //! ```
 
 use std::collections::HashSet;
@@ -14,14 +14,15 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::connection::State;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::kv::Store as Bucket;
-use async_nats::jetstream::object_store::ObjectStore;
+use async_nats::jetstream::object_store::{GetErrorKind, ObjectStore};
 use async_nats::jetstream::stream::{
     Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType, Stream,
 };
-use async_nats::jetstream::{Context, object_store};
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use roost_proxy::function::FunctionKey;
@@ -53,7 +54,10 @@ const KEPT_FOR: Duration = Duration::from_hours(400 * 24);
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(30);
 
 /// How long the server may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a body may take on its way, either way: less than the server waits for a call.
+pub(super) const TRANSFER: Duration = Duration::from_secs(25);
 
 /// A connection to the server, and what is there.
 pub(super) struct Server {
@@ -65,6 +69,7 @@ pub(super) struct Server {
     pub(super) keys: Bucket,
     pub(super) results: Bucket,
     pub(super) bodies: ObjectStore,
+    pub(super) answers: ObjectStore,
     /// Lanes that have a consumer, as far as it is known here.
     lanes: Mutex<HashSet<(FunctionKey, Lane)>>,
     /// The largest body that is in its message.
@@ -114,6 +119,12 @@ pub(super) enum Failed {
     /// There is no room.
     #[error("{0}")]
     Full(String),
+    /// The headers of a call have so many bytes too many.
+    #[error("its headers are {0} bytes too long")]
+    TooLong(usize),
+    /// What was asked for is not there.
+    #[error("{0}")]
+    Gone(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -127,6 +138,15 @@ pub(super) fn failed(error: impl std::error::Error) -> Failed {
     };
     let full = ["maximum messages exceeded", "maximum bytes exceeded", "insufficient"];
     if full.iter().any(|full| text.contains(full)) { Failed::Full(text) } else { Failed::Other(text) }
+}
+
+/// What comes of something within a time.
+pub(super) async fn within<T>(
+    limit: Duration,
+    what: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, Failed> {
+    let late = |_| Failed::Other("the server does not answer".to_owned());
+    tokio::time::timeout(limit, what).await.map_err(late)?
 }
 
 impl Server {
@@ -156,24 +176,22 @@ impl Server {
         let calls = context.get_stream(names.calls()).await.map_err(failed)?;
         let bucket = async |of: &str, max_age: Duration| {
             let bucket = names.bucket(of);
-            let config = StreamConfig { max_age, num_replicas: nodes.replicas, ..bucket_config(&bucket) };
+            let mut config = StreamConfig { max_age, num_replicas: nodes.replicas, ..bucket_config(&bucket) };
+            // How far a call is must not be read from a copy that is behind.
+            config.allow_direct = of != "state";
             context.create_or_update_stream(config).await.map_err(failed)?;
             context.get_key_value(bucket).await.map_err(failed)
         };
         let (state, keys) =
             (bucket("state", KEPT_FOR).await?, bucket("keys", settings.idempotency.max(PATIENCE)).await?);
         let results = bucket("results", LONGEST_RESULT).await?;
-        let bodies = object_store::Config {
-            bucket: names.bucket("bodies"),
-            max_age: KEPT_FOR,
-            storage: StorageType::File,
-            num_replicas: nodes.replicas,
-            ..object_store::Config::default()
+        let objects = async |of: &str, max_age: Duration, max_size: u64| {
+            let config = object_config(&names.bucket(of), max_age, max_size, nodes.replicas);
+            context.create_or_update_stream(config).await.map_err(failed)?;
+            context.get_object_store(names.bucket(of)).await.map_err(failed)
         };
-        let bodies = match context.get_object_store(names.bucket("bodies")).await {
-            Ok(bodies) => bodies,
-            Err(_) => context.create_object_store(bodies).await.map_err(failed)?,
-        };
+        let bodies = objects("bodies", KEPT_FOR, settings.max_size).await?;
+        let answers = objects("answers", LONGEST_RESULT, settings.max_size / 4).await?;
         let largest = client.server_info().max_payload.saturating_sub(HEAD) as u64;
         let lanes = Mutex::default();
         Ok(Self {
@@ -185,6 +203,7 @@ impl Server {
             keys,
             results,
             bodies,
+            answers,
             lanes,
             inline: INLINE.min(largest),
         })
@@ -207,6 +226,12 @@ impl Server {
         Ok(made)
     }
 
+    /// Is there a connection? What is said without one is said when there is one again, whenever that is.
+    pub(super) fn connected(&self) -> Result<(), Failed> {
+        let connected = self.client.connection_state() == State::Connected;
+        if connected { Ok(()) } else { Err(Failed::Other("there is no connection to the server".to_owned())) }
+    }
+
     /// Is it known that this lane has a consumer?
     pub(super) fn has(&self, function: &FunctionKey, lane: Lane) -> bool {
         self.lock_lanes().contains(&(function.clone(), lane))
@@ -219,6 +244,7 @@ impl Server {
     /// A body as bytes, or where it is too large for that, as an object.
     pub(super) async fn put_body(
         &self,
+        objects: &ObjectStore,
         spool: &Spool,
         body: &Kept,
     ) -> Result<(Bytes, Option<(String, u64)>), Failed> {
@@ -230,12 +256,12 @@ impl Server {
         let name = uuid::Uuid::new_v4().to_string();
         match body {
             Kept::Inline(bytes) => {
-                self.bodies.put(name.as_str(), &mut &bytes[..]).await.map_err(failed)?;
+                objects.put(name.as_str(), &mut &bytes[..]).await.map_err(failed)?;
             }
             Kept::File(named) => {
                 let file = spool.open_file(named).await.map_err(unreadable)?;
                 let data = http_body_util::BodyDataStream::new(file);
-                self.bodies.put(name.as_str(), &mut StreamReader::new(data)).await.map_err(failed)?;
+                objects.put(name.as_str(), &mut StreamReader::new(data)).await.map_err(failed)?;
             }
         }
         Ok((Bytes::new(), Some((name, length))))
@@ -243,31 +269,39 @@ impl Server {
 
     /// A body that is an object, as a file here.
     pub(super) async fn fetch(&self, spool: &Spool, name: &str) -> Result<Kept, Failed> {
-        let unwritable = |error: io::Error| Failed::Other(format!("its body cannot be written: {error}"));
-        let mut object = self.bodies.get(name).await.map_err(failed)?;
-        let mut writer = spool.writer();
-        let mut piece = vec![0; 64 << 10];
-        loop {
-            let read = object.read(&mut piece).await.map_err(|error| Failed::Other(error.to_string()))?;
-            if read == 0 {
-                break;
+        within(TRANSFER, async {
+            let unwritable = |error: io::Error| Failed::Other(format!("its body cannot be written: {error}"));
+            let mut object = self.bodies.get(name).await.map_err(|error| match error.kind() {
+                GetErrorKind::NotFound => Failed::Gone(format!("its body is gone: {error}")),
+                _ => failed(error),
+            })?;
+            let mut writer = spool.writer();
+            let mut piece = vec![0; 64 << 10];
+            loop {
+                let read = object.read(&mut piece).await.map_err(failed)?;
+                if read == 0 {
+                    break;
+                }
+                writer.write(&piece[..read]).await.map_err(unwritable)?;
             }
-            writer.write(&piece[..read]).await.map_err(unwritable)?;
-        }
-        writer.finish().await.map_err(unwritable)
+            writer.finish().await.map_err(unwritable)
+        })
+        .await
     }
 
     /// An object that is not needed any more.
     pub(super) async fn discard(&self, object: Option<&(String, u64)>) {
         let Some((name, _)) = object else { return };
-        if let Err(error) = self.bodies.delete(name).await {
-            tracing::debug!("{name}: a body is left until it is old: {error}");
+        let deleted = within(PATIENCE, async { self.bodies.delete(name).await.map_err(failed) });
+        if let Err(why) = deleted.await {
+            tracing::debug!("{name}: a body is left until it is old: {why}");
         }
     }
 
     /// How far a call is, and the bytes behind that.
     pub(super) async fn progress(&self, number: u64) -> Result<Option<(Progress, Bytes)>, Failed> {
-        let value = self.state.get(number.to_string()).await.map_err(failed)?;
+        let value =
+            within(PATIENCE, async { self.state.get(number.to_string()).await.map_err(failed) }).await?;
         value.map(|value| parse(&value)).transpose()
     }
 
@@ -278,14 +312,16 @@ impl Server {
         body: &[u8],
     ) -> Result<(), Failed> {
         let value = frame(progress, body)?;
-        self.state.put(number.to_string(), value).await.map(drop).map_err(failed)
+        within(PATIENCE, async { self.state.put(number.to_string(), value).await.map(drop).map_err(failed) })
+            .await
     }
 
     pub(super) async fn forget_progress(&self, number: u64) {
-        if let Err(error) = self.state.purge(number.to_string()).await {
-            tracing::debug!(
-                "{number}: what is known of a call that is over is left until it is old: {error}"
-            );
+        // Not by the bucket's own way, which leaves a mark of each.
+        let subject = format!("$KV.{}.{number}", self.names.bucket("state"));
+        let purged = async { self.state.stream.purge().filter(subject).await.map_err(failed) };
+        if let Err(why) = within(PATIENCE, purged).await {
+            tracing::debug!("{number}: what is known of a call that is over is left until it is old: {why}");
         }
     }
 }
@@ -306,9 +342,35 @@ fn bucket_config(bucket: &str) -> StreamConfig {
     }
 }
 
+/// The stream that a bucket of objects is. What is there already gets the limits, too.
+fn object_config(bucket: &str, max_age: Duration, max_size: u64, replicas: usize) -> StreamConfig {
+    StreamConfig {
+        name: format!("OBJ_{bucket}"),
+        subjects: vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        allow_direct: true,
+        storage: StorageType::File,
+        max_age,
+        max_bytes: i64::try_from(max_size).unwrap_or(i64::MAX),
+        num_replicas: replicas,
+        ..StreamConfig::default()
+    }
+}
+
+/// The call of a message.
+pub(super) fn head_of(headers: Option<&HeaderMap>) -> Result<Head, Failed> {
+    let text = headers.and_then(|headers| headers.get(CALL));
+    let text = text.ok_or_else(|| Failed::Other("it is none of ours".to_owned()))?;
+    serde_json::from_str(text.as_str()).map_err(failed)
+}
+
 /// A message's header.
 pub(super) fn headers(head: &Head, message_id: Option<&str>) -> Result<HeaderMap, Failed> {
     let text = serde_json::to_string(head).map_err(failed)?;
+    if text.len() > HEAD - 1024 {
+        return Err(Failed::TooLong(text.len() - HEAD + 1024));
+    }
     let mut headers = HeaderMap::new();
     headers.insert(CALL, text);
     if let Some(id) = message_id {

@@ -14,7 +14,7 @@ use super::super::spool::Spool;
 use super::super::store::Loaded;
 use super::names::result_key;
 use super::pull::{Held, nak};
-use super::server::{Failed, Progress, ResultHead, Server, failed, frame};
+use super::server::{Failed, PATIENCE, Progress, ResultHead, Server, TRANSFER, failed, frame, within};
 
 /// How often it is tried to have the end of a call acknowledged, and how long each try may take: together as long as a call
 /// is waited for.
@@ -44,7 +44,7 @@ pub(super) async fn settle(
     forgotten: bool,
 ) -> Settled {
     if forgotten {
-        return give_back(held, Duration::ZERO).await;
+        return give_back(server, held, Duration::ZERO).await;
     }
     match ended {
         Ended::Done { result } | Ended::Dead { result } => {
@@ -59,15 +59,15 @@ pub(super) async fn settle(
         Ended::Again { due } => {
             let progress = Progress { attempts, due, answer: None, object: None };
             note(server, number, loaded, &progress, &[]).await;
-            give_back(held, until(due)).await
+            give_back(server, held, until(due)).await
         }
         Ended::Answered { answer, body, due, times, dead: _ } => {
             let (body, object) = match &body {
-                Some(body) => match server.put_body(spool, body).await {
+                Some(body) => match within(TRANSFER, server.put_body(&server.bodies, spool, body)).await {
                     Ok(put) => put,
                     Err(why) => {
                         warn!(function = %loaded.call.function, "{}: an answer is not kept: {why}", loaded.call.function);
-                        return give_back(held, until(due)).await;
+                        return give_back(server, held, until(due)).await;
                     }
                 },
                 None => match &loaded.answer {
@@ -79,21 +79,30 @@ pub(super) async fn settle(
             };
             let progress = Progress { attempts, due, answer: Some((answer, times)), object };
             note(server, number, loaded, &progress, &body).await;
-            give_back(held, until(due)).await
+            give_back(server, held, until(due)).await
         }
-        Ended::NotTaken { .. } => give_back(held, NOT_TAKEN).await,
+        Ended::NotTaken { .. } => give_back(server, held, NOT_TAKEN).await,
     }
 }
 
+/// Notes how far a call is, before it is given back: it would be made once more.
 async fn note(server: &Server, number: u64, loaded: &Loaded, progress: &Progress, body: &[u8]) {
-    if let Err(why) = server.put_progress(number, progress, body).await {
+    let mut why = None;
+    for _ in 0..TRIES {
+        match server.put_progress(number, progress, body).await {
+            Ok(()) => return,
+            Err(failed) => why = Some(failed),
+        }
+        tokio::time::sleep(TRY / 5).await;
+    }
+    if let Some(why) = why {
         let function = &loaded.call.function;
-        warn!(%function, "{function}: how far a call is was not noted, and an attempt may not count: {why}");
+        warn!(%function, "{function}: how far a call is was not noted, and it may be made once more: {why}");
     }
 }
 
-pub(super) async fn give_back(held: &Held, pause: Duration) -> Settled {
-    if let Err(why) = nak(&held.acker, AckKind::Nak(Some(pause))).await {
+pub(super) async fn give_back(server: &Server, held: &Held, pause: Duration) -> Settled {
+    if let Err(why) = nak(server, &held.acker, AckKind::Nak(Some(pause))).await {
         tracing::debug!("a call was not given back, and comes again when its time is up: {why}");
     }
     Settled::GivenBack
@@ -129,13 +138,14 @@ async fn over(server: &Server, number: u64, loaded: &Loaded, held: &Held) -> Set
 async fn keep(server: &Server, spool: &Spool, loaded: &Loaded, result: Resulted) -> Result<(), Failed> {
     let Resulted { answer, body, keep } = result;
     let (rest, object) = match &body {
-        Some(body) => server.put_body(spool, body).await?,
+        Some(body) => within(TRANSFER, server.put_body(&server.answers, spool, body)).await?,
         None => (bytes::Bytes::new(), None),
     };
     let head =
         ResultHead { answer, until: now().saturating_add_unsigned(keep), has_body: body.is_some(), object };
     let key = result_key(&loaded.call.id, &loaded.call.function);
-    server.results.put(key, frame(&head, &rest)?).await.map(drop).map_err(failed)
+    let value = frame(&head, &rest)?;
+    within(PATIENCE, async { server.results.put(key, value).await.map(drop).map_err(failed) }).await
 }
 
 fn until(due: i64) -> Duration {

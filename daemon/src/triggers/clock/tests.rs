@@ -42,7 +42,7 @@ impl Deliver for Taken {
         Ok(Delivered { call_id: state.keys.len().to_string() })
     }
 
-    fn is_open(&self, _: &FunctionKey, _: &str) -> bool {
+    async fn is_open(&self, _: &FunctionKey, _: &str) -> bool {
         self.state().open
     }
 }
