@@ -27,7 +27,12 @@ pub(crate) async fn host(config: Config, annotations: Value) -> (Registry, Host)
     (registry, host)
 }
 
-async fn hand_over(api: &Api, path: &str, body: &str, headers: &[(&str, &str)]) -> Result<Answer, String> {
+pub(crate) async fn hand_over(
+    api: &Api,
+    path: &str,
+    body: &str,
+    headers: &[(&str, &str)],
+) -> Result<Answer, String> {
     let mut request = api.request(&Method::POST, &format!("/async-function/ledger{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -60,7 +65,7 @@ pub(crate) async fn done(host: &Host, paths: &[&str]) -> Vec<(String, u32, Strin
     .await
 }
 
-async fn letters(host: &Host) -> Vec<Value> {
+pub(crate) async fn letters(host: &Host) -> Vec<Value> {
     let (mut all, mut after) = (Vec::new(), String::new());
     loop {
         let page = host

@@ -1,6 +1,7 @@
 //! The queue that nodes share, in JetStream: what holds of the one of a single host holds here.
 
-use roost_tests::{Config, NatsServer};
+use hyper::Method;
+use roost_tests::{Config, Host, NatsServer, eventually};
 use serde_json::json;
 
 use crate::queue;
@@ -54,4 +55,52 @@ async fn calls_of_a_host_that_had_a_queue_of_its_own_are_those_of_the_nodes_when
     host.config = Config::default();
     host.start_daemon().await;
     assert_eq!(host.api.get("/system/queue").await.json(), json!([]), "nothing is left here");
+}
+
+#[tokio::test]
+async fn results_dead_letters_and_the_right_to_end_a_call_are_those_of_all_nodes() {
+    let (_server, config) = shared(Config::default()).await;
+    let (_first_registry, first) = queue::host(config.clone(), json!({})).await;
+    let (_second_registry, second) = queue::host(config, json!({})).await;
+
+    let kept = queue::taken(&first, "/call/1", &[("X-Roost-Keep-Result", "1h")]).await;
+    let path = format!("/async-function/{kept}");
+    for host in [&second, &first] {
+        eventually("the result", || async { (host.api.get(&path).await.status == 200).then_some(()) }).await;
+    }
+
+    let waiting = queue::taken(&second, "/call/2", &[("X-Roost-Delay", "1h")]).await;
+    let path = format!("/async-function/{waiting}");
+    assert_eq!(first.api.get(&path).await.status, 202, "it waits");
+    assert_eq!(first.api.send(Method::DELETE, &path, "").await.status, 202);
+    assert_eq!(second.api.get(&path).await.status, 404, "it is ended");
+
+    // With a body that is no message, and another one.
+    let large = "x".repeat(400 << 10);
+    for body in [&large, "small"] {
+        let answer = queue::hand_over(&first.api, "/call/99", body, &[]).await.unwrap();
+        assert_eq!(answer.status, 202);
+    }
+    let shown = async |host: &Host| {
+        let letters = queue::letters(host).await;
+        letters.iter().map(|letter| letter["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let both = async |count: usize| {
+        eventually("the same letters on both", || async {
+            let (here, there) = (shown(&first).await, shown(&second).await);
+            (here == there && here.len() == count).then_some(here)
+        })
+        .await
+    };
+    let ids = both(2).await;
+    let sizes = async |host: &Host| {
+        let letters = queue::letters(host).await;
+        let mut sizes: Vec<_> = letters.iter().map(|letter| letter["size"].as_u64().unwrap()).collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    assert_eq!((sizes(&first).await, sizes(&second).await), (vec![5, 400 << 10], vec![5, 400 << 10]));
+    let removed = second.api.send(Method::DELETE, &format!("/system/deadletters/{}", ids[0]), "").await;
+    assert!(removed.status.is_success(), "{}", removed.text());
+    assert_eq!(both(1).await, ids[1..]);
 }
