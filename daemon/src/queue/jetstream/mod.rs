@@ -249,13 +249,13 @@ impl Running {
             (every(PROGRESS), every(LOOK_FOR_LANES), every(depth::EVERY));
         served.mark_changed();
         loop {
-            if !self.stopped {
+            if self.may_begin() {
                 self.begin();
             }
             if self.board.lines().in_flight() == 0 {
                 self.board.idle.notify_waiters();
             }
-            let due = self.board.lines().next_due().filter(|_| !self.stopped);
+            let due = self.board.lines().next_due().filter(|_| self.may_begin());
             let due = due.map(|due| u64::try_from(due - now()).unwrap_or(0));
             let due = Instant::now() + Duration::from_millis(due.unwrap_or(u64::from(u32::MAX)));
             tokio::select! {
@@ -281,12 +281,13 @@ impl Running {
         }
     }
 
+    /// What the server has not heard of for long may be another node's.
+    fn may_begin(&self) -> bool {
+        !self.stopped && self.heard.elapsed() <= ACK_WAIT
+    }
+
     /// Has calls begin whose turn it is.
     fn begin(&mut self) {
-        // What nobody hears of may be somebody else's.
-        if self.heard.elapsed() > ACK_WAIT {
-            return;
-        }
         let deliverers = &self.deliverers;
         let turns = self.board.lines().begin(now(), BEGUN_AT_ONCE, |key| deliverers.limit_of(key));
         for turn in turns {
