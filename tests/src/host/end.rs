@@ -72,6 +72,10 @@ impl Drop for Host {
                 Err(error) => left.push(error),
             }
         }
+        if !left.is_empty() {
+            eprintln!("--- {}\n{}", self.daemon_log().display(), tail(&self.daemon_log()));
+            eprintln!("--- {}\n{}", self.containerd.log().display(), tail(&self.containerd.log()));
+        }
         self.containerd.clear();
         let marks = self.marks();
         // Its own mounts go with it.
