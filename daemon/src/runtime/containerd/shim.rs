@@ -6,6 +6,10 @@
 //! others behind, run side by side. The same order keeps the control group of a namespace from being removed
 //! under a replica that is just being put there.
 //!
+//! Where there is no shim yet, the first creation begins one, and has the namespace to itself until it is there: of two that
+//! begin one at the same time each may take the other's socket for one that nobody serves, and put its own in its place. One of
+//! them then runs for ever, and nobody knows it (containerd 1.6).
+//!
 //! It also lets calls to a shim be made a few at a time. A shim learns of each process that ends, those of runc among them,
 //! through a queue of 32, and reads it when it makes no container; while the queue is full it reaps one process a second.
 //! A hundred replicas that were made or removed at once did that to it (containerd 1.6).
@@ -14,7 +18,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use roost_proxy::function::{Namespace, ReplicaId};
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore, SemaphorePermit};
+use tokio::sync::{
+    Mutex as AsyncMutex, OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore,
+    SemaphorePermit,
+};
 
 /// How many calls that begin processes one shim works on at a time. It makes one container after the other all the same.
 const BEGINNINGS_AT_ONCE: usize = 4;
@@ -33,6 +40,8 @@ pub(super) struct Gates {
 #[derive(Debug, Default)]
 struct Gate {
     order: Arc<RwLock<()>>,
+    /// Held by the creation that may begin the shim.
+    first: Arc<AsyncMutex<()>>,
     turns: Turns,
     /// Replicas known to be in the shim. One too few costs a little time; one too many (a shim that died with all
     /// its replicas) is taken out when that replica is stopped.
@@ -65,6 +74,14 @@ impl Turns {
     }
 }
 
+/// A creation under way.
+#[derive(Debug)]
+pub(super) struct Entering {
+    _order: OwnedRwLockReadGuard<()>,
+    /// It may begin the shim.
+    _first: Option<OwnedMutexGuard<()>>,
+}
+
 /// A deletion under way.
 #[derive(Debug)]
 pub(super) enum Leaving {
@@ -76,9 +93,19 @@ pub(super) enum Leaving {
 
 impl Gates {
     /// Waits until a replica can be created in `namespace`; it can while the guard lives.
-    pub(super) async fn enter(&self, namespace: &Namespace) -> OwnedRwLockReadGuard<()> {
-        let order = self.with(namespace, |gate| gate.order.clone());
-        order.read_owned().await
+    pub(super) async fn enter(&self, namespace: &Namespace) -> Entering {
+        let (order, first) = self.with(namespace, |gate| (gate.order.clone(), gate.first.clone()));
+        let there = || self.with(namespace, |gate| !gate.settled.is_empty());
+        // The shim of those that are there stays while the order is held.
+        let held = order.clone().read_owned().await;
+        if there() {
+            return Entering { _order: held, _first: None };
+        }
+        // Whoever has to wait for the first one must not hold up those that leave.
+        drop(held);
+        let first = first.lock_owned().await;
+        let order = order.read_owned().await;
+        Entering { _order: order, _first: (!there()).then_some(first) }
     }
 
     /// The replica `id` is in the shim.
@@ -116,6 +143,34 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[tokio::test]
+    async fn the_first_one_comes_alone_and_others_side_by_side() {
+        let gates = Gates::default();
+        let namespace = Namespace::default();
+        let (one, two): (ReplicaId, ReplicaId) = ("a-1".parse().unwrap(), "a-2".parse().unwrap());
+        let first = gates.enter(&namespace).await;
+        let (mut second, mut third) = (Box::pin(gates.enter(&namespace)), Box::pin(gates.enter(&namespace)));
+        assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
+        assert!(gates.enter(&"other".parse().unwrap()).now_or_never().is_some());
+        // It has failed: another one is the first.
+        drop(first);
+        let second = second.await;
+        assert!((&mut third).now_or_never().is_none());
+        gates.settle(&namespace, &one);
+        drop(second);
+        let third = third.await;
+        let fourth = gates.enter(&namespace).now_or_never().expect("there is a shim");
+        drop((third, fourth));
+
+        // While the last one waits to leave nobody needs to be alone, and nobody knows that.
+        gates.settle(&namespace, &two);
+        drop(gates.leave(&namespace, &one).await);
+        let entering = gates.enter(&namespace).await;
+        assert!(gates.leave(&namespace, &two).now_or_never().is_none());
+        drop(entering);
+        assert!(gates.enter(&namespace).now_or_never().is_some());
+    }
 
     #[tokio::test]
     async fn the_last_one_leaves_alone_and_others_side_by_side() {
