@@ -1,9 +1,9 @@
 //! Hosts that are nodes of one, and NATS servers between them: cut off, brought back, and lost.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
@@ -184,6 +184,8 @@ struct Ledgers {
 /// Hands over one call after the other to one node.
 struct Caller {
     accepted: Arc<AtomicUsize>,
+    /// How often it had each other answer.
+    refused: Arc<Mutex<BTreeMap<String, usize>>>,
     /// The paths of the calls that were accepted.
     task: JoinHandle<Vec<String>>,
 }
@@ -219,8 +221,16 @@ impl Ledgers {
     async fn accept_more(&self, nodes: &[usize]) {
         let accepted = |node: usize| self.clients[node].accepted.load(Ordering::Relaxed);
         let wanted: Vec<_> = nodes.iter().map(|&node| (node, accepted(node) + SOME)).collect();
-        let all = || async { wanted.iter().all(|&(node, count)| accepted(node) >= count).then_some(()) };
-        eventually(&format!("calls to be accepted by the nodes {nodes:?}"), all).await;
+        let all = eventually("calls to be accepted", || async {
+            wanted.iter().all(|&(node, count)| accepted(node) >= count).then_some(())
+        });
+        if tokio::time::timeout(PATIENCE - Duration::from_secs(1), all).await.is_err() {
+            let tell = |&(node, count): &(usize, usize)| {
+                let refused = self.clients[node].refused.lock().unwrap();
+                format!("node {node}: {} of {count}, and {refused:?}", accepted(node))
+            };
+            panic!("calls are not accepted: {:#?}", wanted.iter().map(tell).collect::<Vec<_>>());
+        }
     }
 
     /// How often each call was made, on whichever node.
@@ -259,7 +269,8 @@ impl Ledgers {
 impl Caller {
     fn of(node: usize, api: Api, enough: &Arc<AtomicBool>) -> Self {
         let (accepted, enough) = (Arc::<AtomicUsize>::default(), Arc::clone(enough));
-        let counted = Arc::clone(&accepted);
+        let refused = Arc::<Mutex<BTreeMap<_, _>>>::default();
+        let (counted, others) = (Arc::clone(&accepted), Arc::clone(&refused));
         let task = tokio::spawn(async move {
             let mut paths = Vec::new();
             for number in 0.. {
@@ -268,21 +279,28 @@ impl Caller {
                 }
                 let path = format!("/slow/{node}-{number}");
                 let request = api.request(&Method::POST, &format!("/async-function/ledger{path}"));
-                match api.try_send(request.body(body_of("a call")).unwrap()).await.map(|answer| answer.status)
-                {
-                    Ok(StatusCode::ACCEPTED) => {
+                let answer = api.try_send(request.body(body_of("a call")).unwrap()).await;
+                // Of a node that has lost the others, or is gone: nobody knows whether that one was taken over.
+                let refused = match answer {
+                    Ok(answer) if answer.status == StatusCode::ACCEPTED => {
                         paths.push(path);
                         counted.fetch_add(1, Ordering::Relaxed);
+                        None
                     }
-                    // Of a node that has lost the others, or is gone: nobody knows whether that one was taken over.
-                    Ok(StatusCode::SERVICE_UNAVAILABLE) | Err(_) => {}
-                    Ok(other) => panic!("{path}: {other}"),
+                    Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                        Some(answer.text().to_owned())
+                    }
+                    Ok(other) => panic!("{path}: {}", other.status),
+                    Err(error) => Some(error),
+                };
+                if let Some(refused) = refused {
+                    *others.lock().unwrap().entry(refused).or_default() += 1;
                 }
                 tokio::time::sleep(PACE).await;
             }
             paths
         });
-        Self { accepted, task }
+        Self { accepted, refused, task }
     }
 }
 
