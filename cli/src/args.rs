@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     auth, connections, deadletters, deploy, describe, doctor, events, groups, image, invoke, list, login,
-    logs, namespace, queue, ready, remove, scale, secret, stack, token, top, usage, version,
+    logs, namespace, queue, ready, remove, scale, secret, stack, system, token, top, usage, version,
 };
 
 const EXAMPLES: &str = "\
@@ -105,6 +105,8 @@ pub(crate) enum Verb {
     Login(login::LoginArgs),
     /// Forget the password of a daemon
     Logout,
+    /// Show what the daemon keeps on its disk, and take away what nothing uses
+    System(system::SystemArgs),
     /// Look whether this machine has what Roost needs, and say what repairs it
     Doctor(doctor::DoctorArgs),
     /// List and change the users of the daemon on this host

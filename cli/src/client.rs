@@ -6,6 +6,7 @@
 mod deadletters;
 mod held;
 mod queue;
+mod system;
 
 use std::io::{self, Read};
 use std::net::IpAddr;

@@ -64,6 +64,7 @@ fn run(cli: &Cli, out: &mut Output) -> anyhow::Result<()> {
         Verb::Namespace(args) => verb::namespace::run(args, global, out),
         Verb::Secret(args) => verb::secret::run(args, global, out),
         Verb::Login(args) => verb::login::run(args, global, out),
+        Verb::System(args) => verb::system::run(args, global, out),
         Verb::Doctor(args) => verb::doctor::run(args, global),
         Verb::Auth(args) => verb::auth::run(args, global, out),
         Verb::Token(args) => verb::token::run(args, global, out),

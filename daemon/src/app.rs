@@ -24,7 +24,8 @@ use tracing::{info, warn};
 
 use crate::api::{self, Api, ApiCall};
 use crate::config::{self, Config};
-use crate::deadletters::DeadLetters;
+use crate::deadletters::{self, DeadLetters};
+use crate::disk::Disk;
 use crate::function::binds::Binds;
 use crate::function::controller::Tools;
 use crate::function::grants::Allowed;
@@ -64,9 +65,6 @@ const CONTAINERD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Dura
 
 /// How long the last lines of the access log may take.
 const LAST_LINES: Duration = Duration::from_secs(1);
-
-/// How often images that nobody uses are looked for.
-const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 
 /// Runs the daemon until it is asked to end; `true` if it leaves its connections to another one. `inherited` is what
 /// systemd has for it.
@@ -378,7 +376,19 @@ impl House {
     ) -> anyhow::Result<(Server, CancellationToken)> {
         let ending = CancellationToken::new();
         let sampler = Sampler::new(self.containerd.clone());
+        let disk = Disk {
+            registry: Arc::clone(&self.registry),
+            images: self.images.clone(),
+            containerd: self.containerd.clone(),
+            state: config.state.clone(),
+            settings: config.images.disk,
+        };
         let api = Api {
+            disk: disk.clone(),
+            disk_limits: vec![
+                (queue::NAME, config.queue.max_size),
+                (deadletters::NAME, config.deadletters.max_total),
+            ],
             registry: Arc::clone(&self.registry),
             images: self.images.clone(),
             work_dir: config.state.join("work"),
@@ -501,12 +511,12 @@ impl House {
         tokio::spawn(usage::keep(Arc::clone(&self.registry), sampler));
         tokio::spawn(Arc::clone(&self.ledger).keep());
         tokio::spawn(systemd::watchdog());
+        tokio::spawn(systemd::tell(Arc::clone(&self.registry), server.clone(), ending.clone()));
         tokio::spawn(memory::keep_small());
         let (following, filling) = (self.network.clone(), self.network.clone());
         tokio::spawn(async move { following.follow_resolvers().await });
         tokio::spawn(async move { filling.keep_slots().await });
-        let (registry, images) = (Arc::clone(&self.registry), self.images.clone());
-        tokio::spawn(collect_images(registry, images, config.images.keep_unused));
+        tokio::spawn(disk.keep());
         Ok((server, ending))
     }
 }
@@ -594,21 +604,6 @@ async fn find(containerd: &Containerd) -> anyhow::Result<BTreeMap<FunctionKey, V
         replicas.entry(found.function).or_default().push(inherited);
     }
     Ok(replicas)
-}
-
-/// Removes images that no function uses, now and then.
-async fn collect_images(registry: Arc<Registry>, images: Images, keep: Duration) {
-    let mut ticks = tokio::time::interval(COLLECT_EVERY);
-    loop {
-        ticks.tick().await;
-        for namespace in registry.namespaces() {
-            match images.collect(&namespace, &registry.images_in_use(&namespace), keep).await {
-                Ok(removed) if removed.is_empty() => {}
-                Ok(removed) => info!("unused images of {namespace} removed: {}", removed.join(", ")),
-                Err(error) => warn!("unused images of {namespace} stay: {error}"),
-            }
-        }
-    }
 }
 
 /// The network of the default namespace, as the settings have it.

@@ -4,13 +4,23 @@
 
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use roost_proxy::Named;
+use roost_proxy::{Named, Server};
 use sd_notify::NotifyState;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::function::registry::Registry;
+use crate::function::status::Observed;
 use crate::handover;
+
+/// How often systemd is told what is served, if that has changed.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// How many functions are named that are not ready.
+const NAMED: usize = 3;
 
 /// What systemd has for us.
 #[derive(Debug, Default)]
@@ -62,6 +72,59 @@ pub async fn watchdog() {
     }
 }
 
+/// Tells systemd what is served, for who asks by `systemctl status`, until the daemon ends.
+pub async fn tell(registry: Arc<Registry>, server: Server, ending: CancellationToken) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let mut told = String::new();
+    let mut ticks = tokio::time::interval(TELL_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while ending.run_until_cancelled(ticks.tick()).await.is_some() {
+        let functions: Vec<_> = registry.observe().iter().map(Served::of).collect();
+        let text = status(&functions, server.open());
+        if text != told {
+            notify(&[NotifyState::Status(&text)]);
+            told = text;
+        }
+    }
+}
+
+/// What a line about a function needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Served {
+    name: String,
+    wanted: u32,
+    ready: usize,
+}
+
+impl Served {
+    fn of(observed: &Observed) -> Self {
+        Self { name: observed.key.to_string(), wanted: observed.desired, ready: observed.available }
+    }
+}
+
+/// One line about all that is served.
+fn status(functions: &[Served], connections: usize) -> String {
+    let ready: usize = functions.iter().map(|function| function.ready).sum();
+    let mut text =
+        format!("serving; functions: {}, replicas: {ready}, connections: {connections}", functions.len());
+    let mut missing: Vec<&str> = functions
+        .iter()
+        .filter(|one| one.wanted > 0 && one.ready == 0)
+        .map(|one| one.name.as_str())
+        .collect();
+    missing.sort_unstable();
+    for (at, name) in missing.iter().take(NAMED).enumerate() {
+        text.push_str(if at == 0 { "; not ready: " } else { ", " });
+        text.push_str(name);
+    }
+    if let Some(more @ 1..) = missing.len().checked_sub(NAMED) {
+        text += &format!(" and {more} more");
+    }
+    text
+}
+
 /// How the daemon is asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
@@ -85,5 +148,22 @@ pub async fn asked_to_end() -> Asked {
             warn!("signals cannot be received, only SIGKILL ends this daemon: {error}");
             std::future::pending().await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_names_what_is_not_ready_and_no_more_than_a_few() {
+        let function = |name: &str, wanted, ready| Served { name: name.to_owned(), wanted, ready };
+        let mut functions = vec![function("b", 2, 1), function("asleep", 0, 0)];
+        assert_eq!(status(&functions, 7), "serving; functions: 2, replicas: 1, connections: 7");
+        functions.push(function("z", 1, 0));
+        functions.push(function("a", 1, 0));
+        assert!(status(&functions, 0).ends_with("connections: 0; not ready: a, z"));
+        functions.extend([function("c", 1, 0), function("d", 1, 0), function("e", 1, 0)]);
+        assert!(status(&functions, 0).ends_with("; not ready: a, c, d and 2 more"));
     }
 }

@@ -26,6 +26,7 @@ pub(crate) mod remove;
 pub(crate) mod scale;
 pub(crate) mod secret;
 pub(crate) mod stack;
+pub(crate) mod system;
 pub(crate) mod token;
 pub(crate) mod top;
 mod top_table;

@@ -8,6 +8,7 @@ mod auth;
 mod calls;
 mod connections;
 mod deadletters;
+mod disk;
 mod error;
 mod events;
 mod extract;
@@ -44,6 +45,7 @@ pub use error::ApiError;
 pub(crate) use info::COMMIT;
 
 use crate::deadletters::DeadLetters;
+use crate::disk::Disk;
 use crate::function::registry::Registry;
 use crate::function::spec::parse_namespace;
 use crate::image::Images;
@@ -65,6 +67,10 @@ pub struct Api {
     pub registry: Arc<Registry>,
     /// Images.
     pub images: Images,
+    /// What is kept on the disk.
+    pub disk: Disk,
+    /// How much of it may be there, in bytes, by its name in the state directory.
+    pub disk_limits: Vec<(&'static str, u64)>,
     /// Where an archive that is being imported is put.
     pub work_dir: std::path::PathBuf,
     /// The largest archive, in bytes.
@@ -142,6 +148,7 @@ pub fn router(api: Api) -> Router {
         .route("/queue", get(queue::list))
         .merge(namespaces::routes())
         .merge(images::routes())
+        .merge(disk::routes())
         .merge(secrets::routes())
         .merge(deadletters::routes())
         .merge(held::routes())

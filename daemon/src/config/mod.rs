@@ -15,7 +15,7 @@ use roost_proxy::MAX_KEPT;
 use self::limits::Limits;
 use self::raw::Raw;
 use crate::image::{PullPolicy, RegistrySettings};
-use crate::{access_log, deadletters, otel, queue, units};
+use crate::{access_log, deadletters, disk, otel, queue, units};
 
 mod jwt;
 pub mod limits;
@@ -163,8 +163,8 @@ pub struct Images {
     pub policy: PullPolicy,
     /// Credentials, in Docker's form.
     pub docker_config: PathBuf,
-    /// How long an image that no function uses is kept.
-    pub keep_unused: Duration,
+    /// When those go that no function uses.
+    pub disk: disk::Settings,
     /// The largest image, in bytes.
     pub max_size: u64,
     /// Registries that are not reached in the ordinary way, by `host[:port]`.
@@ -348,7 +348,7 @@ impl Config {
             ("timeouts.connect", config.timeouts.connect),
             ("timeouts.waiting", config.timeouts.waiting),
             ("functions.start_timeout", config.functions.start_timeout),
-            ("images.keep_unused", config.images.keep_unused),
+            ("images.keep_unused", config.images.disk.keep_unused),
             ("queue.callback_timeout", config.queue.callback_timeout),
         ] {
             m.require(!limit.is_zero(), &format!("{key}: expected more than zero"));

@@ -19,10 +19,14 @@ use super::triggers::{RawShared, RawTriggers};
 use super::{AllowedMount, Containerd, Functions, Images, Logs, Mistakes, Network, Timeouts};
 use crate::image::{PullPolicy, RegistrySettings};
 use crate::network::LONGEST_PREFIX;
-use crate::{access_log, deadletters, queue, units};
+use crate::{access_log, deadletters, disk, queue, units};
 
 /// Each is a network namespace that the kernel has to keep.
 const MAX_SLOTS: usize = 64;
+
+/// How full, in percent, the disk of the images may be until unused ones go before their time, and how full it is then.
+const DISK_HIGH: u8 = 85;
+const DISK_LOW: u8 = 80;
 
 /// A year and a month: this month can be compared with the same one of last year.
 const USAGE_DAYS: u16 = 400;
@@ -120,6 +124,8 @@ pub(super) struct RawImages {
     pub(super) policy: Option<String>,
     pub(super) docker_config: Option<PathBuf>,
     pub(super) keep_unused: Option<String>,
+    pub(super) disk_high: Option<u8>,
+    pub(super) disk_low: Option<u8>,
     pub(super) max_size: Option<String>,
     pub(super) registries: BTreeMap<String, RawRegistry>,
 }
@@ -306,10 +312,25 @@ impl RawImages {
         };
         let registry =
             |raw: RawRegistry| RegistrySettings { plain_http: raw.plain_http, ca_file: raw.ca_file };
+        let high = self.disk_high.unwrap_or(DISK_HIGH);
+        let disk = disk::Settings {
+            keep_unused: m.duration("images.keep_unused", self.keep_unused.as_deref(), 24 * 3600),
+            high,
+            low: self.disk_low.unwrap_or(high.min(DISK_LOW)),
+        };
+        m.require(
+            (1..=100).contains(&high),
+            &format!("images.disk_high = {high}: expected 1 to 100 (percent)"),
+        );
+        let low = disk.low;
+        m.require(
+            low <= high,
+            &format!("images.disk_low = {low}: expected no more than images.disk_high, {high}"),
+        );
         Images {
             policy: m.read("images.policy", self.policy.as_deref(), PullPolicy::Always, policy),
             docker_config: self.docker_config.unwrap_or_else(|| "/etc/roost/config.json".into()),
-            keep_unused: m.duration("images.keep_unused", self.keep_unused.as_deref(), 24 * 3600),
+            disk,
             max_size: m.read("images.max_size", self.max_size.as_deref(), 10 << 30, units::memory),
             registries: self.registries.into_iter().map(|(host, raw)| (host, registry(raw))).collect(),
         }

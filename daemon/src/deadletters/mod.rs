@@ -41,7 +41,7 @@ pub use self::writer::Writer;
 use crate::queue::{Failure, Invocation};
 
 /// The name of the directory.
-const NAME: &str = "deadletters";
+pub const NAME: &str = "deadletters";
 
 /// How many letters wait for the disk at most.
 const WAITING: usize = 1024;

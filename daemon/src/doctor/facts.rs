@@ -25,10 +25,11 @@ pub(super) use self::ports::Holder;
 pub(super) use self::ports::Listener;
 pub(super) use self::programs::{Containerd, OciRuntime, Units};
 pub(super) use self::resources::Disk;
-#[cfg(test)]
-pub(super) use self::resources::Space;
 use crate::config::{Config, ConfigError};
+use crate::disk;
 use crate::runtime::containerd;
+#[cfg(test)]
+pub(super) use crate::space::Space;
 use crate::{app, resolvers};
 
 /// How long containerd and each program that is asked may take.
@@ -110,7 +111,7 @@ impl Facts {
         let daemon = ports::daemon(listeners.as_deref().unwrap_or_default(), &config);
         let mut places = vec![("state", config.state.clone())];
         if let Ok(version) = &containerd.asked {
-            let usual = || "/var/lib/containerd".into();
+            let usual = || disk::USUAL_ROOT.into();
             places.push(("containerd", version.root.clone().unwrap_or_else(usual)));
         }
         Self {

@@ -110,6 +110,7 @@ fn well() -> Facts {
             what: vec!["state", "containerd"],
             path: "/var/lib".into(),
             space: Ok(Space {
+                used_percent: 50,
                 free: 20 * GIB,
                 total: 30 * GIB,
                 free_inodes: 1 << 20,

@@ -4,8 +4,9 @@
 //! the version before is quick; when that use ended is written on the record, so that a restart forgets nothing.
 //! What a person imported, or somebody else named, stays until a person removes it.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -13,6 +14,28 @@ use super::record::{Origin, Record};
 
 /// The host in the names of images that were made on this machine for one deployment.
 const PRIVATE_HOST: &str = "roost.local/";
+
+/// How long an image counts as used after somebody has asked for it: until then a deployment has said that it uses it.
+const ASKED_FOR: Duration = Duration::from_secs(60);
+
+/// The images that somebody has asked for a short while ago, by the digests of their manifests.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Mutex<HashMap<String, Instant>>);
+
+impl Recent {
+    pub(super) fn note(&self, digest: &str) {
+        let (mut recent, now) = (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        recent.retain(|_, at| now.duration_since(*at) < ASKED_FOR);
+        recent.insert(digest.to_owned(), now);
+    }
+
+    /// These, and those that are used.
+    pub(super) fn and(&self, in_use: &HashSet<String>) -> HashSet<String> {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = recent.iter().filter(|(_, at)| at.elapsed() < ASKED_FOR).map(|(digest, _)| digest);
+        recent.chain(in_use).cloned().collect()
+    }
+}
 
 /// What to do with one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,17 +50,10 @@ pub(super) enum Verdict {
 
 /// What to do with `record`, when the images `in_use` are used and an unused one is kept for `keep`.
 pub(super) fn decide(record: &Record, in_use: &HashSet<String>, keep: Duration, now: Timestamp) -> Verdict {
-    let disposable = match record.origin {
-        Origin::Pulled => true,
-        // Made by `roost deploy --binary` for one deployment, and named by its content: the next one has another name.
-        Origin::Imported => record.name.starts_with(PRIVATE_HOST),
-        Origin::Foreign => false,
-    };
-    if !disposable {
+    if !is_disposable(record) {
         return Verdict::Keep;
     }
-    let used = in_use.contains(&record.manifest) || in_use.contains(&record.target);
-    match (used, record.unused_since) {
+    match (is_used(record, in_use), record.unused_since) {
         (true, None) => Verdict::Keep,
         (true, Some(_)) => Verdict::Unmark,
         (false, since) => {
@@ -50,6 +66,21 @@ pub(super) fn decide(record: &Record, in_use: &HashSet<String>, keep: Duration, 
             }
         }
     }
+}
+
+/// May it go without a person's word?
+pub(super) fn is_disposable(record: &Record) -> bool {
+    match record.origin {
+        Origin::Pulled => true,
+        // Made by `roost deploy --binary` for one deployment, and named by its content: the next one has another name.
+        Origin::Imported => record.name.starts_with(PRIVATE_HOST),
+        Origin::Foreign => false,
+    }
+}
+
+/// Is it among these digests?
+pub(super) fn is_used(record: &Record, in_use: &HashSet<String>) -> bool {
+    in_use.contains(&record.manifest) || in_use.contains(&record.target)
 }
 
 #[cfg(test)]

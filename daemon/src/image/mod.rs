@@ -44,7 +44,7 @@ pub use self::platform::Platform;
 pub use self::progress::{Phase, Progress};
 pub use self::reference::Reference;
 
-use self::collect::Verdict;
+use self::collect::{Recent, Verdict};
 use self::flight::Flights;
 use self::manifest::{Configuration, Descriptor, Manifest};
 use self::record::{Origin, Record};
@@ -132,6 +132,23 @@ pub struct ImageSummary {
     pub imported: bool,
 }
 
+/// One name of an image, as the disk sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptImage {
+    /// The reference in full, or with the digest that it is pinned by.
+    pub name: String,
+    /// The digest of the manifest for this platform.
+    pub digest: String,
+    /// Bytes, compressed.
+    pub size: u64,
+    /// Does a function use it, or may one soon?
+    pub used: bool,
+    /// May it go when nothing uses it? What a person has imported stays.
+    pub disposable: bool,
+    /// When it was found that nothing uses it.
+    pub unused_since: Option<Timestamp>,
+}
+
 /// The images of this host. Cheap to clone.
 #[derive(Clone)]
 pub struct Images {
@@ -144,6 +161,7 @@ struct Inner {
     client: Client,
     flights: Flights,
     locks: Locks,
+    recent: Recent,
 }
 
 impl Images {
@@ -157,8 +175,8 @@ impl Images {
             return Err(ImageError::Host { doing: "prepare for pulling images".to_owned(), cause });
         }
         let snapshotter = settings.snapshotter.as_str().into();
-        let inner =
-            Inner { settings, snapshotter, client, flights: Flights::default(), locks: Locks::default() };
+        let (flights, locks, recent) = (Flights::default(), Locks::default(), Recent::default());
+        let inner = Inner { settings, snapshotter, client, flights, locks, recent };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -171,6 +189,18 @@ impl Images {
     /// When the image cannot be had. With [`PullPolicy::Always`] also when its registry cannot be asked and an image
     /// of that name is on this host: whether to be content with it is the caller's decision.
     pub async fn ensure(
+        &self,
+        namespace: &Namespace,
+        reference: &Reference,
+        policy: PullPolicy,
+        progress: &Progress,
+    ) -> Result<ResolvedImage, ImageError> {
+        let image = self.find_or_pull(namespace, reference, policy, progress).await?;
+        self.inner.recent.note(&image.digest);
+        Ok(image)
+    }
+
+    async fn find_or_pull(
         &self,
         namespace: &Namespace,
         reference: &Reference,
@@ -240,7 +270,9 @@ impl Images {
         let settings = &self.inner.settings;
         let (work_dir, limit) = (settings.work_dir.clone(), settings.max_image_bytes);
         let archive = import::blocking(move || archive::Archive::open(archive, &work_dir, limit)).await?;
-        import::import(&self.store(namespace), &settings.platform, archive, name).await
+        let images = import::import(&self.store(namespace), &settings.platform, archive, name).await?;
+        images.iter().for_each(|image| self.inner.recent.note(&image.digest));
+        Ok(images)
     }
 
     /// The images of this host by the names that people gave; those that are only pinned are left out.
@@ -292,10 +324,10 @@ impl Images {
         older_than: Duration,
     ) -> Result<Vec<String>, ImageError> {
         let store = self.store(namespace);
-        let now = Timestamp::now();
+        let (in_use, now) = (self.inner.recent.and(in_use), Timestamp::now());
         let mut removed = Vec::new();
         for mut record in store.records().await? {
-            match collect::decide(&record, in_use, older_than, now) {
+            match collect::decide(&record, &in_use, older_than, now) {
                 Verdict::Keep => {}
                 Verdict::Mark => {
                     record.unused_since = Some(now);
@@ -317,6 +349,46 @@ impl Images {
             }
         }
         Ok(removed)
+    }
+
+    /// The images of `namespace` by all their names, when functions use the digests `in_use`.
+    ///
+    /// # Errors
+    /// When containerd fails.
+    pub async fn kept(
+        &self,
+        namespace: &Namespace,
+        in_use: &HashSet<String>,
+    ) -> Result<Vec<KeptImage>, ImageError> {
+        let in_use = self.inner.recent.and(in_use);
+        let kept = |record: Record| KeptImage {
+            used: collect::is_used(&record, &in_use),
+            disposable: collect::is_disposable(&record),
+            name: record.name,
+            digest: record.manifest,
+            size: record.size,
+            unused_since: record.unused_since,
+        };
+        Ok(self.store(namespace).records().await?.into_iter().map(kept).collect())
+    }
+
+    /// Removes the name of an image that nothing uses; `false` if something uses it by now. Returns when containerd has freed
+    /// what nothing else needs.
+    ///
+    /// # Errors
+    /// When containerd fails.
+    pub async fn discard(
+        &self,
+        namespace: &Namespace,
+        image: &KeptImage,
+        in_use: &HashSet<String>,
+    ) -> Result<bool, ImageError> {
+        if self.inner.recent.and(in_use).contains(&image.digest) {
+            return Ok(false);
+        }
+        self.store(namespace).forget(&image.name, true).await?;
+        tracing::info!(image = image.name, "removed the image {}, which nothing uses", image.name);
+        Ok(true)
     }
 
     /// Removes all images that were pulled or imported into `namespace`, what was left half-fetched too, and returns when

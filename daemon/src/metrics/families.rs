@@ -279,23 +279,47 @@ mod tests {
         let mut expressions = Vec::new();
         collect(&dashboard, &mut expressions);
         assert!(expressions.len() >= 15, "{expressions:?}");
+        let used = used_by(&expressions);
+        for name in ["gateway_functions_seconds", "gateway_service_ready_count", "roost_cold_starts_total"] {
+            assert!(used.contains(name), "{name} is on no panel");
+        }
+    }
+
+    #[test]
+    fn the_alerts_ask_for_metrics_and_labels_that_there_are() {
+        let text = document("alerts.yml");
+        // What stands between a rule's expression and its next key.
+        let rules = text.split("expr:").skip(1).filter_map(|rest| rest.split("labels:").next());
+        let expressions: Vec<String> =
+            rules.filter_map(|rule| Some(rule.split("for:").next()?.trim().to_owned())).collect();
+        assert_eq!(expressions.len(), text.matches("- alert:").count());
+        let used = used_by(&expressions);
+        for name in ["gateway_service_ready_count", "roost_queue_oldest_seconds", "roost_nodes_connected"] {
+            assert!(used.contains(name), "{name} is in no alert");
+        }
+    }
+
+    /// The metrics in these expressions. All else in them is a label of theirs or a word of PromQL.
+    fn used_by(expressions: &[String]) -> BTreeSet<&'static str> {
         let mut used = BTreeSet::new();
-        for expression in &expressions {
+        for expression in expressions {
             let names: Vec<&Family> = words(expression).filter_map(find).collect();
-            assert!(!names.is_empty(), "no metric of ours in {expression}");
+            assert!(!names.is_empty() || expression.starts_with("up{"), "no metric of ours in {expression}");
             let labels: BTreeSet<&str> = names.iter().flat_map(|family| family.labels).copied().collect();
             for word in words(expression).filter(|word| find(word).is_none()) {
                 assert!(labels.contains(word) || KEYWORDS.contains(&word), "{word} in {expression}");
             }
             used.extend(names.iter().map(|family| family.name));
         }
-        for name in ["gateway_functions_seconds", "gateway_service_ready_count", "roost_cold_starts_total"] {
-            assert!(used.contains(name), "{name} is on no panel");
-        }
+        used
     }
 
-    /// What PromQL and Grafana have words for, of that which the dashboard uses.
-    const KEYWORDS: [&str; 9] = [
+    /// What PromQL and Grafana have words for, of that which the dashboard and the alerts use.
+    const KEYWORDS: [&str; 13] = [
+        "up",
+        "and",
+        "or",
+        "time",
         "sum",
         "by",
         "rate",

@@ -61,7 +61,7 @@ pub use self::lines::QueueLoad;
 pub use self::policy::Policy;
 
 /// The name of the directory in the state directory.
-const NAME: &str = "queue";
+pub const NAME: &str = "queue";
 
 /// How many orders wait for the keeper at most; who gives one more waits.
 const ORDERS: usize = 4096;

@@ -22,6 +22,8 @@ pub struct Config {
     pub auth: bool,
     /// `[images] policy`.
     pub pull_policy: &'static str,
+    /// More lines of `[images]`.
+    pub images: &'static str,
     /// `[functions] stop_grace`.
     pub stop_grace: &'static str,
     /// `[functions] drain`.
@@ -67,6 +69,7 @@ impl Default for Config {
             state: None,
             auth: true,
             pull_policy: "Always",
+            images: "",
             stop_grace: "5s",
             drain: "20s",
             start_timeout: "30s",
@@ -116,6 +119,7 @@ impl Host {
             state,
             auth,
             pull_policy,
+            images,
             stop_grace,
             drain,
             start_timeout,
@@ -168,6 +172,7 @@ dns = {dns:?}
 [images]
 policy = "{pull_policy}"
 docker_config = "{dir}/docker.json"
+{images}
 [timeouts]
 header = "{header_timeout}"
 request = "{request_timeout}"

@@ -85,6 +85,8 @@ async fn only_those_with_the_password_get_to_the_system() {
         "GET /system/namespace/openfaas-fn",
         "GET /system/logs?name=echo",
         "GET /system/images",
+        "GET /system/disk",
+        "POST /system/prune",
         "GET /system/nothing",
         "GET /system/openapi.json",
         "DELETE /system/namespace/openfaas-fn",

@@ -20,6 +20,7 @@ mod examples;
 mod groups;
 mod grpc;
 mod handover;
+mod housekeeping;
 mod inside;
 mod invoke;
 mod lambda;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::{Known, Units, text};
 use crate::app::own_binary;
+use crate::space::Space;
 
 /// The kernel's word for a clock that nothing keeps right.
 const UNSYNCHRONISED: i32 = 0x40;
@@ -20,17 +20,6 @@ pub(in crate::doctor) struct Disk {
     pub(in crate::doctor) what: Vec<&'static str>,
     pub(in crate::doctor) path: PathBuf,
     pub(in crate::doctor) space: Known<Space>,
-}
-
-/// What is left, in bytes and in files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::doctor) struct Space {
-    pub(in crate::doctor) free: u64,
-    pub(in crate::doctor) total: u64,
-    pub(in crate::doctor) free_inodes: u64,
-    /// 0 where there is no such limit.
-    pub(in crate::doctor) inodes: u64,
-    pub(in crate::doctor) read_only: bool,
 }
 
 /// The file systems of these directories, each once.
@@ -48,17 +37,8 @@ pub(super) fn disks(places: Vec<(&'static str, PathBuf)>) -> Vec<Disk> {
     found.into_iter().map(|(_, disk)| disk).collect()
 }
 
-#[allow(clippy::useless_conversion, reason = "the types differ by machine")]
 fn space(path: &Path) -> Known<Space> {
-    let about = statvfs(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let bytes = |blocks: u64| blocks.saturating_mul(about.fragment_size().into());
-    Ok(Space {
-        free: bytes(about.blocks_available().into()),
-        total: bytes(about.blocks().into()),
-        free_inodes: about.files_available().into(),
-        inodes: about.files().into(),
-        read_only: about.flags().contains(FsFlags::ST_RDONLY),
-    })
+    Space::of(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// When the file of this program was put here.

@@ -66,7 +66,7 @@ const PROGRESS: Duration = Duration::from_secs(10);
 const LOOK_FOR_LANES: Duration = Duration::from_secs(30);
 
 /// The pauses between tries to connect.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// How long orders wait for the first connection.
 const WAITS: Duration = Duration::from_secs(5);
